@@ -1,0 +1,59 @@
+// defineOp: one declaration holds an op's name, inputs, shape rule, kernel, cost and derivative.
+import type { Kernel } from './kernel.ts';
+import { here, place, type Scope } from './scope.ts';
+import { checkShape, show, ShapeError, type Shape } from './shape.ts';
+import { Tensor } from './tensor.ts';
+
+export type Ins<K extends string> = Readonly<Record<K, Tensor>>;
+export type Shapes<K extends string> = Readonly<Record<K, Shape>>;
+
+export interface OpDef<K extends string, A> {
+  readonly name: string;
+  readonly inputs: readonly K[];
+  /** The result's shape; throws a ShapeError when the operands do not fit. */
+  readonly shape: (s: Shapes<K>, attrs: A) => Shape;
+  readonly kernel: Kernel<K, A>;
+  /**
+   * One thunk per input, so that the gradient of an input nobody asked for is never written down; `null` says that the
+   * output does not depend on it differentiably. A composite may leave it out: its composition is differentiated.
+   */
+  readonly vjp?: (c: Ins<K> & { readonly dy: Tensor; readonly y: Tensor; readonly attrs: A }) => Record<K, (() => Tensor) | null>;
+  /** Floating-point operations; one per output element when omitted. */
+  readonly flops?: (s: Shapes<K>, out: Shape, attrs: A) => number;
+  /** For inputs that hold indices: [lowest, one past the highest] that are legal. Fed values are checked against it. */
+  readonly range?: (s: Shapes<K>, attrs: A) => Partial<Record<K, readonly [number, number]>>;
+}
+
+/** A declared op is the function that applies it. */
+export interface Op<K extends string, A> { (ins: Ins<K>, attrs: A, at?: Scope): Tensor; readonly def: OpDef<K, A> }
+
+/** An op whose input names and attributes have been forgotten: what a graph holds. */
+export type AnyOp = OpDef<string, unknown>;
+
+export function defineOp<K extends string, A = null>(def: OpDef<K, A>): Op<K, A> {
+  const apply = (ins: Ins<K>, attrs: A, at: Scope = here()): Tensor => {
+    const shapes = shapesOf(def.inputs, def.inputs.map((k) => ins[k]));
+    let shape: Shape;
+    try {
+      shape = checkShape(def.shape(shapes, attrs), def.name);
+    } catch (e) {
+      if (!(e instanceof ShapeError)) throw e;
+      const operands = def.inputs.map((k) => `${k}: ${show(shapes[k])}`).join(', ');
+      throw new ShapeError(`${e.message}\n  op ${def.name}(${operands}) ${place(at)}`);
+    }
+    // The one place that forgets K and A. What is stored together was checked together, two lines above.
+    return new Tensor(shape, { kind: 'apply', op: def as unknown as AnyOp, ins: def.inputs.map((k) => ins[k]), attrs }, at);
+  };
+  return Object.assign(apply, { def });
+}
+
+/** Names operands: the inverse of `def.inputs.map(k => ins[k])`. */
+export const zip = <K extends string, T>(keys: readonly K[], values: readonly T[]): Record<K, T> =>
+  Object.fromEntries(keys.map((k, i) => [k, values[i]])) as Record<K, T>;
+
+export const shapesOf = <K extends string>(keys: readonly K[], ins: readonly Tensor[]): Shapes<K> =>
+  zip(keys, ins.map((t) => t.shape));
+
+/** Applies an op that was read out of a graph to other operands. */
+export const reapply = (op: AnyOp, ins: readonly Tensor[], attrs: unknown, at: Scope): Tensor =>
+  new Tensor(op.shape(shapesOf(op.inputs, ins), attrs), { kind: 'apply', op, ins, attrs }, at);
