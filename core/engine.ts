@@ -1,17 +1,33 @@
 // An engine runs recipes: it reads values, keeps stores of parameters, and compiles programs into plans.
-import { compile, deviceStore, lru, type Device, type DeviceStore, type Feed, type Numbers, type Plan, type Program, type Store } from './plan.ts';
+import {
+  compile,
+  type Device,
+  type DeviceStore,
+  deviceStore,
+  type Feed,
+  lru,
+  type Numbers,
+  type Plan,
+  type Program,
+  type Store,
+} from './plan.ts';
+import { ShapeError, show, size, table } from './shape.ts';
 import { format } from './show.ts';
-import { show, ShapeError, size, table } from './shape.ts';
 import type { Data, Tensor } from './tensor.ts';
 
 export interface EngineReport {
   readonly engine: 'gpujs' | 'float64' | 'simd';
-  readonly mode: string;                       // webgpu, webasm, cpu, float64, …
+  readonly mode: string; // webgpu, webasm, cpu, float64, …
   readonly adapter: string | null;
-  readonly why: string;                        // why this mode and no faster one
+  readonly why: string; // why this mode and no faster one
 }
 /** Counters that only grow. */
-export interface EngineStats { readonly kernelsCompiled: number; readonly plansCompiled: number; readonly plansReused: number; readonly leavesUploaded: number }
+export interface EngineStats {
+  readonly kernelsCompiled: number;
+  readonly plansCompiled: number;
+  readonly plansReused: number;
+  readonly leavesUploaded: number;
+}
 
 export interface Engine extends AsyncDisposable {
   readonly report: EngineReport;
@@ -30,11 +46,14 @@ export interface Engine extends AsyncDisposable {
 /** Plans kept per engine: train, evaluate and decode for several length buckets fit; sixty search evaluations do not pile up. */
 const PLANS = 32;
 
-export function makeEngine<H extends object>(device: Device<H> & { close(): Promise<void>; readonly compiled: () => number }, report: EngineReport): Engine {
+export function makeEngine<H extends object>(
+  device: Device<H> & { close(): Promise<void>; readonly compiled: () => number },
+  report: EngineReport,
+): Engine {
   const cache = lru<H>(PLANS);
   const stores = new Map<Store, DeviceStore<H>>();
   const counts = { plansCompiled: 0, plansReused: 0, leavesUploaded: 0 };
-  let uploaded = new WeakMap<Data, Map<number, H>>();        // by data and column count: one upload however many plans read it
+  let uploaded = new WeakMap<Data, Map<number, H>>(); // by data and column count: one upload however many plans read it
   const garbage = new FinalizationRegistry<H>((h) => device.free(h));
   const leafOn = (d: Data, rows: number, cols: number): H => {
     const byWidth = uploaded.get(d) ?? new Map<number, H>();
@@ -47,12 +66,18 @@ export function makeEngine<H extends object>(device: Device<H> & { close(): Prom
     garbage.register(d, h);
     return h;
   };
-  const store = (): Store => { const s = deviceStore(device); stores.set(s, s); return s; };
+  const store = (): Store => {
+    const s = deviceStore(device);
+    stores.set(s, s);
+    return s;
+  };
   const own = async <O extends string>(s: Store, program: Program<O>): Promise<Plan<O>> => {
     const mine = stores.get(s);
-    if (mine === undefined) throw new Error('compile: this store belongs to another engine (or the engine was closed); make it with engine.store()');
+    if (mine === undefined)
+      throw new Error('compile: this store belongs to another engine (or the engine was closed); make it with engine.store()');
     const plan = await compile(device, mine, leafOn, cache, program);
-    if (plan.report.cached) counts.plansReused++; else counts.plansCompiled++;
+    if (plan.report.cached) counts.plansReused++;
+    else counts.plansCompiled++;
     return plan;
   };
   const scratch = store();
@@ -68,13 +93,20 @@ export function makeEngine<H extends object>(device: Device<H> & { close(): Prom
   };
   return {
     report,
-    get stats() { return { ...counts, kernelsCompiled: device.compiled() }; },
-    read, store, close, compile: own,
+    get stats() {
+      return { ...counts, kernelsCompiled: device.compiled() };
+    },
+    read,
+    store,
+    close,
+    compile: own,
     async item(t, feed) {
       if (size(t.shape) !== 1) throw new ShapeError(`item: ${show(t.shape)} is not one number; use read, or take a mean`);
       return (await read(t, feed))[0]!;
     },
-    async print(...ts) { for (const t of ts) console.log(`${show(t.shape)} ${format(await read(t), table(t.shape).cols)}`); },
+    async print(...ts) {
+      for (const t of ts) console.log(`${show(t.shape)} ${format(await read(t), table(t.shape).cols)}`);
+    },
     [Symbol.asyncDispose]: close,
   };
 }

@@ -1,29 +1,43 @@
 // Which tensors become kernels: a map read by one other map of the same shape is computed inside it, never stored.
-import { printCustom, printMap, type MapStep, type Source } from './kernel.ts';
-import { shapesOf, type AnyOp } from './op.ts';
+import { type MapStep, printCustom, printMap, type Source } from './kernel.ts';
+import { type AnyOp, shapesOf } from './op.ts';
 import type { Scope } from './scope.ts';
 import { same, size } from './shape.ts';
-import { inputsOf, topological, type Tensor } from './tensor.ts';
+import { inputsOf, type Tensor, topological } from './tensor.ts';
 
 /** A kernel and where it came from. `flops` counts every fused op. */
-export interface Kernel extends Source { readonly name: string; readonly at: Scope; readonly flops: number }
-export interface Fused { readonly node: Tensor; readonly kernel: Kernel; readonly reads: readonly Tensor[] }
+export interface Kernel extends Source {
+  readonly name: string;
+  readonly at: Scope;
+  readonly flops: number;
+}
+export interface Fused {
+  readonly node: Tensor;
+  readonly kernel: Kernel;
+  readonly reads: readonly Tensor[];
+}
 
 /** WebGPU guarantees eight storage buffers per kernel: seven to read, one to write (DESIGN §2.8). */
 const MAX_READS = 7;
 
 /** A chain of maps being grown: statements over the tensors it reads. */
-interface Chain { readonly reads: readonly Tensor[]; readonly steps: readonly MapStep[]; readonly names: readonly string[]; readonly helpers: readonly string[]; readonly flops: number }
+interface Chain {
+  readonly reads: readonly Tensor[];
+  readonly steps: readonly MapStep[];
+  readonly names: readonly string[];
+  readonly helpers: readonly string[];
+  readonly flops: number;
+}
 
 /** A view is its base: the same table. */
-export const valueOf = (t: Tensor): Tensor => t.source.kind === 'view' ? valueOf(t.source.of) : t;
+export const storedAs = (t: Tensor): Tensor => (t.source.kind === 'view' ? storedAs(t.source.of) : t);
 
 /** The kernels that compute `roots` (already lowered), inputs before users. */
 export function fuse(roots: readonly Tensor[]): Fused[] {
   const order = topological(roots);
   const users = new Map<Tensor, number>();
   for (const t of order) for (const i of new Set(inputsOf(t))) users.set(i, (users.get(i) ?? 0) + 1);
-  for (const r of roots) users.set(valueOf(r), 2).set(r, 2);               // what is asked for is stored
+  for (const r of roots) users.set(storedAs(r), 2).set(r, 2); // what is asked for is stored
 
   const chains = new Map<Tensor, Chain>();
   const fused: Fused[] = [];
@@ -33,28 +47,48 @@ export function fuse(roots: readonly Tensor[]): Fused[] {
     if (s.op.kernel.kind === 'map') chains.set(t, grow(t, s.op, s.ins, s.attrs, chains, users));
     else if (s.op.kernel.kind === 'composite') throw new Error(`unreachable: ${s.op.name} should have been opened`);
   }
-  const stored = new Set<Tensor>(roots.map(valueOf));                      // walk back from the roots: what is read is stored
+  const stored = new Set<Tensor>(roots.map(storedAs)); // walk back from the roots: what is read is stored
   for (const t of order.toReversed()) {
     if (!stored.has(t) || t.source.kind !== 'apply') continue;
-    for (const r of chains.get(t)?.reads ?? t.source.ins) stored.add(valueOf(r));
+    for (const r of chains.get(t)?.reads ?? t.source.ins) stored.add(storedAs(r));
   }
   for (const t of order) {
     const s = t.source;
     if (!stored.has(t) || s.kind !== 'apply') continue;
     const chain = chains.get(t);
     if (chain !== undefined) {
-      const source = printMap(t.shape, chain.reads.map((r) => r.shape), chain.steps, chain.helpers);
-      fused.push({ node: t, reads: chain.reads.map(valueOf), kernel: { ...source, name: chain.names.join('+'), at: t.at, flops: chain.flops } });
+      const source = printMap(
+        t.shape,
+        chain.reads.map((r) => r.shape),
+        chain.steps,
+        chain.helpers,
+      );
+      fused.push({
+        node: t,
+        reads: chain.reads.map(storedAs),
+        kernel: { ...source, name: chain.names.join('+'), at: t.at, flops: chain.flops },
+      });
     } else if (s.op.kernel.kind === 'custom') {
       const shapes = shapesOf(s.op.inputs, s.ins);
       const source = printCustom(s.op.kernel, s.op.inputs, shapes, t.shape, s.attrs);
-      fused.push({ node: t, reads: s.ins.map(valueOf), kernel: { ...source, name: s.op.name, at: t.at, flops: s.op.flops?.(shapes, t.shape, s.attrs) ?? size(t.shape) } });
+      fused.push({
+        node: t,
+        reads: s.ins.map(storedAs),
+        kernel: { ...source, name: s.op.name, at: t.at, flops: s.op.flops?.(shapes, t.shape, s.attrs) ?? size(t.shape) },
+      });
     }
   }
   return fused;
 }
 
-function grow(t: Tensor, op: AnyOp, ins: readonly Tensor[], attrs: unknown, chains: ReadonlyMap<Tensor, Chain>, users: ReadonlyMap<Tensor, number>): Chain {
+function grow(
+  t: Tensor,
+  op: AnyOp,
+  ins: readonly Tensor[],
+  attrs: unknown,
+  chains: ReadonlyMap<Tensor, Chain>,
+  users: ReadonlyMap<Tensor, number>,
+): Chain {
   const kernel = op.kernel;
   if (kernel.kind !== 'map') throw new Error('unreachable: only maps grow chains');
   const reads: Tensor[] = [];
@@ -72,13 +106,17 @@ function grow(t: Tensor, op: AnyOp, ins: readonly Tensor[], attrs: unknown, chai
     if (already !== undefined) return already;
     const inner = chains.get(i);
     // Constants are always computed in place; other maps when this is their only reader and nothing would be stretched.
-    const inline = inner !== undefined && (inner.reads.length === 0 && inner.steps.length === 1
-      || users.get(i) === 1 && same(i.shape, t.shape) && i.at.copy === t.at.copy);
+    const inline =
+      inner !== undefined &&
+      ((inner.reads.length === 0 && inner.steps.length === 1) || (users.get(i) === 1 && same(i.shape, t.shape) && i.at.copy === t.at.copy));
     if (!inline) return { read: readOf(i) };
     const union = new Set([...reads, ...inner.reads, ...ins.filter((o) => o !== i)]);
     if (union.size > MAX_READS) return { read: readOf(i) };
     const [base, place] = [steps.length, inner.reads.map(readOf)];
-    steps = [...steps, ...inner.steps.map((s) => ({ ...s, values: s.values.map((v) => typeof v === 'number' ? v + base : { read: place[v.read]! }) }))];
+    steps = [
+      ...steps,
+      ...inner.steps.map((s) => ({ ...s, values: s.values.map((v) => (typeof v === 'number' ? v + base : { read: place[v.read]! })) })),
+    ];
     helpers = [...new Set([...helpers, ...inner.helpers])];
     names.push(...inner.names);
     flops += inner.flops;
@@ -86,5 +124,11 @@ function grow(t: Tensor, op: AnyOp, ins: readonly Tensor[], attrs: unknown, chai
     return steps.length - 1;
   });
   const expr = typeof kernel.expr === 'string' ? kernel.expr : kernel.expr(attrs);
-  return { reads, steps: [...steps, { expr, inputs: op.inputs, values }], names: [...names.filter((n) => n !== 'constant'), op.name], helpers, flops };
+  return {
+    reads,
+    steps: [...steps, { expr, inputs: op.inputs, values }],
+    names: [...names.filter((n) => n !== 'constant'), op.name],
+    helpers,
+    flops,
+  };
 }

@@ -1,10 +1,11 @@
 // Reverse mode: from a recipe for a number to recipes for its gradients. Runs nothing.
-import { inputsOf, Tensor, topological } from './tensor.ts';
+
 import { reapply, zip } from './op.ts';
-import { here, within } from './scope.ts';
-import { show, ShapeError, size } from './shape.ts';
 import { add, full } from './ops/map.ts';
 import { reshape } from './ops/move.ts';
+import { here, within } from './scope.ts';
+import { ShapeError, show, size } from './shape.ts';
+import { inputsOf, Tensor, topological } from './tensor.ts';
 
 /**
  * ∂loss/∂w for each w in `wrt`, as recipes. Only tensors on a path from a wanted leaf are visited: the gradient of a
@@ -20,13 +21,13 @@ export function grad(loss: Tensor, wrt: readonly Tensor[]): Tensor[] {
 export function pullback(y: Tensor, dy: Tensor, wrt: readonly Tensor[], until: readonly Tensor[] = []): Tensor[] {
   const wanted = new Set([...wrt, ...until].map(identity));
   const order = topological([y], new Set(until));
-  const leads = new Set<unknown>();                                        // tensors some wanted one flows into
+  const leads = new Set<unknown>(); // tensors some wanted one flows into
   for (const t of order) if (wanted.has(identity(t)) || inputsOf(t).some((i) => leads.has(identity(i)))) leads.add(identity(t));
 
   const cotangent = new Map<unknown, Tensor>([[identity(y), dy]]);
   const receive = (t: Tensor, d: Tensor): void => {
     const sum = cotangent.get(identity(t));
-    cotangent.set(identity(t), sum === undefined ? d : add(sum, d));       // a value used twice adds its gradients
+    cotangent.set(identity(t), sum === undefined ? d : add(sum, d)); // a value used twice adds its gradients
   };
   const stop = new Set(until);
   for (const t of order.toReversed()) {
@@ -40,19 +41,25 @@ export function pullback(y: Tensor, dy: Tensor, wrt: readonly Tensor[], until: r
 }
 
 /** Two tensors of one parameter are one variable. */
-const identity = (t: Tensor): unknown => t.source.kind === 'state' ? t.source.param : t;
+const identity = (t: Tensor): unknown => (t.source.kind === 'state' ? t.source.param : t);
 
 const distinct = (ts: readonly Tensor[]): Tensor[] => [...new Map(ts.map((t) => [identity(t), t])).values()];
 
 /** What t's cotangent sends to each of its inputs that `marked` wants. */
 function* contributions(t: Tensor, dy: Tensor, marked: (t: Tensor) => boolean): Generator<readonly [Tensor, Tensor]> {
   const s = t.source;
-  if (s.kind === 'view') { yield [s.of, reshape(dy, s.of.shape)]; return; }
+  if (s.kind === 'view') {
+    yield [s.of, reshape(dy, s.of.shape)];
+    return;
+  }
   if (s.kind !== 'apply') return;
   const { op, ins, attrs } = s;
-  if (op === checkpointOp) { yield* throughCheckpoint(attrs as Checkpoint, dy, marked); return; }
+  if (op === checkpointOp) {
+    yield* throughCheckpoint(attrs as Checkpoint, dy, marked);
+    return;
+  }
   if (op.vjp !== undefined) {
-    const thunks = op.vjp({ ...zip(op.inputs, ins), dy, y: t, attrs } as never);   // a graph has forgotten K and A
+    const thunks = op.vjp({ ...zip(op.inputs, ins), dy, y: t, attrs } as never); // a graph has forgotten K and A
     for (const [k, thunk] of Object.entries(thunks)) {
       const input = ins[op.inputs.indexOf(k)]!;
       if (thunk !== null && marked(input)) yield [input, thunk()];
@@ -60,28 +67,44 @@ function* contributions(t: Tensor, dy: Tensor, marked: (t: Tensor) => boolean): 
     return;
   }
   if (op.kernel.kind !== 'composite') throw new Error(`op ${op.name} has neither a vjp nor a composition`);
-  const unique = distinct(ins).filter(marked);                             // differentiate what the op is made of
+  const unique = distinct(ins).filter(marked); // differentiate what the op is made of
   const grads = pullback(op.kernel.of(zip(op.inputs, ins), attrs), dy, unique, ins);
   for (const [k, input] of unique.entries()) yield [input, grads[k]!];
 }
 
 /* Checkpointing: forward keeps only the boundary; backward recomputes what is inside, as copies no other pass shares. */
-export interface Checkpoint { readonly inside: Tensor; readonly boundary: readonly Tensor[] }
+export interface Checkpoint {
+  readonly inside: Tensor;
+  readonly boundary: readonly Tensor[];
+}
 export const checkpointOp = {
-  name: 'checkpoint', inputs: ['y'], shape: ({ y }: Readonly<Record<string, readonly number[]>>) => y!,
-  kernel: { kind: 'map', expr: 'y' }, flops: () => 0,
+  name: 'checkpoint',
+  inputs: ['y'],
+  shape: ({ y }: Readonly<Record<string, readonly number[]>>) => y!,
+  kernel: { kind: 'map', expr: 'y' },
+  flops: () => 0,
 } as const;
 
 /** f(...xs), but nothing computed inside f is kept for backward: it is computed again there (Chen et al. 2016, arXiv 1604.06174). */
 export function checkpoint(f: (...xs: Tensor[]) => Tensor, ...xs: Tensor[]): Tensor {
   const inside = f(...xs);
-  return new Tensor(inside.shape, { kind: 'apply', op: checkpointOp, ins: [inside], attrs: { inside, boundary: xs } satisfies Checkpoint }, here());
+  return new Tensor(
+    inside.shape,
+    { kind: 'apply', op: checkpointOp, ins: [inside], attrs: { inside, boundary: xs } satisfies Checkpoint },
+    here(),
+  );
 }
 
-function* throughCheckpoint({ inside, boundary }: Checkpoint, dy: Tensor, marked: (t: Tensor) => boolean): Generator<readonly [Tensor, Tensor]> {
+function* throughCheckpoint(
+  { inside, boundary }: Checkpoint,
+  dy: Tensor,
+  marked: (t: Tensor) => boolean,
+): Generator<readonly [Tensor, Tensor]> {
   const again = recompute(inside, boundary);
   const inner = topological([again], new Set(boundary));
-  const targets = distinct(inner).filter((t) => marked(t) && (boundary.includes(t) || t.source.kind === 'state' || t.source.kind === 'leaf' || t.source.kind === 'input'));
+  const targets = distinct(inner).filter(
+    (t) => marked(t) && (boundary.includes(t) || t.source.kind === 'state' || t.source.kind === 'leaf' || t.source.kind === 'input'),
+  );
   const grads = pullback(again, dy, targets, boundary);
   for (const [k, t] of targets.entries()) yield [t, grads[k]!];
 }
@@ -96,9 +119,20 @@ function recompute(y: Tensor, boundary: readonly Tensor[]): Tensor {
     if (t.source.kind === 'view') copies.set(t, new Tensor(t.shape, { kind: 'view', of: copy(t.source.of) }, at));
     else if (t.source.kind === 'apply' && t.source.op === checkpointOp) {
       const { inside, boundary: inner } = t.source.attrs as Checkpoint;
-      copies.set(t, new Tensor(t.shape, { kind: 'apply', op: checkpointOp, ins: [copy(inside)], attrs: { inside: copy(inside), boundary: inner.map(copy) } satisfies Checkpoint }, at));
+      copies.set(
+        t,
+        new Tensor(
+          t.shape,
+          {
+            kind: 'apply',
+            op: checkpointOp,
+            ins: [copy(inside)],
+            attrs: { inside: copy(inside), boundary: inner.map(copy) } satisfies Checkpoint,
+          },
+          at,
+        ),
+      );
     } else if (t.source.kind === 'apply') copies.set(t, reapply(t.source.op, t.source.ins.map(copy), t.source.attrs, at));
   }
   return copy(y);
 }
-

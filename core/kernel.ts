@@ -1,7 +1,7 @@
 // What an op computes, as text: an expression for every element (map), a body for every element (custom), or other ops
 // (composite). The text is JavaScript in the subset gpu.js compiles, and the float64 engine runs the very same text.
 import type { Ins, Shapes } from './op.ts';
-import { dim, same, size, table, type Shape } from './shape.ts';
+import { dim, type Shape, same, size, table } from './shape.ts';
 import type { Tensor } from './tensor.ts';
 
 export type Kernel<K extends string, A> =
@@ -14,15 +14,15 @@ export interface Body<K extends string, A> {
   readonly out: Shape;
   readonly shapes: Shapes<K>;
   readonly attrs: A;
-  readonly i: readonly string[];                                   // this element's coordinates, one per dimension of `out`
-  at(input: K, coordinates: readonly string[]): string;            // read one element of an input
+  readonly i: readonly string[]; // this element's coordinates, one per dimension of `out`
+  at(input: K, coordinates: readonly string[]): string; // read one element of an input
 }
 
 export const X = 'this.thread.x';
 export const Y = 'this.thread.y';
 
 /** Integer division inside a kernel: gpu.js divides in float32, so the half keeps the floor exact (DESIGN §2.8). */
-export const idiv = (i: string, n: number): string => n === 1 ? i : `Math.floor((${i} + 0.5) / ${n})`;
+export const idiv = (i: string, n: number): string => (n === 1 ? i : `Math.floor((${i} + 0.5) / ${n})`);
 
 /** A number as kernel source. */
 export function num(v: number): string {
@@ -35,7 +35,7 @@ const coordinate = (k: number): string => `i${k}`;
 /** Coordinates of the element this thread computes, as names; `declare` writes the lines that define those in use. */
 function coordinates(out: Shape): { i: string[]; declare: (body: string) => string } {
   const n = out.length;
-  const i = Array.from({ length: n }, (_, k) => k === n - 1 ? X : n === 2 ? Y : coordinate(k));
+  const i = Array.from({ length: n }, (_, k) => (k === n - 1 ? X : n === 2 ? Y : coordinate(k)));
   const declare = (body: string): string => {
     const used = (k: number): boolean => new RegExp(`\\b${coordinate(k)}\\b`).test(body);
     const lowest = i.findIndex((_, k) => k < n - 1 && used(k));
@@ -58,7 +58,8 @@ function element(name: string, shape: Shape, c: readonly string[], out: Shape, i
   if (n === 0) return `${name}[0][0]`;
   const col = c[n - 1]!;
   const lead = c.slice(0, n - 1);
-  if (n === out.length && lead.every((e, k) => e === i[k]) && same(shape.slice(0, -1), out.slice(0, -1))) return `${name}[${n === 1 ? '0' : Y}][${col}]`;
+  if (n === out.length && lead.every((e, k) => e === i[k]) && same(shape.slice(0, -1), out.slice(0, -1)))
+    return `${name}[${n === 1 ? '0' : Y}][${col}]`;
   const terms = lead.flatMap((e, k) => {
     if (e === '0' || shape[k] === 1) return [];
     const stride = size(shape.slice(k + 1, n - 1));
@@ -74,28 +75,39 @@ function broadcastRead(name: string, shape: Shape, out: Shape, i: readonly strin
   if (rows === 1) return `${name}[0][${col}]`;
   if (same(shape.slice(0, -1), out.slice(0, -1))) return `${name}[${Y}][${col}]`;
   const shift = out.length - shape.length;
-  const c = shape.map((n, k) => n === 1 ? '0' : i[k + shift]!);
+  const c = shape.map((n, k) => (n === 1 ? '0' : i[k + shift]!));
   const lead = shape.slice(0, -1);
-  const full = lead.every((n, k) => n === out[k + shift]);                        // a suffix of the rows: y mod its length
+  const full = lead.every((n, k) => n === out[k + shift]); // a suffix of the rows: y mod its length
   if (full && shift > 0) return `${name}[${Y} - ${idiv(Y, rows)} * ${rows}][${col}]`;
   return element(name, shape, [...c.slice(0, -1), col], out, i);
 }
 
 /** One kernel ready to run: source text, helper functions, and the table it fills. */
-export interface Source { readonly text: string; readonly helpers: readonly string[]; readonly cols: number; readonly rows: number }
+export interface Source {
+  readonly text: string;
+  readonly helpers: readonly string[];
+  readonly cols: number;
+  readonly rows: number;
+}
 
 /** A step of a fused map: an expression over earlier values. */
-export interface MapStep { readonly expr: string; readonly inputs: readonly string[]; readonly values: readonly (number | { read: number })[] }
+export interface MapStep {
+  readonly expr: string;
+  readonly inputs: readonly string[];
+  readonly values: readonly (number | { read: number })[];
+}
 
 /** Prints a chain of maps as one kernel. `reads[j]` is the shape of operand `j`; each is loaded once. */
 export function printMap(out: Shape, reads: readonly Shape[], steps: readonly MapStep[], helpers: readonly string[]): Source {
   const { i, declare } = coordinates(out);
   const loads = reads.map((s, j) => `const r${j} = ${broadcastRead(`a${j}`, s, out, i)};`);
   const lines = steps.map((s, k) => {
-    const names = new Map(s.inputs.map((name, j) => {
-      const v = s.values[j]!;
-      return [name, typeof v === 'number' ? `v${v}` : `r${v.read}`];
-    }));
+    const names = new Map(
+      s.inputs.map((name, j) => {
+        const v = s.values[j]!;
+        return [name, typeof v === 'number' ? `v${v}` : `r${v.read}`];
+      }),
+    );
     const expr = s.expr.replace(/(?<![\w.])[A-Za-z_]\w*/g, (w) => names.get(w) ?? w);
     return k === steps.length - 1 ? `return ${expr};` : `const v${k} = ${expr};`;
   });
@@ -104,7 +116,13 @@ export function printMap(out: Shape, reads: readonly Shape[], steps: readonly Ma
 }
 
 /** Prints a custom kernel. */
-export function printCustom<K extends string, A>(kernel: Extract<Kernel<K, A>, { kind: 'custom' }>, inputs: readonly K[], shapes: Shapes<K>, out: Shape, attrs: A): Source {
+export function printCustom<K extends string, A>(
+  kernel: Extract<Kernel<K, A>, { kind: 'custom' }>,
+  inputs: readonly K[],
+  shapes: Shapes<K>,
+  out: Shape,
+  attrs: A,
+): Source {
   const { i, declare } = coordinates(out);
   const body = kernel.body({ out, shapes, attrs, i, at: (k, c) => element(`a${inputs.indexOf(k)}`, shapes[k], c, out, i) });
   return { ...table(out), helpers: [], text: `function (${inputs.map((_, j) => `a${j}`).join(', ')}) {\n  ${declare(body)}${body}\n}` };

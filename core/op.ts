@@ -1,7 +1,7 @@
 // defineOp: one declaration holds an op's name, inputs, shape rule, kernel, cost and derivative.
 import type { Kernel } from './kernel.ts';
 import { here, place, type Scope } from './scope.ts';
-import { checkShape, show, ShapeError, type Shape } from './shape.ts';
+import { checkShape, type Shape, ShapeError, show } from './shape.ts';
 import { Tensor } from './tensor.ts';
 
 export type Ins<K extends string> = Readonly<Record<K, Tensor>>;
@@ -25,14 +25,20 @@ export interface OpDef<K extends string, A> {
 }
 
 /** A declared op is the function that applies it. */
-export interface Op<K extends string, A> { (ins: Ins<K>, attrs: A, at?: Scope): Tensor; readonly def: OpDef<K, A> }
+export interface Op<K extends string, A> {
+  (ins: Ins<K>, attrs: A, at?: Scope): Tensor;
+  readonly def: OpDef<K, A>;
+}
 
 /** An op whose input names and attributes have been forgotten: what a graph holds. */
 export type AnyOp = OpDef<string, unknown>;
 
 export function defineOp<K extends string, A = null>(def: OpDef<K, A>): Op<K, A> {
   const apply = (ins: Ins<K>, attrs: A, at: Scope = here()): Tensor => {
-    const shapes = shapesOf(def.inputs, def.inputs.map((k) => ins[k]));
+    const shapes = shapesOf(
+      def.inputs,
+      def.inputs.map((k) => ins[k]),
+    );
     let shape: Shape;
     try {
       shape = checkShape(def.shape(shapes, attrs), def.name);
@@ -52,7 +58,10 @@ export const zip = <K extends string, T>(keys: readonly K[], values: readonly T[
   Object.fromEntries(keys.map((k, i) => [k, values[i]])) as Record<K, T>;
 
 export const shapesOf = <K extends string>(keys: readonly K[], ins: readonly Tensor[]): Shapes<K> =>
-  zip(keys, ins.map((t) => t.shape));
+  zip(
+    keys,
+    ins.map((t) => t.shape),
+  );
 
 /** Applies an op that was read out of a graph to other operands. */
 export const reapply = (op: AnyOp, ins: readonly Tensor[], attrs: unknown, at: Scope): Tensor =>

@@ -1,11 +1,12 @@
 // A plan is a scheduled graph bound to a store and ready to run: inputs in, outputs out, state stays on the device.
 // Compiled kernels are cached by the structure of the graph, so an equal graph over other weights compiles nothing.
-import { rng } from './rng.ts';
-import { attrsKey, schedule, type InputSpec, type Ref, type Schedule, type Step } from './schedule.ts';
-import { place } from './scope.ts';
-import { show, size, table, type Shape } from './shape.ts';
-import { paramOf, type Tensor, topological, type Data, type Param } from './tensor.ts';
+
 import { stopGradient } from './ops/map.ts';
+import { rng } from './rng.ts';
+import { attrsKey, type InputSpec, type Ref, type Schedule, type Step, schedule } from './schedule.ts';
+import { place } from './scope.ts';
+import { type Shape, show, size, table } from './shape.ts';
+import { type Data, type Param, paramOf, type Tensor, topological } from './tensor.ts';
 
 /** Numbers that came from an engine. */
 export type Numbers = Float32Array | Float64Array;
@@ -28,7 +29,13 @@ export interface Plan<O extends string = string> {
   diagnose(feed?: Feed, seed?: number): Promise<string | null>;
   readonly report: PlanReport;
 }
-export interface PlanReport { readonly kernels: number; readonly cached: boolean; readonly executor: string; readonly fallback: string | null; readonly milliseconds: number }
+export interface PlanReport {
+  readonly kernels: number;
+  readonly cached: boolean;
+  readonly executor: string;
+  readonly fallback: string | null;
+  readonly milliseconds: number;
+}
 
 /** What an engine's device can do. `H` is a table that lives there. */
 export interface Device<H> {
@@ -50,11 +57,18 @@ export interface Store {
   write(values: ReadonlyMap<Param, Data>): void;
   close(): void;
 }
-export interface DeviceStore<H> extends Store { slot(p: Param): H; put(p: Param, h: H): void }
+export interface DeviceStore<H> extends Store {
+  slot(p: Param): H;
+  put(p: Param, h: H): void;
+}
 
 export function deviceStore<H>(device: Device<H>): DeviceStore<H> {
   const slots = new Map<Param, H>();
-  const put = (p: Param, h: H): void => { const old = slots.get(p); slots.set(p, h); if (old !== undefined && old !== h) device.free(old); };
+  const put = (p: Param, h: H): void => {
+    const old = slots.get(p);
+    slots.set(p, h);
+    if (old !== undefined && old !== h) device.free(old);
+  };
   const slot = (p: Param): H => {
     const known = slots.get(p);
     if (known !== undefined) return known;
@@ -64,10 +78,14 @@ export function deviceStore<H>(device: Device<H>): DeviceStore<H> {
     return h;
   };
   return {
-    slot, put,
+    slot,
+    put,
     async read(params) {
       const out = new Map<Param, Numbers>();
-      for (const p of params) { const { rows, cols } = table(p.shape); out.set(p, await device.download(slot(p), rows, cols)); }
+      for (const p of params) {
+        const { rows, cols } = table(p.shape);
+        out.set(p, await device.download(slot(p), rows, cols));
+      }
       return out;
     },
     write(values) {
@@ -77,7 +95,10 @@ export function deviceStore<H>(device: Device<H>): DeviceStore<H> {
         put(p, device.upload(data, rows, cols));
       }
     },
-    close() { for (const h of slots.values()) device.free(h); slots.clear(); },
+    close() {
+      for (const h of slots.values()) device.free(h);
+      slots.clear();
+    },
   };
 }
 
@@ -87,17 +108,33 @@ interface Compiled<H> {
   readonly kernels: number;
   readonly inputs: readonly InputSpec[];
   readonly roots: readonly Ref[];
-  readonly leaves: readonly { readonly shape: Shape; readonly at: number }[];   // `at`: place in the graph's order of appearance
+  readonly leaves: readonly { readonly shape: Shape; readonly at: number }[]; // `at`: place in the graph's order of appearance
   readonly states: readonly number[];
 }
 /** A bounded cache; the least recently used entry goes first. */
-export interface Cache<H> { get(key: string): Compiled<H> | undefined; set(key: string, c: Compiled<H>): void; readonly size: number }
+export interface Cache<H> {
+  get(key: string): Compiled<H> | undefined;
+  set(key: string, c: Compiled<H>): void;
+  readonly size: number;
+}
 export function lru<H>(limit: number): Cache<H> {
   const entries = new Map<string, Compiled<H>>();
   return {
-    get(key) { const c = entries.get(key); if (c !== undefined) { entries.delete(key); entries.set(key, c); } return c; },
-    set(key, c) { entries.set(key, c); if (entries.size > limit) entries.delete(entries.keys().next().value!); },
-    get size() { return entries.size; },
+    get(key) {
+      const c = entries.get(key);
+      if (c !== undefined) {
+        entries.delete(key);
+        entries.set(key, c);
+      }
+      return c;
+    },
+    set(key, c) {
+      entries.set(key, c);
+      if (entries.size > limit) entries.delete(entries.keys().next().value!);
+    },
+    get size() {
+      return entries.size;
+    },
   };
 }
 
@@ -110,75 +147,123 @@ export function structure(roots: readonly Tensor[]): { key: string; leaves: Data
   const line = (t: Tensor): string => {
     const s = t.source;
     switch (s.kind) {
-      case 'leaf': leaves.push(s.data); return `l${t.shape}`;
-      case 'state': states.push(s.param); return `s${t.shape}`;
-      case 'input': return `i${s.name} ${t.shape}${s.fill === null ? '' : JSON.stringify(s.fill)}`;
-      case 'view': return `v${ids.get(s.of)} ${t.shape}`;
-      case 'apply': return `${s.op.name}${attrsKey(s.op, s.attrs)}${s.ins.map((i) => ids.get(i))} ${t.at.path} ${t.at.phase} ${t.at.copy}`;
-      default: return s satisfies never;
+      case 'leaf':
+        leaves.push(s.data);
+        return `l${t.shape}`;
+      case 'state':
+        states.push(s.param);
+        return `s${t.shape}`;
+      case 'input':
+        return `i${s.name} ${t.shape}${s.fill === null ? '' : JSON.stringify(s.fill)}`;
+      case 'view':
+        return `v${ids.get(s.of)} ${t.shape}`;
+      case 'apply':
+        return `${s.op.name}${attrsKey(s.op, s.attrs)}${s.ins.map((i) => ids.get(i))} ${t.at.path} ${t.at.phase} ${t.at.copy}`;
+      default:
+        return s satisfies never;
     }
   };
   for (const t of topological(roots)) {
     const param = paramOf(t);
     const known = param === null ? undefined : ids.get(param);
-    if (known === undefined) { lines.push(line(t)); ids.set(t, lines.length); if (param !== null) ids.set(param, lines.length); } else ids.set(t, known);
+    if (known === undefined) {
+      lines.push(line(t));
+      ids.set(t, lines.length);
+      if (param !== null) ids.set(param, lines.length);
+    } else ids.set(t, known);
   }
   return { key: `${lines.join('\n')}\n=> ${roots.map((r) => ids.get(r))}`, leaves, states };
 }
 
 /** Binds a program to a device and a store. */
-export async function compile<H, O extends string>(device: Device<H>, store: DeviceStore<H>, leafOn: (d: Data, rows: number, cols: number) => H, cache: Cache<H>, program: Program<O>): Promise<Plan<O>> {
+export async function compile<H, O extends string>(
+  device: Device<H>,
+  store: DeviceStore<H>,
+  leafOn: (d: Data, rows: number, cols: number) => H,
+  cache: Cache<H>,
+  program: Program<O>,
+): Promise<Plan<O>> {
   const started = performance.now();
   const names = Object.keys(program.outputs) as O[];
-  const next = [...program.next ?? []];
+  const next = [...(program.next ?? [])];
   const taps = (program.taps ?? []).map((path) => [path, lastIn(Object.values(program.outputs), path)] as const);
   // A next value is always a fresh table: a parameter never shares one with an input or another parameter.
   const roots = [...names.map((k) => program.outputs[k]), ...taps.map(([, t]) => t), ...next.map(([, t]) => stopGradient(t))];
   const { key, leaves, states } = structure(roots);
   const hit = cache.get(key);
-  const own = hit ?? await build(device, roots, leaves, states);
+  const own = hit ?? (await build(device, roots, leaves, states));
   if (hit === undefined) cache.set(key, own);
   const { executable } = own;
 
   const bind = (feed: Feed, seed: number): { read: (r: Ref) => H; release: () => void } => {
     const given = new Set(Object.keys(feed));
-    const inputs = own.inputs.map((spec) => { given.delete(spec.name); const { rows, cols } = table(spec.shape); return device.upload(valueFor(spec, feed, seed), rows, cols); });
-    for (const extra of given) if (!own.inputs.some((i) => i.name === extra)) throw new RangeError(`plan: fed ${extra}, which this plan does not read; it reads ${own.inputs.map((i) => i.name).join(', ') || 'nothing'}`);
+    const inputs = own.inputs.map((spec) => {
+      given.delete(spec.name);
+      const { rows, cols } = table(spec.shape);
+      return device.upload(valueFor(spec, feed, seed), rows, cols);
+    });
+    for (const extra of given)
+      if (!own.inputs.some((i) => i.name === extra))
+        throw new RangeError(
+          `plan: fed ${extra}, which this plan does not read; it reads ${own.inputs.map((i) => i.name).join(', ') || 'nothing'}`,
+        );
     return {
       read: (r) => {
         switch (r.kind) {
-          case 'input': return inputs[r.index]!;
-          case 'state': return store.slot(states[own.states[r.index]!]!);
-          case 'leaf': { const l = own.leaves[r.index]!; const { rows, cols } = table(l.shape); return leafOn(leaves[l.at]!, rows, cols); }
-          case 'step': throw new Error('unreachable: executables keep their own steps');
-          default: return r.kind satisfies never;
+          case 'input':
+            return inputs[r.index]!;
+          case 'state':
+            return store.slot(states[own.states[r.index]!]!);
+          case 'leaf': {
+            const l = own.leaves[r.index]!;
+            const { rows, cols } = table(l.shape);
+            return leafOn(leaves[l.at]!, rows, cols);
+          }
+          case 'step':
+            throw new Error('unreachable: executables keep their own steps');
+          default:
+            return r.kind satisfies never;
         }
       },
-      release: () => { for (const h of inputs) device.free(h); },
+      release: () => {
+        for (const h of inputs) device.free(h);
+      },
     };
   };
 
   return {
-    report: { kernels: own.kernels, cached: hit !== undefined, executor: executable.executor, fallback: executable.fallback, milliseconds: performance.now() - started },
+    report: {
+      kernels: own.kernels,
+      cached: hit !== undefined,
+      executor: executable.executor,
+      fallback: executable.fallback,
+      milliseconds: performance.now() - started,
+    },
     async run(feed = {}, seed = 0) {
       const { read, release } = bind(feed, seed);
       try {
         const handles = await executable.run(read);
-        const get = async (k: number): Promise<Numbers> => { const { rows, cols } = table(roots[k]!.shape); return device.download(handles[k]!, rows, cols); };
-        const owned = new Set(own.roots.flatMap((r, k) => r.kind === 'step' ? [handles[k]!] : []));
+        const get = async (k: number): Promise<Numbers> => {
+          const { rows, cols } = table(roots[k]!.shape);
+          return device.download(handles[k]!, rows, cols);
+        };
+        const owned = new Set(own.roots.flatMap((r, k) => (r.kind === 'step' ? [handles[k]!] : [])));
         const outputs: Partial<Record<O, Numbers>> = {};
         for (const [k, name] of names.entries()) outputs[name] = await get(k);
         const tapped: Record<string, Numbers> = {};
         for (const [k, [path]] of taps.entries()) tapped[path] = await get(names.length + k);
-        const guard = program.guard === undefined ? 0 : outputs[program.guard]?.[0] ?? Number.NaN;
-        if (Number.isFinite(guard)) for (const [k, [p]] of next.entries()) {
-          const h = handles[names.length + taps.length + k]!;
-          owned.delete(h);
-          store.put(p, h);
-        }
+        const guard = program.guard === undefined ? 0 : (outputs[program.guard]?.[0] ?? Number.NaN);
+        if (Number.isFinite(guard))
+          for (const [k, [p]] of next.entries()) {
+            const h = handles[names.length + taps.length + k]!;
+            owned.delete(h);
+            store.put(p, h);
+          }
         for (const h of owned) device.free(h);
         return Object.assign(outputs as Record<O, Numbers>, { taps: tapped });
-      } finally { release(); }
+      } finally {
+        release();
+      }
     },
     async diagnose(feed = {}, seed = 0) {
       const every = schedule(roots).steps.filter((st) => st.node.at.phase !== 'update');
@@ -197,10 +282,18 @@ export async function compile<H, O extends string>(device: Device<H>, store: Dev
 const describe = (s: Step): string => `${s.kernel.name} ${place(s.node.at)} (${s.node.at.phase})`;
 const probeReads = (t: Tensor, name: string): boolean => topological([t]).some((x) => x.source.kind === 'input' && x.source.name === name);
 
-async function build<H>(device: Device<H>, roots: readonly Tensor[], leaves: readonly Data[], states: readonly Param[]): Promise<Compiled<H>> {
+async function build<H>(
+  device: Device<H>,
+  roots: readonly Tensor[],
+  leaves: readonly Data[],
+  states: readonly Param[],
+): Promise<Compiled<H>> {
   const s = schedule(roots);
   return {
-    executable: await device.prepare(s), kernels: s.steps.length, inputs: s.inputs, roots: s.roots,
+    executable: await device.prepare(s),
+    kernels: s.steps.length,
+    inputs: s.inputs,
+    roots: s.roots,
     leaves: s.leaves.map((l) => ({ shape: l.shape, at: leaves.indexOf(l.data) })),
     states: s.states.map((p) => states.indexOf(p)),
   };
@@ -209,7 +302,8 @@ async function build<H>(device: Device<H>, roots: readonly Tensor[], leaves: rea
 /** The last tensor a layer wrote in the forward pass. */
 function lastIn(roots: readonly Tensor[], path: string): Tensor {
   const found = topological(roots).findLast((t) => t.at.path === path && t.at.phase === 'forward');
-  if (found === undefined) throw new RangeError(`taps: nothing was computed in ${path}; a tap is the path of a layer, such as blocks.0.mlp`);
+  if (found === undefined)
+    throw new RangeError(`taps: nothing was computed in ${path}; a tap is the path of a layer, such as blocks.0.mlp`);
   return found;
 }
 
@@ -221,18 +315,26 @@ function valueFor(spec: InputSpec, feed: Feed, seed: number): Data {
     if (spec.fill === null) throw new RangeError(`plan: input ${spec.name} ${show(spec.shape)} was not fed`);
     const r = rng(seed).split(spec.name);
     switch (spec.fill.dist) {
-      case 'bernoulli': return r.bernoulli(n, spec.fill.keep);
-      case 'uniform': return r.uniform(n);
-      case 'normal': return r.normal(n);
-      default: return spec.fill satisfies never;
+      case 'bernoulli':
+        return r.bernoulli(n, spec.fill.keep);
+      case 'uniform':
+        return r.uniform(n);
+      case 'normal':
+        return r.normal(n);
+      default:
+        return spec.fill satisfies never;
     }
   }
   const data = typeof v === 'number' ? Float64Array.of(v) : ArrayBuffer.isView(v) ? v : Float64Array.from(v);
-  if (data.length !== n) throw new RangeError(`plan: input ${spec.name} has shape ${show(spec.shape)} and needs ${n} numbers, got ${data.length}`);
+  if (data.length !== n)
+    throw new RangeError(`plan: input ${spec.name} has shape ${show(spec.shape)} and needs ${n} numbers, got ${data.length}`);
   if (spec.bound !== null) {
     const { low, high, reader } = spec.bound;
     const bad = data.findIndex((x) => !(x >= low && x < high && Number.isInteger(x)));
-    if (bad >= 0) throw new RangeError(`plan: input ${spec.name}[${bad}] is ${data[bad]}, but ${reader} needs whole numbers from ${low} to ${high - 1}`);
+    if (bad >= 0)
+      throw new RangeError(
+        `plan: input ${spec.name}[${bad}] is ${data[bad]}, but ${reader} needs whole numbers from ${low} to ${high - 1}`,
+      );
   }
   return data;
 }

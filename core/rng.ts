@@ -43,7 +43,11 @@ export function rng(seed: number): Rng {
   };
   for (let i = 0; i < 12; i++) bits();
   const next = (): number => bits() / 2 ** 32;
-  const make = (n: number, f: () => number): Float32Array => { const out = new Float32Array(n); for (let i = 0; i < n; i++) out[i] = f(); return out; };
+  const make = (n: number, f: () => number): Float32Array => {
+    const out = new Float32Array(n);
+    for (let i = 0; i < n; i++) out[i] = f();
+    return out;
+  };
   const gauss = (): number => Math.sqrt(-2 * Math.log(1 - next())) * Math.cos(2 * Math.PI * next());
   return {
     split: (path) => rng(hash(String(path), seed)),
@@ -51,10 +55,13 @@ export function rng(seed: number): Rng {
     below: (n) => Math.floor(next() * n),
     uniform: (n, low = 0, high = 1) => make(n, () => low + (high - low) * next()),
     normal: (n, std = 1, mean = 0) => make(n, () => mean + std * gauss()),
-    bernoulli: (n, keep) => make(n, () => next() < keep ? 1 : 0),
+    bernoulli: (n, keep) => make(n, () => (next() < keep ? 1 : 0)),
     permutation: (n) => {
       const p = Array.from({ length: n }, (_, i) => i);
-      for (let i = n - 1; i > 0; i--) { const j = Math.floor(next() * (i + 1)); [p[i], p[j]] = [p[j]!, p[i]!]; }
+      for (let i = n - 1; i > 0; i--) {
+        const j = Math.floor(next() * (i + 1));
+        [p[i], p[j]] = [p[j]!, p[i]!];
+      }
       return p;
     },
   };

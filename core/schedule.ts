@@ -1,25 +1,37 @@
 // From a graph to a list of kernels: composites opened, equal subexpressions merged, chains of maps fused, values freed
 // after their last use. Knows no engine.
-import { fuse, valueOf, type Kernel } from './fuse.ts';
+import { fuse, type Kernel, storedAs } from './fuse.ts';
 import { checkpointOp } from './grad.ts';
-import { reapply, shapesOf, zip, type AnyOp } from './op.ts';
+import { type AnyOp, reapply, shapesOf, zip } from './op.ts';
 import { place, within } from './scope.ts';
-import { same, ShapeError, show, type Shape } from './shape.ts';
-import { Tensor, topological, type Data, type Fill, type Param } from './tensor.ts';
+import { type Shape, ShapeError, same, show } from './shape.ts';
+import { type Data, type Fill, type Param, Tensor, topological } from './tensor.ts';
 
 /** Where a kernel reads: a frozen leaf, a fed input, a state slot, or the result of an earlier step. */
 export type Ref = { readonly kind: 'leaf' | 'input' | 'state' | 'step'; readonly index: number };
 
 export interface Step {
-  readonly node: Tensor;                     // what it computes
+  readonly node: Tensor; // what it computes
   readonly kernel: Kernel;
   readonly args: readonly Ref[];
-  readonly free: readonly number[];          // steps whose values nobody reads after this one
+  readonly free: readonly number[]; // steps whose values nobody reads after this one
 }
 /** Legal index values low ≤ v < high, and the op that reads them. */
-export interface Bound { readonly low: number; readonly high: number; readonly reader: string }
-export interface InputSpec { readonly name: string; readonly shape: Shape; readonly fill: Fill | null; readonly bound: Bound | null }
-export interface Leaf { readonly data: Data; readonly shape: Shape }
+export interface Bound {
+  readonly low: number;
+  readonly high: number;
+  readonly reader: string;
+}
+export interface InputSpec {
+  readonly name: string;
+  readonly shape: Shape;
+  readonly fill: Fill | null;
+  readonly bound: Bound | null;
+}
+export interface Leaf {
+  readonly data: Data;
+  readonly shape: Shape;
+}
 export interface Schedule {
   readonly steps: readonly Step[];
   readonly leaves: readonly Leaf[];
@@ -28,7 +40,7 @@ export interface Schedule {
   readonly roots: readonly Ref[];
 }
 
-export const attrsKey = (op: AnyOp, attrs: unknown): string => op === checkpointOp ? '' : JSON.stringify(attrs ?? null);
+export const attrsKey = (op: AnyOp, attrs: unknown): string => (op === checkpointOp ? '' : JSON.stringify(attrs ?? null));
 
 /** Opens composites and merges equal subexpressions; answers one canonical tensor per root. */
 export function lower(roots: readonly Tensor[]): Tensor[] {
@@ -37,28 +49,43 @@ export function lower(roots: readonly Tensor[]): Tensor[] {
   const ids = new Map<Tensor, number>();
   const params = new Map<Param, Tensor>();
   const inputs = new Map<string, Tensor>();
-  const id = (t: Tensor): number => { const k = ids.get(t) ?? ids.size; ids.set(t, k); return k; };
+  const id = (t: Tensor): number => {
+    const k = ids.get(t) ?? ids.size;
+    ids.set(t, k);
+    return k;
+  };
   const unique = (key: string, make: () => Tensor): Tensor => {
     const t = byKey.get(key) ?? make();
     byKey.set(key, t);
     return t;
   };
-  const once = <K>(map: Map<K, Tensor>, key: K, t: Tensor): Tensor => { const first = map.get(key) ?? t; map.set(key, first); return first; };
+  const once = <K>(map: Map<K, Tensor>, key: K, t: Tensor): Tensor => {
+    const first = map.get(key) ?? t;
+    map.set(key, first);
+    return first;
+  };
 
   const one = (t: Tensor): Tensor => {
     const s = t.source;
     switch (s.kind) {
-      case 'leaf': return t;
-      case 'state': return once(params, s.param, t);
+      case 'leaf':
+        return t;
+      case 'state':
+        return once(params, s.param, t);
       case 'input': {
         const first = once(inputs, s.name, t);
-        if (!same(first.shape, t.shape)) throw new ShapeError(`input ${s.name} is used with two shapes, ${show(first.shape)} and ${show(t.shape)}; give the inputs different names`);
+        if (!same(first.shape, t.shape))
+          throw new ShapeError(
+            `input ${s.name} is used with two shapes, ${show(first.shape)} and ${show(t.shape)}; give the inputs different names`,
+          );
         return first;
       }
       case 'view': {
         const of = canonical.get(s.of)!;
         const base = of.source.kind === 'view' ? of.source.of : of;
-        return same(base.shape, t.shape) ? base : unique(`view ${id(base)} ${t.shape}`, () => new Tensor(t.shape, { kind: 'view', of: base }, t.at));
+        return same(base.shape, t.shape)
+          ? base
+          : unique(`view ${id(base)} ${t.shape}`, () => new Tensor(t.shape, { kind: 'view', of: base }, t.at));
       }
       case 'apply': {
         const { op, attrs } = s;
@@ -70,10 +97,11 @@ export function lower(roots: readonly Tensor[]): Tensor[] {
         }
         return unique(`${op.name} ${attrsKey(op, attrs)} ${ins.map(id)} ${t.at.copy}`, () => reapply(op, ins, attrs, t.at));
       }
-      default: return s satisfies never;
+      default:
+        return s satisfies never;
     }
   };
-  const done = new Set<Tensor>();                                          // canonical tensors stand for themselves
+  const done = new Set<Tensor>(); // canonical tensors stand for themselves
   const walk = (root: Tensor): Tensor => {
     for (const t of topological([root], done)) {
       if (canonical.has(t)) continue;
@@ -97,13 +125,14 @@ export function schedule(roots: readonly Tensor[]): Schedule {
   const refs = new Map<Tensor, Ref>();
   const ranges = indexRanges(roots);
   const ref = (of: Tensor): Ref => {
-    const t = valueOf(of);
+    const t = storedAs(of);
     const known = refs.get(t);
     if (known !== undefined) return known;
     const s = t.source;
     let r: Ref;
     if (s.kind === 'leaf') r = { kind: 'leaf', index: leaves.push({ data: s.data, shape: t.shape }) - 1 };
-    else if (s.kind === 'input') r = { kind: 'input', index: inputs.push({ name: s.name, shape: t.shape, fill: s.fill, bound: ranges.get(s.name) ?? null }) - 1 };
+    else if (s.kind === 'input')
+      r = { kind: 'input', index: inputs.push({ name: s.name, shape: t.shape, fill: s.fill, bound: ranges.get(s.name) ?? null }) - 1 };
     else if (s.kind === 'state') r = { kind: 'state', index: states.push(s.param) - 1 };
     else throw new Error('unreachable: a step reads a value before it is computed');
     refs.set(t, r);
@@ -115,7 +144,10 @@ export function schedule(roots: readonly Tensor[]): Schedule {
     return { kernel, args, node };
   });
   const rootRefs = lowered.map(ref);
-  const free = lastReads(steps.map((s) => s.args), rootRefs);
+  const free = lastReads(
+    steps.map((s) => s.args),
+    rootRefs,
+  );
   return { steps: steps.map((s, k) => ({ ...s, free: free.get(k) ?? [] })), leaves, inputs, states, roots: rootRefs };
 }
 
@@ -128,7 +160,7 @@ function lastReads(args: readonly (readonly Ref[])[], roots: readonly Ref[]): Ma
   }
   for (const r of roots) if (r.kind === 'step') last.delete(r.index);
   const free = new Map<number, number[]>();
-  for (const [value, k] of last) free.set(k, [...free.get(k) ?? [], value]);
+  for (const [value, k] of last) free.set(k, [...(free.get(k) ?? []), value]);
   return free;
 }
 

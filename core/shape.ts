@@ -28,7 +28,9 @@ export function checkShape(s: Shape, what: string): Shape {
     throw new ShapeError(`${what}: every dimension of ${show(s)} must be a positive integer`);
   const { rows, cols } = table(s);
   if (rows >= LIMIT || cols >= LIMIT)
-    throw new ShapeError(`${what}: ${show(s)} is a table of ${rows} × ${cols}; both sides must stay below 2^24. Split it, or reshape so that neither side is that long`);
+    throw new ShapeError(
+      `${what}: ${show(s)} is a table of ${rows} × ${cols}; both sides must stay below 2^24. Split it, or reshape so that neither side is that long`,
+    );
   return s;
 }
 
@@ -39,7 +41,9 @@ export function broadcast(a: Shape, b: Shape, what = 'broadcast'): Shape {
     const p = a[i - n + a.length] ?? 1;
     const q = b[i - n + b.length] ?? 1;
     if (p !== q && p !== 1 && q !== 1)
-      throw new ShapeError(`${what}: ${show(a)} and ${show(b)} do not broadcast: ${p} and ${q} differ at dimension ${i - n} and neither is 1`);
+      throw new ShapeError(
+        `${what}: ${show(a)} and ${show(b)} do not broadcast: ${p} and ${q} differ at dimension ${i - n} and neither is 1`,
+      );
     return Math.max(p, q);
   });
 }

@@ -1,11 +1,11 @@
 // A Tensor is an immutable recipe: what to compute, not the numbers. Engines run recipes; `grad` rewrites them.
 import type { AnyOp } from './op.ts';
-import { here, place, type Scope } from './scope.ts';
-import { checkShape, show, ShapeError, size, type Shape } from './shape.ts';
 import { add, div, mul, neg, sub } from './ops/map.ts';
-import { mean, sum } from './ops/reduce.ts';
 import { matmul } from './ops/matmul.ts';
 import { permute, reshape, slice } from './ops/move.ts';
+import { mean, sum } from './ops/reduce.ts';
+import { here, place, type Scope } from './scope.ts';
+import { checkShape, type Shape, ShapeError, show, size } from './shape.ts';
 
 /** Concrete numbers. Integer arrays are compact storage of small integers; arithmetic on them is float. */
 export type Data = Float32Array | Float64Array | Int32Array | Int8Array | Uint8Array;
@@ -13,21 +13,21 @@ export type Data = Float32Array | Float64Array | Int32Array | Int8Array | Uint8A
 /** A value that training may change: it lives in an engine's store, keyed by this object's identity. */
 export interface Param {
   readonly shape: Shape;
-  readonly value: Data;          // the value it starts from
-  readonly lr: number;           // multiplies the optimizer's learning rate (LoRA+)
-  readonly decay: boolean;       // false excludes it from weight decay (norms, gates, (IA)³)
-  readonly active: boolean;      // false keeps value and moments bit for bit (dropped layers, unrouted experts)
+  readonly value: Data; // the value it starts from
+  readonly lr: number; // multiplies the optimizer's learning rate (LoRA+)
+  readonly decay: boolean; // false excludes it from weight decay (norms, gates, (IA)³)
+  readonly active: boolean; // false keeps value and moments bit for bit (dropped layers, unrouted experts)
 }
 
 /** Random numbers an input is filled with when it is not fed: drawn on the host from the run's seed and the input's name. */
 export type Fill = { dist: 'bernoulli'; keep: number } | { dist: 'uniform' } | { dist: 'normal' };
 
 export type Source =
-  | { readonly kind: 'leaf'; readonly data: Data }                       // frozen numbers, never changed after use
-  | { readonly kind: 'input'; readonly name: string; readonly fill: Fill | null }   // fed on every run
+  | { readonly kind: 'leaf'; readonly data: Data } // frozen numbers, never changed after use
+  | { readonly kind: 'input'; readonly name: string; readonly fill: Fill | null } // fed on every run
   | { readonly kind: 'state'; readonly param: Param }
   | { readonly kind: 'apply'; readonly op: AnyOp; readonly ins: readonly Tensor[]; readonly attrs: unknown }
-  | { readonly kind: 'view'; readonly of: Tensor };                      // same table, other row shape
+  | { readonly kind: 'view'; readonly of: Tensor }; // same table, other row shape
 
 export class Tensor {
   readonly shape: Shape;
@@ -40,19 +40,41 @@ export class Tensor {
     this.at = at;
   }
 
-  add(o: Tensor | number): Tensor { return add(this, o); }
-  sub(o: Tensor | number): Tensor { return sub(this, o); }
-  mul(o: Tensor | number): Tensor { return mul(this, o); }
-  div(o: Tensor | number): Tensor { return div(this, o); }
-  neg(): Tensor { return neg(this); }
+  add(o: Tensor | number): Tensor {
+    return add(this, o);
+  }
+  sub(o: Tensor | number): Tensor {
+    return sub(this, o);
+  }
+  mul(o: Tensor | number): Tensor {
+    return mul(this, o);
+  }
+  div(o: Tensor | number): Tensor {
+    return div(this, o);
+  }
+  neg(): Tensor {
+    return neg(this);
+  }
   /** Matrix product over the last two dimensions; leading dimensions broadcast. */
-  matmul(o: Tensor): Tensor { return matmul(this, o); }
-  sum(axes?: readonly number[], keep = false): Tensor { return sum(this, axes, keep); }
-  mean(axes?: readonly number[], keep = false): Tensor { return mean(this, axes, keep); }
-  reshape(...shape: number[]): Tensor { return reshape(this, shape); }
-  permute(...order: number[]): Tensor { return permute(this, order); }
+  matmul(o: Tensor): Tensor {
+    return matmul(this, o);
+  }
+  sum(axes?: readonly number[], keep = false): Tensor {
+    return sum(this, axes, keep);
+  }
+  mean(axes?: readonly number[], keep = false): Tensor {
+    return mean(this, axes, keep);
+  }
+  reshape(...shape: number[]): Tensor {
+    return reshape(this, shape);
+  }
+  permute(...order: number[]): Tensor {
+    return permute(this, order);
+  }
   /** `end` may be negative or omitted, as in JavaScript's slice. */
-  slice(axis: number, start: number, end?: number): Tensor { return slice(this, axis, start, end); }
+  slice(axis: number, start: number, end?: number): Tensor {
+    return slice(this, axis, start, end);
+  }
   /** The last two dimensions swapped. `x.matmul(w.T)` does not copy `w`. */
   get T(): Tensor {
     const n = this.shape.length;
@@ -66,7 +88,9 @@ export class Tensor {
     const what = s.kind === 'apply' ? s.op.name : s.kind === 'input' ? `input ${s.name}` : s.kind;
     return `Tensor ${show(this.shape)} ${what} ${place(this.at)}, not computed yet: await engine.read(t)`;
   }
-  [Symbol.for('nodejs.util.inspect.custom')](): string { return this.toString(); }
+  [Symbol.for('nodejs.util.inspect.custom')](): string {
+    return this.toString();
+  }
 }
 
 /** Frozen numbers. Plain arrays become Float32Array. Throws when the count does not match the shape. */
@@ -93,7 +117,7 @@ export function param(data: Data | readonly number[], shape: Shape, meta: Partia
 export const stateOf = (p: Param): Tensor => new Tensor(p.shape, { kind: 'state', param: p });
 
 /** The parameter a tensor reads, or null when it is anything else. */
-export const paramOf = (t: Tensor): Param | null => t.source.kind === 'state' ? t.source.param : null;
+export const paramOf = (t: Tensor): Param | null => (t.source.kind === 'state' ? t.source.param : null);
 
 /** What a recipe directly reads. */
 export const inputsOf = (t: Tensor): readonly Tensor[] =>
@@ -109,11 +133,15 @@ export function topological(roots: readonly Tensor[], until: ReadonlySet<Tensor>
     seen.add(t);
     stack.push({ t, ins: until.has(t) ? [] : inputsOf(t), next: 0 });
   };
-  for (const root of roots) {                     // a loop, not recursion: deep graphs must not overflow the stack
+  for (const root of roots) {
+    // a loop, not recursion: deep graphs must not overflow the stack
     open(root);
     for (let top = stack.at(-1); top !== undefined; top = stack.at(-1)) {
       const child = top.ins[top.next++];
-      if (child === undefined) { order.push(top.t); stack.pop(); } else open(child);
+      if (child === undefined) {
+        order.push(top.t);
+        stack.pop();
+      } else open(child);
     }
   }
   return order;

@@ -1,23 +1,34 @@
 // The oracle: the kernels' own text run as JavaScript on float64 numbers. Slow, exact, and open to a debugger.
-import { makeEngine, type Engine } from '../engine.ts';
+import { type Engine, makeEngine } from '../engine.ts';
 import type { Device, Executable, Numbers } from '../plan.ts';
 import type { Ref, Schedule } from '../schedule.ts';
 
 /** A table of doubles, and its rows as kernels read them: `a[row][col]`. */
-interface Table { readonly data: Float64Array; readonly rows: readonly Float64Array[] }
+interface Table {
+  readonly data: Float64Array;
+  readonly rows: readonly Float64Array[];
+}
 type Compiled = (out: Float64Array, rows: number, cols: number, ...args: (readonly Float64Array[])[]) => void;
 
-const tableOf = (data: Float64Array, rows: number, cols: number): Table =>
-  ({ data, rows: Array.from({ length: rows }, (_, r) => data.subarray(r * cols, (r + 1) * cols)) });
+const tableOf = (data: Float64Array, rows: number, cols: number): Table => ({
+  data,
+  rows: Array.from({ length: rows }, (_, r) => data.subarray(r * cols, (r + 1) * cols)),
+});
 
 /** A gpu.js kernel's text as a loop over its table. */
 function compileText(text: string, helpers: readonly string[]): Compiled {
   const [, names, body] = /^function \((.*?)\) \{([\s\S]*)\}$/.exec(text) ?? [];
   if (names === undefined || body === undefined) throw new Error(`float64: not a kernel:\n${text}`);
   const element = body.replaceAll('this.thread.x', 'X').replaceAll('this.thread.y', 'Y');
-  return new Function('out', 'rows', 'cols', ...names.split(', ').filter(Boolean), `${helpers.join('\n')}
+  return new Function(
+    'out',
+    'rows',
+    'cols',
+    ...names.split(', ').filter(Boolean),
+    `${helpers.join('\n')}
 const element = (X, Y) => {${element}};
-for (let y = 0, k = 0; y < rows; y++) for (let x = 0; x < cols; x++) out[k++] = element(x, y);`) as Compiled;
+for (let y = 0, k = 0; y < rows; y++) for (let x = 0; x < cols; x++) out[k++] = element(x, y);`,
+  ) as Compiled;
 }
 
 export function float64(): Engine {
@@ -34,12 +45,19 @@ export function float64(): Engine {
     compiled: () => kernels.size,
     close: async () => kernels.clear(),
     prepare: async (s: Schedule): Promise<Executable<Table>> => {
-      const ready = s.steps.map((st) => ({ run: kernel(st.kernel.text, st.kernel.helpers), args: st.args, free: st.free, rows: st.kernel.rows, cols: st.kernel.cols }));
+      const ready = s.steps.map((st) => ({
+        run: kernel(st.kernel.text, st.kernel.helpers),
+        args: st.args,
+        free: st.free,
+        rows: st.kernel.rows,
+        cols: st.kernel.cols,
+      }));
       return {
-        executor: 'float64', fallback: null,
+        executor: 'float64',
+        fallback: null,
         run: async (read) => {
           const values: (Table | undefined)[] = [];
-          const get = (r: Ref): Table => r.kind === 'step' ? values[r.index]! : read(r);
+          const get = (r: Ref): Table => (r.kind === 'step' ? values[r.index]! : read(r));
           for (const [k, st] of ready.entries()) {
             const out = tableOf(new Float64Array(st.rows * st.cols), st.rows, st.cols);
             st.run(out.data, st.rows, st.cols, ...st.args.map((a) => get(a).rows));

@@ -1,18 +1,22 @@
 // Ops with a name of their own in every paper, each given by its reference composition and a short derivative. An engine
 // may run one natively; the others run the composition.
-import { defineOp, type Op } from '../op.ts';
+
 import { X } from '../kernel.ts';
-import { broadcast, dim, same, show, ShapeError, size } from '../shape.ts';
+import { defineOp, type Op } from '../op.ts';
+import { broadcast, dim, ShapeError, same, show, size } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
-import { add, cos, div, eq, exp, le, lift, max, mul, ne, neg, rsqrt, sin, sub, where } from './map.ts';
 import { iota, oneHot, takeAlong } from './index.ts';
+import { add, cos, div, eq, exp, le, lift, max, mul, ne, neg, rsqrt, sin, sub, where } from './map.ts';
 import { matmul } from './matmul.ts';
 import { reshape } from './move.ts';
 import { logsumexp, mean, sum, sumTo } from './reduce.ts';
 
 /** softmax over the last dimension. dx = y(dy − Σ dy·y) */
 const softmaxOp: Op<'x', null> = defineOp<'x'>({
-  name: 'softmax', inputs: ['x'], shape: ({ x }) => x, flops: ({ x }) => 5 * size(x),
+  name: 'softmax',
+  inputs: ['x'],
+  shape: ({ x }) => x,
+  flops: ({ x }) => 5 * size(x),
   kernel: { kind: 'composite', of: ({ x }) => exp(sub(x, logsumexp(x, [-1], true))) },
   vjp: ({ y, dy }) => ({ x: () => mul(y, sub(dy, sum(mul(dy, y), [-1], true))) }),
 });
@@ -20,7 +24,10 @@ export const softmax = (x: Tensor): Tensor => softmaxOp({ x }, null);
 
 /** log softmax over the last dimension. dx = dy − eʸ Σ dy */
 const logSoftmaxOp: Op<'x', null> = defineOp<'x'>({
-  name: 'logSoftmax', inputs: ['x'], shape: ({ x }) => x, flops: ({ x }) => 5 * size(x),
+  name: 'logSoftmax',
+  inputs: ['x'],
+  shape: ({ x }) => x,
+  flops: ({ x }) => 5 * size(x),
   kernel: { kind: 'composite', of: ({ x }) => sub(x, logsumexp(x, [-1], true)) },
   vjp: ({ y, dy }) => ({ x: () => sub(dy, mul(exp(y), sum(dy, [-1], true))) }),
 });
@@ -37,11 +44,26 @@ function centred(x: Tensor, eps: number): { c: Tensor; r: Tensor } {
 }
 /** x̂ = (x − μ)/√(σ² + ε);  y = g·x̂ + b.  dx = r(dx̂ − mean dx̂ − x̂·mean(dx̂·x̂)), dx̂ = dy·g  (Ba et al. 2016, arXiv 1607.06450) */
 const layerNormOp: Op<'x' | 'g' | 'b', { eps: number }> = defineOp<'x' | 'g' | 'b', { eps: number }>({
-  name: 'layerNorm', inputs: ['x', 'g', 'b'], flops: ({ x }) => 8 * size(x),
-  shape: ({ x, g, b }) => { oneVector('layerNorm', x, g); oneVector('layerNorm', x, b); return x; },
-  kernel: { kind: 'composite', of: ({ x, g, b }, { eps }) => { const { c, r } = centred(x, eps); return add(mul(mul(c, r), g), b); } },
+  name: 'layerNorm',
+  inputs: ['x', 'g', 'b'],
+  flops: ({ x }) => 8 * size(x),
+  shape: ({ x, g, b }) => {
+    oneVector('layerNorm', x, g);
+    oneVector('layerNorm', x, b);
+    return x;
+  },
+  kernel: {
+    kind: 'composite',
+    of: ({ x, g, b }, { eps }) => {
+      const { c, r } = centred(x, eps);
+      return add(mul(mul(c, r), g), b);
+    },
+  },
   vjp: ({ x, g, b, dy, attrs: { eps } }) => {
-    const unit = (): Tensor => { const { c, r } = centred(x, eps); return mul(c, r); };
+    const unit = (): Tensor => {
+      const { c, r } = centred(x, eps);
+      return mul(c, r);
+    };
     return {
       x: () => {
         const [xh, d] = [unit(), mul(dy, g)];
@@ -57,7 +79,13 @@ export const layerNorm = (x: Tensor, g: Tensor, b: Tensor, eps = 1e-5): Tensor =
 const rootMean = (x: Tensor, eps: number): Tensor => rsqrt(add(mean(mul(x, x), [-1], true), eps));
 /** y = g·x·r, r = 1/√(mean x² + ε).  dx = r(dx̂ − x̂·mean(dx̂·x̂)), x̂ = x·r  (Zhang & Sennrich 2019, arXiv 1910.07467) */
 const rmsNormOp: Op<'x' | 'g', { eps: number }> = defineOp<'x' | 'g', { eps: number }>({
-  name: 'rmsNorm', inputs: ['x', 'g'], flops: ({ x }) => 5 * size(x), shape: ({ x, g }) => { oneVector('rmsNorm', x, g); return x; },
+  name: 'rmsNorm',
+  inputs: ['x', 'g'],
+  flops: ({ x }) => 5 * size(x),
+  shape: ({ x, g }) => {
+    oneVector('rmsNorm', x, g);
+    return x;
+  },
   kernel: { kind: 'composite', of: ({ x, g }, { eps }) => mul(mul(x, rootMean(x, eps)), g) },
   vjp: ({ x, g, dy, attrs: { eps } }) => ({
     x: () => {
@@ -72,10 +100,16 @@ export const rmsNorm = (x: Tensor, g: Tensor, eps = 1e-6): Tensor => rmsNormOp({
 
 /** (x₁, x₂) → (−x₂, x₁) on the halves of the last dimension: a quarter turn, whose transpose is its negative. */
 const quarterOp: Op<'x', null> = defineOp<'x'>({
-  name: 'quarterTurn', inputs: ['x'], flops: ({ x }) => size(x),
-  shape: ({ x }) => { if (dim(x, -1) % 2) throw new ShapeError(`quarterTurn: the last dimension of ${show(x)} must be even`); return x; },
+  name: 'quarterTurn',
+  inputs: ['x'],
+  flops: ({ x }) => size(x),
+  shape: ({ x }) => {
+    if (dim(x, -1) % 2) throw new ShapeError(`quarterTurn: the last dimension of ${show(x)} must be even`);
+    return x;
+  },
   kernel: {
-    kind: 'custom', body: ({ shapes, i, at }) => {
+    kind: 'custom',
+    body: ({ shapes, i, at }) => {
       const h = dim(shapes.x, -1) / 2;
       const rest = i.slice(0, -1);
       return `if (${X} < ${h}) { return -${at('x', [...rest, `Math.min(${X} + ${h}, ${2 * h - 1})`])}; }
@@ -98,29 +132,42 @@ export function ropeAngles(positions: Tensor, width: number, base = 10000, scale
 /** Rotary positions (Su et al. 2021, arXiv 2104.09864), in the half-split layout of GPT-NeoX and LLaMA. x [..., T, D] */
 export const rope = (x: Tensor, angles: { cos: Tensor; sin: Tensor }): Tensor => add(mul(x, angles.cos), mul(quarterTurn(x), angles.sin));
 
-interface AttentionAttrs { readonly causal: boolean; readonly scale: number }
+interface AttentionAttrs {
+  readonly causal: boolean;
+  readonly scale: number;
+}
 const causalBias: Op<never, { t: number; s: number }> = defineOp<never, { t: number; s: number }>({
-  name: 'causalBias', inputs: [], shape: (_, { t, s }) => [t, s], flops: () => 0, vjp: () => ({}),
+  name: 'causalBias',
+  inputs: [],
+  shape: (_, { t, s }) => [t, s],
+  flops: () => 0,
+  vjp: () => ({}),
   kernel: { kind: 'custom', body: ({ i, attrs: { t, s } }) => `return ${i[1]} > ${i[0]} + ${s - t} ? -1000000000.0 : 0.0;` },
 });
 const attentionOp: Op<'q' | 'k' | 'v' | 'bias', AttentionAttrs> = defineOp<'q' | 'k' | 'v' | 'bias', AttentionAttrs>({
-  name: 'attention', inputs: ['q', 'k', 'v', 'bias'],
+  name: 'attention',
+  inputs: ['q', 'k', 'v', 'bias'],
   shape: ({ q, k, v, bias }) => {
-    if (q.length !== 4 || k.length !== 4 || v.length !== 4) throw new ShapeError(`attention: q, k and v must be [B, H, T, D], got ${show(q)}, ${show(k)}, ${show(v)}`);
+    if (q.length !== 4 || k.length !== 4 || v.length !== 4)
+      throw new ShapeError(`attention: q, k and v must be [B, H, T, D], got ${show(q)}, ${show(k)}, ${show(v)}`);
     const [h, hk] = [q[1]!, k[1]!];
     if (h % hk) throw new ShapeError(`attention: ${h} query heads do not divide among ${hk} key heads`);
-    if (q[3] !== k[3] || k[2] !== v[2] || hk !== v[1]) throw new ShapeError(`attention: q ${show(q)}, k ${show(k)} and v ${show(v)} do not fit: D must agree for q and k, S and heads for k and v`);
+    if (q[3] !== k[3] || k[2] !== v[2] || hk !== v[1])
+      throw new ShapeError(
+        `attention: q ${show(q)}, k ${show(k)} and v ${show(v)} do not fit: D must agree for q and k, S and heads for k and v`,
+      );
     if (bias.length > 0) broadcast(bias, [q[0]!, h, q[2]!, k[2]!], 'attention (bias)');
     return [q[0]!, h, q[2]!, v[3]!];
   },
   kernel: {
-    kind: 'composite', of: ({ q, k, v, bias }, { causal, scale }) => {
+    kind: 'composite',
+    of: ({ q, k, v, bias }, { causal, scale }) => {
       const [b, h, t, d] = q.shape as readonly [number, number, number, number];
       const [, hk, s] = k.shape as readonly [number, number, number];
-      const grouped = hk !== h;                                            // GQA: H/Hk query heads share one key head
-      const head = (x: Tensor): Tensor => grouped ? reshape(x, [b, hk, 1, ...x.shape.slice(2)]) : x;
+      const grouped = hk !== h; // GQA: H/Hk query heads share one key head
+      const head = (x: Tensor): Tensor => (grouped ? reshape(x, [b, hk, 1, ...x.shape.slice(2)]) : x);
       const query = grouped ? reshape(q, [b, hk, h / hk, t, d]) : q;
-      const raw = mul(matmul(query, head(k).T), scale);                    // [B, H, T, S]
+      const raw = mul(matmul(query, head(k).T), scale); // [B, H, T, S]
       const scores = grouped ? reshape(raw, [b, h, t, s]) : raw;
       const masked = causal && t > 1 ? add(scores, causalBias({}, { t, s })) : scores;
       const p = softmax(bias.shape.length === 0 ? masked : add(masked, bias));
@@ -136,18 +183,26 @@ const attentionOp: Op<'q' | 'k' | 'v' | 'bias', AttentionAttrs> = defineOp<'q' |
  * and broadcasts to [B, H, T, S]; −1e9 hides a key, and a query whose keys are all hidden attends to all of them evenly.
  * Scale defaults to 1/√D.
  */
-export const attention = (q: Tensor, k: Tensor, v: Tensor, { causal = false, bias = null, scale = 1 / Math.sqrt(dim(q.shape, -1)) }: { causal?: boolean; bias?: Tensor | null; scale?: number } = {}): Tensor =>
-  attentionOp({ q, k, v, bias: bias ?? lift(0) }, { causal, scale });
+export const attention = (
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  { causal = false, bias = null, scale = 1 / Math.sqrt(dim(q.shape, -1)) }: { causal?: boolean; bias?: Tensor | null; scale?: number } = {},
+): Tensor => attentionOp({ q, k, v, bias: bias ?? lift(0) }, { causal, scale });
 
 /** −log softmax(x)[target] at each position, 0 where the target is `ignore`. dx = dy(softmax − onehot) at positions that count. */
 const nllOp: Op<'x' | 'target', { ignore: number }> = defineOp<'x' | 'target', { ignore: number }>({
-  name: 'nll', inputs: ['x', 'target'], flops: ({ x }) => 6 * size(x),
+  name: 'nll',
+  inputs: ['x', 'target'],
+  flops: ({ x }) => 6 * size(x),
   shape: ({ x, target }) => {
-    if (!same(x.slice(0, -1), target)) throw new ShapeError(`crossEntropy: logits ${show(x)} need one target each for ${show(x.slice(0, -1))}, got ${show(target)}`);
+    if (!same(x.slice(0, -1), target))
+      throw new ShapeError(`crossEntropy: logits ${show(x)} need one target each for ${show(x.slice(0, -1))}, got ${show(target)}`);
     return target;
   },
   kernel: {
-    kind: 'composite', of: ({ x, target }, { ignore }) => {
+    kind: 'composite',
+    of: ({ x, target }, { ignore }) => {
       const picked = takeAlong(x, reshape(max(target, 0), [...target.shape, 1]));
       return where(ne(target, ignore), reshape(sub(logsumexp(x, [-1], true), picked), target.shape), 0);
     },
@@ -170,5 +225,5 @@ export const nll = (logits: Tensor, targets: Tensor, ignore = -100): Tensor => n
 export const dropout = (x: Tensor, mask: Tensor, keep: number): Tensor => mul(mul(x, mask), 1 / keep);
 
 /** Added to attention scores: 0 where keyMask [B, S] is 1, −1e9 where it is 0. [B, 1, 1, S] */
-export const keyBias = (keyMask: Tensor): Tensor => reshape(where(eq(keyMask, 0), -1e9, 0), [dim(keyMask.shape, 0), 1, 1, dim(keyMask.shape, 1)]);
-
+export const keyBias = (keyMask: Tensor): Tensor =>
+  reshape(where(eq(keyMask, 0), -1e9, 0), [dim(keyMask.shape, 0), 1, 1, dim(keyMask.shape, 1)]);

@@ -1,26 +1,33 @@
 // Element by element: arithmetic, the usual functions, comparisons. Operands broadcast; each op carries its derivative.
 import { num } from '../kernel.ts';
 import { defineOp, type Op } from '../op.ts';
-import { broadcast, size, type Shape } from '../shape.ts';
+import { broadcast, type Shape, size } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
 import { sumTo } from './reduce.ts';
 
 /** A number that is part of the recipe. What varies from step to step is an input instead. */
 const constantOp: Op<never, { value: number }> = defineOp<never, { value: number }>({
-  name: 'constant', inputs: [], shape: () => [], kernel: { kind: 'map', expr: ({ value }) => num(value) },
-  flops: () => 0, vjp: () => ({}),
+  name: 'constant',
+  inputs: [],
+  shape: () => [],
+  kernel: { kind: 'map', expr: ({ value }) => num(value) },
+  flops: () => 0,
+  vjp: () => ({}),
 });
 export const constant = (value: number): Tensor => constantOp({}, { value });
 
 export type Operand = Tensor | number;
-export const lift = (v: Operand): Tensor => typeof v === 'number' ? constant(v) : v;
+export const lift = (v: Operand): Tensor => (typeof v === 'number' ? constant(v) : v);
 
 type Pull<K extends string> = (c: Readonly<Record<K, Tensor>> & { dy: Tensor; y: Tensor }) => Tensor;
 
 /** y = f(x); `d` gives dx. `null` where the derivative is zero everywhere it exists. */
 function unary(name: string, expr: string, d: Pull<'x'> | null, helpers: readonly string[] = []): (x: Operand) => Tensor {
   const op: Op<'x', null> = defineOp<'x'>({
-    name, inputs: ['x'], shape: ({ x }) => x, kernel: { kind: 'map', expr, helpers },
+    name,
+    inputs: ['x'],
+    shape: ({ x }) => x,
+    kernel: { kind: 'map', expr, helpers },
     vjp: (c) => ({ x: d === null ? null : () => d(c) }),
   });
   return (x) => op({ x: lift(x) }, null);
@@ -29,7 +36,10 @@ function unary(name: string, expr: string, d: Pull<'x'> | null, helpers: readonl
 /** y = f(a, b) with broadcasting; the gradient of a stretched operand is summed back to its shape. */
 function binary(name: string, expr: string, da: Pull<'a' | 'b'> | null, db: Pull<'a' | 'b'> | null): (a: Operand, b: Operand) => Tensor {
   const op: Op<'a' | 'b', null> = defineOp<'a' | 'b'>({
-    name, inputs: ['a', 'b'], shape: ({ a, b }) => broadcast(a, b, name), kernel: { kind: 'map', expr },
+    name,
+    inputs: ['a', 'b'],
+    shape: ({ a, b }) => broadcast(a, b, name),
+    kernel: { kind: 'map', expr },
     vjp: (c) => ({
       a: da === null ? null : () => sumTo(da(c), c.a.shape),
       b: db === null ? null : () => sumTo(db(c), c.b.shape),
@@ -38,17 +48,50 @@ function binary(name: string, expr: string, da: Pull<'a' | 'b'> | null, db: Pull
   return (a, b) => op({ a: lift(a), b: lift(b) }, null);
 }
 
-export const add = binary('add', 'a + b', ({ dy }) => dy, ({ dy }) => dy);
-export const sub = binary('sub', 'a - b', ({ dy }) => dy, ({ dy }) => neg(dy));
-export const mul = binary('mul', 'a * b', ({ b, dy }) => mul(dy, b), ({ a, dy }) => mul(dy, a));
-export const div = binary('div', 'a / b', ({ b, dy }) => div(dy, b), ({ b, y, dy }) => neg(div(mul(dy, y), b)));
+export const add = binary(
+  'add',
+  'a + b',
+  ({ dy }) => dy,
+  ({ dy }) => dy,
+);
+export const sub = binary(
+  'sub',
+  'a - b',
+  ({ dy }) => dy,
+  ({ dy }) => neg(dy),
+);
+export const mul = binary(
+  'mul',
+  'a * b',
+  ({ b, dy }) => mul(dy, b),
+  ({ a, dy }) => mul(dy, a),
+);
+export const div = binary(
+  'div',
+  'a / b',
+  ({ b, dy }) => div(dy, b),
+  ({ b, y, dy }) => neg(div(mul(dy, y), b)),
+);
 /** a to the power b, for a > 0; use `square` or products for signed bases. ∂/∂a = b·a^(b−1), ∂/∂b = aᵇ·log a */
-export const pow = binary('pow', 'Math.pow(a, b)',
+export const pow = binary(
+  'pow',
+  'Math.pow(a, b)',
   ({ a, b, dy }) => mul(dy, mul(b, pow(a, sub(b, 1)))),
-  ({ a, y, dy }) => mul(dy, mul(y, log(a))));
+  ({ a, y, dy }) => mul(dy, mul(y, log(a))),
+);
 /** Where the operands tie, the gradient goes to the first. */
-export const min = binary('min', 'Math.min(a, b)', ({ a, b, dy }) => mul(dy, le(a, b)), ({ a, b, dy }) => mul(dy, gt(a, b)));
-export const max = binary('max', 'Math.max(a, b)', ({ a, b, dy }) => mul(dy, ge(a, b)), ({ a, b, dy }) => mul(dy, lt(a, b)));
+export const min = binary(
+  'min',
+  'Math.min(a, b)',
+  ({ a, b, dy }) => mul(dy, le(a, b)),
+  ({ a, b, dy }) => mul(dy, gt(a, b)),
+);
+export const max = binary(
+  'max',
+  'Math.max(a, b)',
+  ({ a, b, dy }) => mul(dy, ge(a, b)),
+  ({ a, b, dy }) => mul(dy, lt(a, b)),
+);
 
 // Comparisons answer 1 or 0.
 export const eq = binary('eq', '(a == b ? 1.0 : 0.0)', null, null);
@@ -68,11 +111,15 @@ export const square = unary('square', 'x * x', ({ x, dy }) => mul(dy, mul(2, x))
 export const sin = unary('sin', 'Math.sin(x)', ({ x, dy }) => mul(dy, cos(x)));
 export const cos = unary('cos', 'Math.cos(x)', ({ x, dy }) => neg(mul(dy, sin(x))));
 /** Written with exp(−2|x|), which cannot overflow. d = 1 − y² */
-export const tanh = unary('tanh', '(x < 0.0 ? -1.0 : 1.0) * (1.0 - Math.exp(-2.0 * Math.abs(x))) / (1.0 + Math.exp(-2.0 * Math.abs(x)))',
-  ({ y, dy }) => mul(dy, sub(1, mul(y, y))));
+export const tanh = unary(
+  'tanh',
+  '(x < 0.0 ? -1.0 : 1.0) * (1.0 - Math.exp(-2.0 * Math.abs(x))) / (1.0 + Math.exp(-2.0 * Math.abs(x)))',
+  ({ y, dy }) => mul(dy, sub(1, mul(y, y))),
+);
 /** d = y(1 − y) */
-export const sigmoid = unary('sigmoid', '(x < 0.0 ? Math.exp(-Math.abs(x)) : 1.0) / (1.0 + Math.exp(-Math.abs(x)))',
-  ({ y, dy }) => mul(dy, mul(y, sub(1, y))));
+export const sigmoid = unary('sigmoid', '(x < 0.0 ? Math.exp(-Math.abs(x)) : 1.0) / (1.0 + Math.exp(-Math.abs(x)))', ({ y, dy }) =>
+  mul(dy, mul(y, sub(1, y))),
+);
 /** log(1 + eˣ) without overflow. d = σ(x) */
 export const softplus = unary('softplus', 'Math.max(x, 0.0) + Math.log(1.0 + Math.exp(-Math.abs(x)))', ({ x, dy }) => mul(dy, sigmoid(x)));
 export const abs = unary('abs', 'Math.abs(x)', ({ x, dy }) => mul(dy, sign(x)));
@@ -80,8 +127,10 @@ export const sign = unary('sign', '(x > 0.0 ? 1.0 : 0.0) - (x < 0.0 ? 1.0 : 0.0)
 export const floor = unary('floor', 'Math.floor(x)', null);
 export const relu = unary('relu', 'Math.max(x, 0.0)', ({ x, dy }) => mul(dy, gt(x, 0)));
 /** x·σ(x). d = σ + xσ(1−σ) */
-export const silu = unary('silu', 'x * (x < 0.0 ? Math.exp(-Math.abs(x)) : 1.0) / (1.0 + Math.exp(-Math.abs(x)))',
-  ({ x, y, dy }) => { const s = sigmoid(x); return mul(dy, add(s, mul(y, sub(1, s)))); });
+export const silu = unary('silu', 'x * (x < 0.0 ? Math.exp(-Math.abs(x)) : 1.0) / (1.0 + Math.exp(-Math.abs(x)))', ({ x, y, dy }) => {
+  const s = sigmoid(x);
+  return mul(dy, add(s, mul(y, sub(1, s))));
+});
 
 /**
  * erf(x) = 2/√π · e^(−x²) · Σ 2ⁿx²ⁿ⁺¹ / (2n+1)!!, a series of positive terms, so float32 keeps its digits too.
@@ -97,19 +146,26 @@ const erfHelper = `function erf(x) {
 /** d = 2/√π · e^(−x²) */
 export const erf = unary('erf', 'erf(x)', ({ x, dy }) => mul(dy, mul(2 / Math.sqrt(Math.PI), exp(neg(mul(x, x))))), [erfHelper]);
 /** x·Φ(x), Φ(x) = ½(1 + erf(x/√2)). d = Φ + x·φ */
-export const gelu = unary('gelu', '0.5 * x * (1.0 + erf(0.7071067811865476 * x))',
-  ({ x, dy }) => mul(dy, add(
-    mul(0.5, add(1, erf(mul(x, Math.SQRT1_2)))),
-    mul(x, mul(1 / Math.sqrt(2 * Math.PI), exp(mul(-0.5, mul(x, x))))))), [erfHelper]);
+export const gelu = unary(
+  'gelu',
+  '0.5 * x * (1.0 + erf(0.7071067811865476 * x))',
+  ({ x, dy }) =>
+    mul(dy, add(mul(0.5, add(1, erf(mul(x, Math.SQRT1_2)))), mul(x, mul(1 / Math.sqrt(2 * Math.PI), exp(mul(-0.5, mul(x, x))))))),
+  [erfHelper],
+);
 /** The tanh form of GPT-2: ½x(1 + tanh u), u = √(2/π)(x + 0.044715x³), which is x·σ(2u). */
-export const geluTanh = unary('geluTanh', 'x / (1.0 + Math.exp(-1.5957691216057308 * Math.min(Math.max(x + 0.044715 * x * x * x, -40.0), 40.0)))',
+export const geluTanh = unary(
+  'geluTanh',
+  'x / (1.0 + Math.exp(-1.5957691216057308 * Math.min(Math.max(x + 0.044715 * x * x * x, -40.0), 40.0)))',
   ({ x, y, dy }) => {
     const s = sigmoid(mul(2 * Math.sqrt(2 / Math.PI), add(x, mul(0.044715, mul(x, square(x))))));
     return mul(dy, add(s, mul(y, mul(sub(1, s), mul(2 * Math.sqrt(2 / Math.PI), add(1, mul(3 * 0.044715, square(x))))))));
-  });
+  },
+);
 
 const whereOp: Op<'test' | 'a' | 'b', null> = defineOp<'test' | 'a' | 'b'>({
-  name: 'where', inputs: ['test', 'a', 'b'],
+  name: 'where',
+  inputs: ['test', 'a', 'b'],
   shape: ({ test, a, b }) => broadcast(test, broadcast(a, b, 'where'), 'where'),
   kernel: { kind: 'map', expr: '(test != 0.0 ? a : b)' },
   vjp: ({ test, a, b, dy }) => ({
@@ -128,8 +184,13 @@ export const clamp = (x: Tensor, low: number, high: number): Tensor => min(max(x
 export const stopGradient = unary('stopGradient', 'x', null);
 
 /** A tensor filled with one number. */
-export const full = (shape: Shape, value: number): Tensor => size(shape) === 1 && shape.length === 0 ? constant(value) : fillOp({}, { shape, value });
+export const full = (shape: Shape, value: number): Tensor =>
+  size(shape) === 1 && shape.length === 0 ? constant(value) : fillOp({}, { shape, value });
 const fillOp: Op<never, { shape: Shape; value: number }> = defineOp<never, { shape: Shape; value: number }>({
-  name: 'full', inputs: [], shape: (_, { shape }) => shape, kernel: { kind: 'map', expr: ({ value }) => num(value) },
-  flops: () => 0, vjp: () => ({}),
+  name: 'full',
+  inputs: [],
+  shape: (_, { shape }) => shape,
+  kernel: { kind: 'map', expr: ({ value }) => num(value) },
+  flops: () => 0,
+  vjp: () => ({}),
 });

@@ -1,32 +1,41 @@
 // Matrix product over the last two dimensions: any transposes, batched, leading dimensions broadcast.
 import { defineOp, type Op } from '../op.ts';
-import { broadcast, dim, show, ShapeError, size, type Shape } from '../shape.ts';
+import { broadcast, dim, type Shape, ShapeError, show, size } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
-import { sumTo } from './reduce.ts';
 import { reshape } from './move.ts';
+import { sumTo } from './reduce.ts';
 
-interface Transposes { readonly ta: boolean; readonly tb: boolean }
+interface Transposes {
+  readonly ta: boolean;
+  readonly tb: boolean;
+}
 
 /** [M, K] of an operand as it enters the product. */
-const sides = (s: Shape, t: boolean): readonly [number, number] => t ? [dim(s, -1), dim(s, -2)] : [dim(s, -2), dim(s, -1)];
+const sides = (s: Shape, t: boolean): readonly [number, number] => (t ? [dim(s, -1), dim(s, -2)] : [dim(s, -2), dim(s, -1)]);
 
 /** A kernel's inner sum is cut into pieces of this length, which keeps float32 sums accurate. */
 const PIECE = 256;
 
 // y = a·b.  da = dy·bᵀ,  db = aᵀ·dy; each once more transposed where the operand was.
 const matmulOp: Op<'a' | 'b', Transposes> = defineOp<'a' | 'b', Transposes>({
-  name: 'matmul', inputs: ['a', 'b'],
+  name: 'matmul',
+  inputs: ['a', 'b'],
   shape: ({ a, b }, { ta, tb }) => {
-    if (a.length < 2 || b.length < 2) throw new ShapeError(`matmul: both operands need two dimensions or more, got ${show(a)} and ${show(b)}`);
+    if (a.length < 2 || b.length < 2)
+      throw new ShapeError(`matmul: both operands need two dimensions or more, got ${show(a)} and ${show(b)}`);
     const [m, k] = sides(a, ta);
     const [k2, n] = sides(b, tb);
-    if (k !== k2) throw new ShapeError(`matmul: the inner dimensions differ: ${show(a)}${ta ? 'ᵀ' : ''} × ${show(b)}${tb ? 'ᵀ' : ''} would pair ${k} with ${k2}`);
+    if (k !== k2)
+      throw new ShapeError(
+        `matmul: the inner dimensions differ: ${show(a)}${ta ? 'ᵀ' : ''} × ${show(b)}${tb ? 'ᵀ' : ''} would pair ${k} with ${k2}`,
+      );
     return [...broadcast(a.slice(0, -2), b.slice(0, -2), 'matmul (leading dimensions)'), m, n];
   },
   kernel: {
-    kind: 'custom', body: ({ out, shapes, attrs: { ta, tb }, i, at }) => {
+    kind: 'custom',
+    body: ({ out, shapes, attrs: { ta, tb }, i, at }) => {
       const [row, col] = [i.at(-2)!, i.at(-1)!];
-      const lead = (s: Shape): string[] => s.slice(0, -2).map((n, k) => n === 1 ? '0' : i[k + out.length - s.length]!);
+      const lead = (s: Shape): string[] => s.slice(0, -2).map((n, k) => (n === 1 ? '0' : i[k + out.length - s.length]!));
       const k = sides(shapes.a, ta)[1];
       const a = at('a', [...lead(shapes.a), ...(ta ? ['k', row] : [row, 'k'])]);
       const b = at('b', [...lead(shapes.b), ...(tb ? [col, 'k'] : ['k', col])]);
@@ -40,7 +49,8 @@ const matmulOp: Op<'a' | 'b', Transposes> = defineOp<'a' | 'b', Transposes>({
     a: () => sumTo(ta ? product(b, dy, tb, true) : product(dy, b, false, !tb), a.shape),
     b: () => {
       // One weight for a whole batch: fold the batch into the rows, so that its gradient is one product, not a sum of many.
-      if (b.shape.length === 2 && a.shape.length > 2 && !ta) return tb ? product(rows(dy), rows(a), true, false) : product(rows(a), rows(dy), true, false);
+      if (b.shape.length === 2 && a.shape.length > 2 && !ta)
+        return tb ? product(rows(dy), rows(a), true, false) : product(rows(a), rows(dy), true, false);
       return sumTo(tb ? product(dy, a, true, ta) : product(a, dy, !ta, false), b.shape);
     },
   }),

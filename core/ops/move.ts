@@ -1,35 +1,41 @@
 // Movement: the same numbers in other places. Each op is its own index rule; the gradient is the reverse movement.
 import { idiv } from '../kernel.ts';
 import { defineOp, type Op } from '../op.ts';
-import { axisOf, broadcast, checkShape, dim, same, show, ShapeError, size, table, type Shape } from '../shape.ts';
+import { axisOf, broadcast, checkShape, dim, type Shape, ShapeError, same, show, size, table } from '../shape.ts';
 import { Tensor } from '../tensor.ts';
 
 import { sumTo } from './reduce.ts';
 
 /** A copy into other columns, where one column count divides the other (reshape goes through their gcd otherwise). */
 const recolumn: Op<'x', { shape: Shape }> = defineOp<'x', { shape: Shape }>({
-  name: 'reshape', inputs: ['x'], shape: (_, { shape }) => shape, flops: () => 0,
+  name: 'reshape',
+  inputs: ['x'],
+  shape: (_, { shape }) => shape,
+  flops: () => 0,
   kernel: {
-    kind: 'custom', body: ({ out, shapes }) => {
+    kind: 'custom',
+    body: ({ out, shapes }) => {
       const [from, to] = [table(shapes.x).cols, table(out).cols];
-      if (from % to === 0) {                                                // split each row into from/to rows
+      if (from % to === 0) {
+        // split each row into from/to rows
         const n = from / to;
         return `const q = ${idiv('this.thread.y', n)}; return a0[q][(this.thread.y - q * ${n}) * ${to} + this.thread.x];`;
       }
-      const n = to / from;                                                  // join n rows
+      const n = to / from; // join n rows
       return `const q = ${idiv('this.thread.x', from)}; return a0[this.thread.y * ${n} + q][this.thread.x - q * ${from}];`;
     },
   },
   vjp: ({ x, dy }) => ({ x: () => reshape(dy, x.shape) }),
 });
-const gcd = (a: number, b: number): number => b === 0 ? a : gcd(b, a % b);
+const gcd = (a: number, b: number): number => (b === 0 ? a : gcd(b, a % b));
 
 /** The same numbers in row-major order under another shape. One dimension may be −1. Free when the columns stay. */
 export function reshape(x: Tensor, to: Shape): Tensor {
   const open = to.indexOf(-1);
-  const rest = to.reduce((n, d) => d === -1 ? n : n * d, 1);
+  const rest = to.reduce((n, d) => (d === -1 ? n : n * d), 1);
   const shape = open < 0 ? to : to.with(open, size(x.shape) / rest);
-  if (size(shape) !== size(x.shape)) throw new ShapeError(`reshape: ${show(x.shape)} has ${size(x.shape)} elements, ${show(to)} would need ${size(shape)}`);
+  if (size(shape) !== size(x.shape))
+    throw new ShapeError(`reshape: ${show(x.shape)} has ${size(x.shape)} elements, ${show(to)} would need ${size(shape)}`);
   checkShape(shape, 'reshape');
   if (same(shape, x.shape)) return x;
   const [from, cols] = [dim(x.shape, -1), dim(shape, -1)];
@@ -40,9 +46,25 @@ export function reshape(x: Tensor, to: Shape): Tensor {
 }
 
 const permuteOp: Op<'x', { order: readonly number[] }> = defineOp<'x', { order: readonly number[] }>({
-  name: 'permute', inputs: ['x'], shape: ({ x }, { order }) => order.map((o) => x[o]!), flops: () => 0,
-  kernel: { kind: 'custom', body: ({ i, at, attrs: { order } }) => `return ${at('x', order.map((_, k) => i[order.indexOf(k)]!))};` },
-  vjp: ({ dy, attrs: { order } }) => ({ x: () => permute(dy, order.map((_, k) => order.indexOf(k))) }),
+  name: 'permute',
+  inputs: ['x'],
+  shape: ({ x }, { order }) => order.map((o) => x[o]!),
+  flops: () => 0,
+  kernel: {
+    kind: 'custom',
+    body: ({ i, at, attrs: { order } }) =>
+      `return ${at(
+        'x',
+        order.map((_, k) => i[order.indexOf(k)]!),
+      )};`,
+  },
+  vjp: ({ dy, attrs: { order } }) => ({
+    x: () =>
+      permute(
+        dy,
+        order.map((_, k) => order.indexOf(k)),
+      ),
+  }),
 });
 /** Dimensions in another order: result dimension k is x's dimension order[k]. */
 export function permute(x: Tensor, order: readonly number[]): Tensor {
@@ -51,10 +73,20 @@ export function permute(x: Tensor, order: readonly number[]): Tensor {
   return order.every((o, k) => o === k) ? x : permuteOp({ x }, { order });
 }
 
-interface Range { readonly axis: number; readonly start: number; readonly end: number }
+interface Range {
+  readonly axis: number;
+  readonly start: number;
+  readonly end: number;
+}
 const sliceOp: Op<'x', Range> = defineOp<'x', Range>({
-  name: 'slice', inputs: ['x'], shape: ({ x }, { axis, start, end }) => x.with(axis, end - start), flops: () => 0,
-  kernel: { kind: 'custom', body: ({ i, at, attrs: { axis, start } }) => `return ${at('x', start === 0 ? i : i.with(axis, `${i[axis]} + ${start}`))};` },
+  name: 'slice',
+  inputs: ['x'],
+  shape: ({ x }, { axis, start, end }) => x.with(axis, end - start),
+  flops: () => 0,
+  kernel: {
+    kind: 'custom',
+    body: ({ i, at, attrs: { axis, start } }) => `return ${at('x', start === 0 ? i : i.with(axis, `${i[axis]} + ${start}`))};`,
+  },
   vjp: ({ x, dy, attrs: { axis, start, end } }) => ({ x: () => pad(dy, axis, start, x.shape[axis]! - end) }),
 });
 /** Elements start ≤ i < end along one axis. */
@@ -62,15 +94,25 @@ export function slice(x: Tensor, axis: number, start: number, end = dim(x.shape,
   const a = axisOf(axis, x.shape.length, 'slice');
   const n = x.shape[a]!;
   const [from, to] = [start < 0 ? start + n : start, end < 0 ? end + n : end];
-  if (from < 0 || to > n || from >= to) throw new ShapeError(`slice: ${start}…${end} is not a non-empty part of axis ${axis} of ${show(x.shape)}`);
+  if (from < 0 || to > n || from >= to)
+    throw new ShapeError(`slice: ${start}…${end} is not a non-empty part of axis ${axis} of ${show(x.shape)}`);
   return from === 0 && to === n ? x : sliceOp({ x }, { axis: a, start: from, end: to });
 }
 
-interface Padding { readonly axis: number; readonly before: number; readonly after: number; readonly value: number }
+interface Padding {
+  readonly axis: number;
+  readonly before: number;
+  readonly after: number;
+  readonly value: number;
+}
 const padOp: Op<'x', Padding> = defineOp<'x', Padding>({
-  name: 'pad', inputs: ['x'], shape: ({ x }, { axis, before, after }) => x.with(axis, x[axis]! + before + after), flops: () => 0,
+  name: 'pad',
+  inputs: ['x'],
+  shape: ({ x }, { axis, before, after }) => x.with(axis, x[axis]! + before + after),
+  flops: () => 0,
   kernel: {
-    kind: 'custom', body: ({ shapes, i, at, attrs: { axis, before, value } }) => {
+    kind: 'custom',
+    body: ({ shapes, i, at, attrs: { axis, before, value } }) => {
       const n = shapes.x[axis]!;
       const c = i[axis]!;
       return `if (${c} < ${before} || ${c} >= ${before + n}) { return ${value}.0; }
@@ -84,13 +126,17 @@ export const pad = (x: Tensor, axis: number, before: number, after: number, valu
   before === 0 && after === 0 ? x : padOp({ x }, { axis: axisOf(axis, x.shape.length, 'pad'), before, after, value });
 
 const concatOp: Op<'a' | 'b', { axis: number }> = defineOp<'a' | 'b', { axis: number }>({
-  name: 'concat', inputs: ['a', 'b'], flops: () => 0,
+  name: 'concat',
+  inputs: ['a', 'b'],
+  flops: () => 0,
   shape: ({ a, b }, { axis }) => {
-    if (a.length !== b.length || !same(a.with(axis, 0), b.with(axis, 0))) throw new ShapeError(`concat: ${show(a)} and ${show(b)} differ outside axis ${axis}`);
+    if (a.length !== b.length || !same(a.with(axis, 0), b.with(axis, 0)))
+      throw new ShapeError(`concat: ${show(a)} and ${show(b)} differ outside axis ${axis}`);
     return a.with(axis, a[axis]! + b[axis]!);
   },
   kernel: {
-    kind: 'custom', body: ({ shapes, i, at, attrs: { axis } }) => {
+    kind: 'custom',
+    body: ({ shapes, i, at, attrs: { axis } }) => {
       const n = shapes.a[axis]!;
       return `if (${i[axis]} < ${n}) { return ${at('a', i.with(axis, `Math.min(${i[axis]}, ${n - 1})`))}; }
   return ${at('b', i.with(axis, `Math.max(${i[axis]} - ${n}, 0)`))};`;
@@ -110,7 +156,10 @@ export function concat(parts: readonly Tensor[], axis: number): Tensor {
 }
 /** Tensors of equal shape joined along a new axis. */
 export const stack = (parts: readonly Tensor[], axis = 0): Tensor =>
-  concat(parts.map((t) => reshape(t, t.shape.toSpliced(axis, 0, 1))), axis);
+  concat(
+    parts.map((t) => reshape(t, t.shape.toSpliced(axis, 0, 1))),
+    axis,
+  );
 /** `n` equal parts along one axis. */
 export function split(x: Tensor, n: number, axis: number): Tensor[] {
   const each = dim(x.shape, axis) / n;
@@ -119,8 +168,14 @@ export function split(x: Tensor, n: number, axis: number): Tensor[] {
 }
 
 const flipOp: Op<'x', { axis: number }> = defineOp<'x', { axis: number }>({
-  name: 'flip', inputs: ['x'], shape: ({ x }) => x, flops: () => 0,
-  kernel: { kind: 'custom', body: ({ shapes, i, at, attrs: { axis } }) => `return ${at('x', i.with(axis, `${shapes.x[axis]! - 1} - ${i[axis]}`))};` },
+  name: 'flip',
+  inputs: ['x'],
+  shape: ({ x }) => x,
+  flops: () => 0,
+  kernel: {
+    kind: 'custom',
+    body: ({ shapes, i, at, attrs: { axis } }) => `return ${at('x', i.with(axis, `${shapes.x[axis]! - 1} - ${i[axis]}`))};`,
+  },
   vjp: ({ dy, attrs: { axis } }) => ({ x: () => flip(dy, axis) }),
 });
 /** The order along one axis reversed. */
@@ -134,15 +189,19 @@ export function roll(x: Tensor, shift: number, axis: number): Tensor {
 }
 
 const broadcastOp: Op<'x', { shape: Shape }> = defineOp<'x', { shape: Shape }>({
-  name: 'broadcast', inputs: ['x'], flops: () => 0, kernel: { kind: 'map', expr: 'x' },
+  name: 'broadcast',
+  inputs: ['x'],
+  flops: () => 0,
+  kernel: { kind: 'map', expr: 'x' },
   shape: ({ x }, { shape }) => {
-    if (!same(broadcast(x, shape, 'broadcastTo'), shape)) throw new ShapeError(`broadcastTo: ${show(x)} does not stretch to ${show(shape)}`);
+    if (!same(broadcast(x, shape, 'broadcastTo'), shape))
+      throw new ShapeError(`broadcastTo: ${show(x)} does not stretch to ${show(shape)}`);
     return shape;
   },
   vjp: ({ x, dy }) => ({ x: () => sumTo(dy, x.shape) }),
 });
 /** Size-1 dimensions (and missing leading ones) stretched to `shape`. Map ops do this by themselves. */
-export const broadcastTo = (x: Tensor, shape: Shape): Tensor => same(x.shape, shape) ? x : broadcastOp({ x }, { shape });
+export const broadcastTo = (x: Tensor, shape: Shape): Tensor => (same(x.shape, shape) ? x : broadcastOp({ x }, { shape }));
 
 /** The whole tensor `times` over along one axis: [a, b] → [a, b, a, b]. */
 export function repeat(x: Tensor, times: number, axis: number): Tensor {
@@ -150,4 +209,3 @@ export function repeat(x: Tensor, times: number, axis: number): Tensor {
   const copies = broadcastTo(reshape(x, x.shape.toSpliced(a, 0, 1)), x.shape.toSpliced(a, 0, times));
   return reshape(copies, x.shape.with(a, times * x.shape[a]!));
 }
-

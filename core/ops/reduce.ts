@@ -1,46 +1,72 @@
 // Reductions over any axes: sum, mean, max, logsumexp, argmax.
-import { loops, type Body } from '../kernel.ts';
+import { type Body, loops } from '../kernel.ts';
 import { defineOp, type Op } from '../op.ts';
-import { axisOf, dim, same, size, type Shape } from '../shape.ts';
+import { axisOf, dim, type Shape, same, size } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
 import { div, eq, exp, mul, sub } from './map.ts';
 import { broadcastTo, reshape } from './move.ts';
 
-interface Axes { readonly axes: readonly number[] }
+interface Axes {
+  readonly axes: readonly number[];
+}
 
-const kept = (s: Shape, axes: readonly number[]): Shape => s.map((n, i) => axes.includes(i) ? 1 : n);
+const kept = (s: Shape, axes: readonly number[]): Shape => s.map((n, i) => (axes.includes(i) ? 1 : n));
 
 /** Reads x with the reduced coordinates replaced by loop variables; the result keeps reduced axes as 1. */
 function over({ shapes, attrs, i, at }: Body<'x', Axes>, body: (v: string) => string): string {
-  const c = i.map((e, k) => attrs.axes.includes(k) ? `k${k}` : e);
-  return loops(attrs.axes.map((k) => [`k${k}`, shapes.x[k]!] as const), body(at('x', c)));
+  const c = i.map((e, k) => (attrs.axes.includes(k) ? `k${k}` : e));
+  return loops(
+    attrs.axes.map((k) => [`k${k}`, shapes.x[k]!] as const),
+    body(at('x', c)),
+  );
 }
 
 const sumOp: Op<'x', Axes> = defineOp<'x', Axes>({
-  name: 'sum', inputs: ['x'], shape: ({ x }, { axes }) => kept(x, axes), flops: ({ x }) => size(x),
+  name: 'sum',
+  inputs: ['x'],
+  shape: ({ x }, { axes }) => kept(x, axes),
+  flops: ({ x }) => size(x),
   kernel: { kind: 'custom', body: (b) => `let s = 0.0; ${over(b, (v) => `s += ${v};`)} return s;` },
   vjp: ({ x, dy }) => ({ x: () => broadcastTo(dy, x.shape) }),
 });
 
 const maxOp: Op<'x', Axes> = defineOp<'x', Axes>({
-  name: 'maxOver', inputs: ['x'], shape: ({ x }, { axes }) => kept(x, axes), flops: ({ x }) => size(x),
+  name: 'maxOver',
+  inputs: ['x'],
+  shape: ({ x }, { axes }) => kept(x, axes),
+  flops: ({ x }) => size(x),
   kernel: { kind: 'custom', body: (b) => `let s = -1e38; ${over(b, (v) => `s = Math.max(s, ${v});`)} return s;` },
   // Ties share the gradient equally.
-  vjp: ({ x, y, dy, attrs }) => ({ x: () => { const hit = eq(x, y); return mul(hit, div(dy, sumOp({ x: hit }, attrs))); } }),
+  vjp: ({ x, y, dy, attrs }) => ({
+    x: () => {
+      const hit = eq(x, y);
+      return mul(hit, div(dy, sumOp({ x: hit }, attrs)));
+    },
+  }),
 });
 
 const logsumexpOp: Op<'x', Axes> = defineOp<'x', Axes>({
-  name: 'logsumexp', inputs: ['x'], shape: ({ x }, { axes }) => kept(x, axes), flops: ({ x }) => 4 * size(x),
+  name: 'logsumexp',
+  inputs: ['x'],
+  shape: ({ x }, { axes }) => kept(x, axes),
+  flops: ({ x }) => 4 * size(x),
   kernel: {
-    kind: 'custom', body: (b) => `let m = -1e38; ${over(b, (v) => `m = Math.max(m, ${v});`)}
+    kind: 'custom',
+    body: (b) => `let m = -1e38; ${over(b, (v) => `m = Math.max(m, ${v});`)}
   let s = 0.0; ${over(b, (v) => `s += Math.exp(${v} - m);`)} return m + Math.log(s);`,
   },
-  vjp: ({ x, y, dy }) => ({ x: () => mul(dy, exp(sub(x, y))) }),          // softmax
+  vjp: ({ x, y, dy }) => ({ x: () => mul(dy, exp(sub(x, y))) }), // softmax
 });
 
 const argmaxOp: Op<'x', Axes> = defineOp<'x', Axes>({
-  name: 'argmax', inputs: ['x'], shape: ({ x }, { axes }) => kept(x, axes), flops: ({ x }) => size(x),
-  kernel: { kind: 'custom', body: (b) => `let m = -1e38; let best = 0.0; ${over(b, (v) => `if (${v} > m) { m = ${v}; best = k${b.attrs.axes[0]}; }`)} return best;` },
+  name: 'argmax',
+  inputs: ['x'],
+  shape: ({ x }, { axes }) => kept(x, axes),
+  flops: ({ x }) => size(x),
+  kernel: {
+    kind: 'custom',
+    body: (b) => `let m = -1e38; let best = 0.0; ${over(b, (v) => `if (${v} > m) { m = ${v}; best = k${b.attrs.axes[0]}; }`)} return best;`,
+  },
   vjp: () => ({ x: null }),
 });
 
@@ -49,7 +75,12 @@ function reducer(op: Op<'x', Axes>): (x: Tensor, axes?: readonly number[], keep?
     const sorted = [...new Set(axes.map((a) => axisOf(a, x.shape.length, op.def.name)))].sort((a, b) => a - b);
     if (sorted.length === 0) return x;
     const y = op({ x }, { axes: sorted });
-    return keep ? y : reshape(y, x.shape.filter((_, i) => !sorted.includes(i)));
+    return keep
+      ? y
+      : reshape(
+          y,
+          x.shape.filter((_, i) => !sorted.includes(i)),
+        );
   };
 }
 
@@ -62,7 +93,8 @@ export function sum(x: Tensor, axes: readonly number[] = [...x.shape.keys()], ke
   const terms = sorted.reduce((n, a) => n * x.shape[a]!, 1);
   if (terms <= STAGE) return plainSum(x, sorted, keep);
   const last = sorted.at(-1)!;
-  if (sorted.length > 1) {                                                 // the innermost axis first, then the rest
+  if (sorted.length > 1) {
+    // the innermost axis first, then the rest
     const inner = sum(x, [last], true);
     return finish(sum(inner, sorted.slice(0, -1), true), x.shape, sorted, keep);
   }
@@ -95,6 +127,6 @@ export const argmax = (x: Tensor, axis = -1, keep = false): Tensor => reducer(ar
 export function sumTo(x: Tensor, shape: Shape): Tensor {
   if (same(x.shape, shape)) return x;
   const lead = x.shape.length - shape.length;
-  const axes = x.shape.flatMap((n, i) => i < lead || (dim(shape, i - lead) === 1 && n !== 1) ? [i] : []);
+  const axes = x.shape.flatMap((n, i) => (i < lead || (dim(shape, i - lead) === 1 && n !== 1) ? [i] : []));
   return reshape(sum(x, axes, true), shape);
 }

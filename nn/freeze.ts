@@ -1,0 +1,53 @@
+// Turning parameters into fixed numbers and back, and putting trained numbers into a tree.
+import type { Engine } from '../core/engine.ts';
+import type { Numbers } from '../core/plan.ts';
+import { leaf, type Param, param, paramOf, stateOf, type Tensor } from '../core/tensor.ts';
+import type { Field } from './layer.ts';
+import { mapTensors, tensors } from './tree.ts';
+
+/** Every parameter becomes a frozen leaf holding the value it starts from. Tied tensors stay tied. */
+export function freeze<T extends Field>(tree: T): T {
+  const leaves = new Map<Param, Tensor>();
+  return mapTensors(tree, (t) => {
+    const p = paramOf(t);
+    if (p === null) return t;
+    const l = leaves.get(p) ?? leaf(p.value, p.shape);
+    leaves.set(p, l);
+    return l;
+  });
+}
+
+/** Frozen leaves become parameters where `where` holds. */
+export function unfreeze<T extends Field>(tree: T, where: (path: string) => boolean): T {
+  const made = new Map<Tensor, Tensor>();
+  return mapTensors(tree, (t, path) => {
+    if (t.source.kind !== 'leaf' || !where(path)) return t;
+    const p = made.get(t) ?? param(t.source.data, t.shape);
+    made.set(t, p);
+    return p;
+  });
+}
+
+/** The same tree with parameters starting from other values (as a trainer leaves them). */
+export function withValues<T extends Field>(tree: T, values: ReadonlyMap<Param, Numbers>): T {
+  const made = new Map<Param, Tensor>();
+  return mapTensors(tree, (t) => {
+    const p = paramOf(t);
+    const value = p === null ? undefined : values.get(p);
+    if (p === null || value === undefined) return t;
+    const now = made.get(p) ?? stateOf({ ...p, value });
+    made.set(p, now);
+    return now;
+  });
+}
+
+/** Computes every recipe in a tree (a merged weight, a flattened prefix) once and puts the numbers in its place. */
+export async function realize<T extends Field>(tree: T, engine: Engine): Promise<T> {
+  const computed = new Map<Tensor, Tensor>();
+  for (const { tensor } of tensors(tree)) {
+    if (computed.has(tensor) || (tensor.source.kind !== 'apply' && tensor.source.kind !== 'view')) continue;
+    const values = await engine.read(tensor);
+    computed.set(tensor, leaf(values.slice(), tensor.shape));
+  }
+  return mapTensors(tree, (t) => computed.get(t) ?? t);
+}

@@ -1,0 +1,139 @@
+// Turns a method into a function from models to models, and attaches it: the same few lines for every method.
+import { rng } from '../core/rng.ts';
+import { paramOf, type Tensor } from '../core/tensor.ts';
+import {
+  type AnyLayer,
+  type Application,
+  BASE,
+  type Field,
+  type Fields,
+  isLayer,
+  type Kind,
+  type Layer,
+  layer,
+  type Model,
+  ofKind,
+} from '../nn/layer.ts';
+import { weight } from '../nn/linear.ts';
+import { substitute, tensors } from '../nn/tree.ts';
+import type { AnyMethod, Brought, Env, Method, Options, Tensors, Transform } from './method.ts';
+import { bare, pick, type Site, type Where } from './site.ts';
+
+export interface Configurable<C> {
+  (options?: Options<C>): Transform;
+  readonly method: AnyMethod;
+}
+
+/** A method as a function of its options. `seed` (0) starts its random initialisation. */
+export function defineMethod<K extends Kind, C, T extends Tensors, S = null, P = null>(m: Method<K, C, T, S, P>): Configurable<C> {
+  const method: AnyMethod = { ...m, mergeable: m.fold !== undefined, needsPreparing: m.prepare !== undefined } as unknown as AnyMethod; // the seam that forgets K, C and T
+  const configured = (options: Options<C> = {}): Transform => {
+    const { seed = 0, ...own } = options;
+    const c = { ...m.defaults, ...own } as C & { where: Where };
+    const transform = (given: P | undefined): Transform =>
+      Object.assign(
+        (model: Model): Model => {
+          if (m.prepare !== undefined && given === undefined)
+            throw new Error(
+              `${m.name}: needs numbers from the model before it can attach; write: const method = await ${m.name}({ … }).prepare(model, { engine })`,
+            );
+          return attach(m, c, seed, given as P, model);
+        },
+        {
+          title: m.name,
+          parts: [{ method, config: c }],
+          prepare: async (model: Model, env: Env): Promise<Transform> =>
+            m.prepare === undefined ? transform(given) : transform(await m.prepare(pick(model, m.at, c.where, m.name), c, env)),
+        },
+      );
+    return transform(undefined);
+  };
+  return Object.assign(configured, { method });
+}
+
+/** Places whose weight another layer may share. */
+const REPLACES_WEIGHT: ReadonlySet<Kind> = new Set(['weight', 'linear', 'embedding', 'norm']);
+
+function attach<K extends Kind, C, T extends Tensors, S, P>(
+  m: Method<K, C, T, S, P>,
+  c: C & { where: Where },
+  seed: number,
+  prepared: P,
+  model: Model,
+): Model {
+  const sites = pick(model, m.at, c.where, m.name);
+  for (const s of sites) m.check?.(s, c);
+  if (REPLACES_WEIGHT.has(m.at)) refuseTied(model, sites as readonly Site<Kind>[], m.name);
+  const r = rng(seed).split(m.name);
+  const shared = (m.shared?.(sites, c, r.split('shared')) ?? null) as S;
+  const application: Application = {
+    method: m.name,
+    config: c,
+    control: m.control === undefined ? null : (at) => m.control!(at as readonly { path: string; own: T }[], c),
+  };
+  const byPath = new Map(sites.map((s) => [s.path, s]));
+  return substitute(model, m.at, (base, path) => {
+    const site = byPath.get(path);
+    return site === undefined ? null : wrap(m, c, site, base, m.init(site, c, r.split(path), { shared, prepared }), application);
+  });
+}
+
+/** The attached layer: the base, the method's tensors under its name, and the method's equation around the base's call. */
+function wrap<K extends Kind, C, T extends Tensors, S, P>(
+  m: Method<K, C, T, S, P>,
+  c: C,
+  site: Site<K>,
+  base: Layer<K>,
+  brought: Brought<T>,
+  application: Application,
+): Layer<K> {
+  const field = freeName(m.name, base);
+  const beneath = brought.base === undefined ? base : replaceWeight(base, brought.base);
+  const own = { ...brought.train, ...brought.fixed, ...brought.buffer } as unknown as Fields;
+  const fields: Fields = { [BASE]: beneath, [field]: own };
+  const mine = (f: Fields): T => f[field] as unknown as T;
+  return layer<K, Fields>(
+    m.at,
+    fields,
+    (f) => m.around(ofKind(f[BASE], m.at), mine(f), c, site),
+    (f) => ({
+      method: m.name,
+      field,
+      application,
+      hooks: m.hooks?.(mine(f), c) ?? {},
+      fold: m.fold === undefined ? null : (w) => m.fold!(w, mine(f), c),
+      finish: m.finish === undefined ? null : () => m.finish!(mine(f), c) as unknown as Fields,
+    }),
+  );
+}
+
+/** lora, then lora2 where one is already beneath. */
+function freeName(name: string, base: AnyLayer): string {
+  let taken = 0;
+  for (let l: Field | undefined = base; isLayer(l) && l.attached !== null; l = l.fields[BASE]) if (l.attached.method === name) taken++;
+  return taken === 0 ? name : `${name}${taken + 1}`;
+}
+
+/** Wrapping one side of a tied pair would silently untie it, or adapt both: refused. */
+function refuseTied(model: Model, sites: readonly Site<Kind>[], method: string): void {
+  const places = new Map<unknown, Set<string>>();
+  const identity = (t: Tensor): unknown => paramOf(t) ?? t;
+  for (const { path, tensor } of tensors(model)) places.set(identity(tensor), (places.get(identity(tensor)) ?? new Set()).add(path));
+  const inside = (path: string, site: string): boolean => path === site || path.startsWith(`${site}.`);
+  for (const s of sites)
+    for (const { tensor } of tensors(bare(s.layer).fields)) {
+      const elsewhere = [...(places.get(identity(tensor)) ?? [])].filter((p) => !sites.some((o) => inside(p, o.path)));
+      if (elsewhere.length > 0)
+        throw new Error(
+          `${method}: ${s.path} shares its weight with ${elsewhere.join(', ')} (tied), and wrapping one side would untie them. Choose other sites, or untie the model first (decoder({ tied: false }))`,
+        );
+    }
+}
+
+/** The layer with another number table as its weight. */
+function replaceWeight<K extends Kind>(base: Layer<K>, value: Tensor): Layer<K> {
+  const l: AnyLayer<K> = base;
+  if (l.attached !== null)
+    throw new Error(`${l.attached.method} is already attached here, and this method replaces the weight beneath it; attach this one first`);
+  return ofKind(l.with(l.kind === 'weight' ? { value } : { ...l.fields, weight: weight(value) }), l.kind);
+}

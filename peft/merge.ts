@@ -1,0 +1,40 @@
+// Methods folded into plain weights, and trained attachments replaced by smaller equivalents.
+import { BASE, type Model, ofKind } from '../nn/layer.ts';
+import { weight } from '../nn/linear.ts';
+import { layers, rewrite } from '../nn/tree.ts';
+import { bare, effective } from './site.ts';
+
+/**
+ * A model without attachments that computes the same: every attached method folded into the weight beneath it. The weights
+ * are recipes; `await realize(merge(model), engine)` turns them into numbers. The old model is the unmerge, bit for bit.
+ * Throws, naming the method, where one cannot be folded.
+ */
+export function merge(model: Model): Model {
+  for (const { path, layer } of layers(model))
+    if (layer.attached !== null && layer.attached.fold === null)
+      throw new Error(
+        `merge: ${layer.attached.method} at ${path === '' ? 'the model' : path} is not a change of weights, so it cannot be merged; keep it attached (it still saves and loads)`,
+      );
+  return rewrite(model, (l, path) => {
+    if (l.attached === null) return null;
+    const { weight: w, bias } = effective(l, path);
+    const plain = bare(l);
+    return plain.with(
+      plain.kind === 'weight' ? { value: w } : { ...plain.fields, weight: weight(w), bias: bias === null ? null : weight(bias) },
+    );
+  });
+}
+
+/** Every attachment replaced by its smaller equivalent, where its method has one (a prefix without its MLP). */
+export const finish = (model: Model): Model =>
+  rewrite(model, function smaller(l) {
+    if (l.attached === null) return null;
+    const own = l.attached.finish?.() ?? l.fields[l.attached.field]!;
+    return l.with({ [BASE]: rewrite(ofKind(l.fields[BASE], l.kind), smaller), [l.attached.field]: own });
+  });
+
+/** The model as it was before any method. */
+export const detach = (model: Model): Model =>
+  rewrite(model, function under(l) {
+    return l.attached === null ? null : rewrite(bare(l), under);
+  });

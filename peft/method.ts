@@ -1,0 +1,83 @@
+// What a PEFT method is: a decorator on a named place of a frozen network, plus the parameters it brings.
+import type { Engine } from '../core/engine.ts';
+import type { Rng } from '../core/rng.ts';
+import type { Tensor } from '../core/tensor.ts';
+import type { Controller, Hooks } from '../nn/hooks.ts';
+import type { Batch, Calls, Kind, Model, Weights } from '../nn/layer.ts';
+import type { Site, Where } from './site.ts';
+
+/** Tensors by name; a list where the number is a hyper-parameter (experts). */
+export type Tensors = { readonly [name: string]: Tensor | readonly Tensor[] };
+
+/** What `init` brings to one site. */
+export interface Brought<T extends Tensors> {
+  readonly train: Partial<T>; // trained (params)
+  readonly fixed?: Partial<T>; // frozen leaves, saved with the method (VeRA's random matrices)
+  readonly buffer?: Partial<T>; // not trained but changed by hooks (masks, score averages)
+  readonly base?: Tensor; // replaces the site's weight (PiSSA's residual)
+}
+
+/** What data-dependent methods may use before they attach. */
+export interface Env {
+  readonly engine: Engine;
+  readonly batches?: readonly Batch[];
+  readonly loss?: (model: Model, batch: Batch) => Tensor;
+  readonly seed?: number;
+}
+
+/** How a fresh attachment relates to the base: bit for bit the same, the same up to rounding, or not the same. */
+export type Start = 'bitwise' | 'close' | 'no';
+
+export interface Method<K extends Kind, C, T extends Tensors, S = null, P = null> {
+  readonly name: string;
+  readonly family: 'additive' | 'selective' | 'reparameterized' | 'hybrid';
+  readonly paper: `arXiv:${string}`;
+  readonly at: K;
+  readonly defaults: C & { readonly where: Where };
+  /** Refuses a configuration or site before anything is built: throw with reason and remedy. */
+  readonly check?: (site: Site<K>, c: C) => void;
+  /** Numbers needed before attaching (an SVD, a pass over data). Runs once per application. */
+  readonly prepare?: (sites: readonly Site<K>[], c: C, env: Env) => Promise<P>;
+  /** Tensors used by several sites. */
+  readonly shared?: (sites: readonly Site<K>[], c: C, r: Rng) => S;
+  readonly init: (site: Site<K>, c: C, r: Rng, given: { readonly shared: S; readonly prepared: P }) => Brought<T>;
+  /** The paper's forward equation: what the place computes now. */
+  readonly around: (call: Calls[K], p: T, c: C, site: Site<K>) => Calls[K];
+  /** The same method as new weights, where that is exact. */
+  readonly fold?: (w: Weights, p: T, c: C) => Weights;
+  readonly hooks?: (p: T, c: C) => Hooks;
+  readonly control?: (at: readonly { readonly path: string; readonly own: T }[], c: C) => Controller;
+  /** A smaller equivalent of the trained tensors (a flattened prefix). `around` must understand it. */
+  readonly finish?: (p: T, c: C) => Partial<T>;
+  /** The paper's count: scalars trained, and scalars stored after `finish`. */
+  readonly count: (sites: readonly Site<K>[], c: C) => { readonly train: number; readonly stored: number };
+  readonly startsAsBase: (c: C) => Start;
+}
+
+/** A method with its kind, configuration and tensors forgotten: what tables and laws hold. */
+export interface AnyMethod {
+  readonly name: string;
+  readonly family: string;
+  readonly paper: string;
+  readonly at: Kind;
+  readonly defaults: { readonly where: Where };
+  readonly mergeable: boolean;
+  readonly needsPreparing: boolean;
+  readonly count: (sites: readonly Site<Kind>[], c: unknown) => { readonly train: number; readonly stored: number };
+  readonly startsAsBase: (c: unknown) => Start;
+}
+
+/** A configured method: a function from models to models. */
+export interface Transform {
+  (model: Model): Model;
+  readonly title: string;
+  readonly parts: readonly Part[];
+  /** Computes what the method needs from the model and data, and answers the transform that uses it. */
+  prepare(model: Model, env: Env): Promise<Transform>;
+}
+export interface Part {
+  readonly method: AnyMethod;
+  readonly config: { readonly where: Where };
+}
+
+export type Options<C> = Partial<C> & { readonly where?: Where; readonly seed?: number };

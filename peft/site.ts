@@ -1,0 +1,137 @@
+// A site: one place of a model where a method may attach, with what the method may ask about it.
+import { type Shape, ShapeError } from '../core/shape.ts';
+import type { Tensor } from '../core/tensor.ts';
+import { type AnyLayer, BASE, type Fields, isLayer, type Kind, type Layer, type Model, ofKind, type Weights } from '../nn/layer.ts';
+import { layers } from '../nn/tree.ts';
+
+/** Which sites: names (`'q'`, `'attn.q'`, a whole path), a regular expression over paths, or a function of the path. */
+export type Where = string | readonly string[] | RegExp | ((path: string) => boolean);
+
+export interface Site<K extends Kind> {
+  readonly path: string;
+  readonly kind: K;
+  readonly layer: Layer<K>;
+  /** Place among the sites of this application, from 0. */
+  readonly index: number;
+  /** Number of the block it is in, or null outside the blocks. */
+  readonly block: number | null;
+  /** A number in the layer's fields: width, heads, kvHeads, headWidth, longest. */
+  dim(name: string): number;
+  /** [out, in] of the site's weight. */
+  readonly shape: Shape;
+  /** The weight in use, methods already attached included; throws where one of them cannot be folded. */
+  weight(): Tensor;
+  bias(): Tensor | null;
+  /** Layers of the same block by the last part of their path: q k v o up gate down norm1 norm2 attn mlp. */
+  readonly near: Readonly<Record<string, AnyLayer>>;
+}
+
+/** What stands under all attachments of a layer. */
+export const bare = <K extends Kind>(l: AnyLayer<K>): Layer<K> =>
+  l.attached === null ? ofKind(l, l.kind) : bare(ofKind(l.fields[BASE], l.kind));
+
+/** The weight and bias a layer computes with, attached methods folded in. */
+export function effective(l: AnyLayer, path: string): Weights {
+  const base = l.fields[BASE];
+  if (l.attached !== null && isLayer(base)) {
+    const { fold, method } = l.attached;
+    if (fold === null)
+      throw new Error(
+        `${path}: ${method} cannot be folded into a weight, so the weight beneath it is not the whole layer; attach what needs the weight first, or merge less`,
+      );
+    return fold(effective(base, path));
+  }
+  if (l.kind === 'weight') return { weight: ofKind(l, 'weight')(), bias: null };
+  const { weight, bias } = l.fields;
+  if (!isLayer(weight)) throw new Error(`${path}: a ${l.kind} has no weight of its own`);
+  return { weight: ofKind(weight, 'weight')(), bias: isLayer(bias) ? ofKind(bias, 'weight')() : null };
+}
+
+const blockOf = (path: string): string | null => /^(.*?\bblocks\.\d+)(?=\.|$)/.exec(path)?.[1] ?? null;
+
+/** Every site of a kind in a model, outermost layers only. */
+export function sitesOf<K extends Kind>(model: Model, kind: K): Site<K>[] {
+  const at = new Map<string, AnyLayer>();
+  for (const { path, layer } of layers(model)) if (!at.has(path)) at.set(path, layer);
+  const sameKind = new Map<string, AnyLayer>();
+  for (const { path, layer } of layers(model)) if (layer.kind === kind && !sameKind.has(path)) sameKind.set(path, layer);
+  return [...sameKind].map(([path, l], index) => {
+    const block = blockOf(path);
+    const dims = numbers(bare(l).fields);
+    return {
+      path,
+      kind,
+      layer: ofKind(l, kind),
+      index,
+      block: block === null ? null : Number(block.split('.').at(-1)),
+      dim: (name) => {
+        const n = dims[name];
+        if (n === undefined)
+          throw new Error(`${path}: a ${kind} has no dimension ${name}; it has ${Object.keys(dims).join(', ') || 'none'}`);
+        return n;
+      },
+      get shape() {
+        return effective(bare(l), path).weight.shape;
+      },
+      weight: () => effective(l, path).weight,
+      bias: () => effective(l, path).bias,
+      get near() {
+        return Object.fromEntries(
+          [...at].filter(([p]) => block !== null && p.startsWith(`${block}.`)).map(([p, x]) => [p.split('.').at(-1)!, x]),
+        );
+      },
+    };
+  });
+}
+const numbers = (f: Fields): Record<string, number> =>
+  Object.fromEntries(Object.entries(f).filter((e): e is [string, number] => typeof e[1] === 'number'));
+
+const named = (name: string, path: string): boolean => path === name || path.endsWith(`.${name}`);
+export function matches(where: Where, path: string): boolean {
+  if (typeof where === 'string') return named(where, path);
+  if (typeof where === 'function') return where(path);
+  return where instanceof RegExp ? where.test(path) : where.some((w) => named(w, path));
+}
+
+/** The sites `where` picks, or an error that lists what there is and what was probably meant. */
+export function pick<K extends Kind>(model: Model, kind: K, where: Where, method: string): Site<K>[] {
+  const all = sitesOf(model, kind);
+  const names = typeof where === 'string' ? [where] : Array.isArray(where) ? (where as readonly string[]) : [];
+  for (const name of names)
+    if (!all.some((s) => named(name, s.path)))
+      throw new ShapeError(
+        nothing(
+          method,
+          kind,
+          name,
+          all.map((s) => s.path),
+        ),
+      );
+  const hit = all.filter((s) => matches(where, s.path));
+  if (hit.length === 0)
+    throw new ShapeError(
+      nothing(
+        method,
+        kind,
+        String(where),
+        all.map((s) => s.path),
+      ),
+    );
+  return hit.map((s, index) => Object.create(s, { index: { value: index, enumerable: true } }) as Site<K>);
+}
+
+function nothing(method: string, kind: Kind, name: string, paths: readonly string[]): string {
+  const roles = [...new Set(paths.map((p) => p.split('.').at(-1)!))];
+  const near = [...roles].sort((a, b) => distance(name, a) - distance(name, b)).slice(0, 3);
+  return `${method}: where '${name}' matches no ${kind} of this model.${near.length > 0 ? ` Nearest: ${near.join(', ')}.` : ''} Its ${kind} sites: ${paths.length > 8 ? `${paths.slice(0, 8).join(', ')}, … (${paths.length})` : paths.join(', ') || 'none'}`;
+}
+/** Levenshtein. */
+function distance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
+  for (let i = 1; i <= a.length; i++)
+    row = row.reduce<number[]>(
+      (now, _, j) => [...now, j === 0 ? i : Math.min(row[j]! + 1, now[j - 1]! + 1, row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1))],
+      [],
+    );
+  return row[b.length]!;
+}

@@ -1,0 +1,13 @@
+import { defineConfig } from 'vitest/config';
+
+// `npm test` runs everything but *.long.test.ts; `npm run test:long` runs those. Two workers: the machines have two cores.
+const long = process.env.TINYPEFT_LONG === '1';
+export default defineConfig({
+  test: {
+    include: [long ? 'test/**/*.long.test.ts' : 'test/**/*.test.ts'],
+    exclude: long ? [] : ['test/**/*.long.test.ts'],
+    pool: 'forks',
+    maxWorkers: 2,
+    testTimeout: long ? 1_800_000 : 60_000,
+  },
+});
