@@ -1,18 +1,8 @@
 // An engine runs recipes: it reads values, keeps stores of parameters, and compiles programs into plans.
-import {
-  compile,
-  type Device,
-  type DeviceStore,
-  deviceStore,
-  type Feed,
-  lru,
-  type Numbers,
-  type Plan,
-  type Program,
-  type Store,
-} from './plan.ts';
+import { compile, type Device, type Feed, lru, type Plan, type Program } from './plan.ts';
 import { ShapeError, show, size, table } from './shape.ts';
 import { format } from './show.ts';
+import { type DeviceStore, deviceStore, type Numbers, type Store } from './store.ts';
 import type { Data, Tensor } from './tensor.ts';
 
 export interface EngineReport {
@@ -53,17 +43,17 @@ export function makeEngine<H extends object>(
   const cache = lru<H>(PLANS);
   const stores = new Map<Store, DeviceStore<H>>();
   const counts = { plansCompiled: 0, plansReused: 0, leavesUploaded: 0 };
-  let uploaded = new WeakMap<Data, Map<number, H>>(); // by data and column count: one upload however many plans read it
+  let uploaded = new WeakMap<Data, Map<number, Promise<H>>>(); // by data and column count: one upload however many plans read it
   const garbage = new FinalizationRegistry<H>((h) => device.free(h));
-  const leafOn = (d: Data, rows: number, cols: number): H => {
-    const byWidth = uploaded.get(d) ?? new Map<number, H>();
+  const leafOn = (d: Data, rows: number, cols: number): Promise<H> => {
+    const byWidth = uploaded.get(d) ?? new Map<number, Promise<H>>();
     uploaded.set(d, byWidth);
     const known = byWidth.get(cols);
     if (known !== undefined) return known;
     counts.leavesUploaded++;
     const h = device.upload(d, rows, cols);
     byWidth.set(cols, h);
-    garbage.register(d, h);
+    void h.then((held) => garbage.register(d, held));
     return h;
   };
   const store = (): Store => {

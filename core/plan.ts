@@ -6,10 +6,11 @@ import { rng } from './rng.ts';
 import { attrsKey, type InputSpec, type Ref, type Schedule, type Step, schedule } from './schedule.ts';
 import { place } from './scope.ts';
 import { type Shape, show, size, table } from './shape.ts';
+import type { DeviceStore, Numbers } from './store.ts';
 import { type Data, type Param, paramOf, type Tensor, topological } from './tensor.ts';
 
-/** Numbers that came from an engine. */
-export type Numbers = Float32Array | Float64Array;
+export type { Numbers, Store } from './store.ts';
+
 export type Feed = Readonly<Record<string, Data | readonly number[] | number>>;
 
 /** What to compute: named outputs, and the next value of every parameter that changes. */
@@ -39,7 +40,7 @@ export interface PlanReport {
 
 /** What an engine's device can do. `H` is a table that lives there. */
 export interface Device<H> {
-  upload(data: Data, rows: number, cols: number): H;
+  upload(data: Data, rows: number, cols: number): Promise<H>;
   download(h: H, rows: number, cols: number): Promise<Numbers>;
   free(h: H): void;
   prepare(s: Schedule): Promise<Executable<H>>;
@@ -49,57 +50,6 @@ export interface Executable<H> {
   readonly fallback: string | null;
   /** The value of every root; those that are steps belong to the caller. */
   run(read: (r: Ref) => H): Promise<H[]>;
-}
-
-/** The values of parameters on one device, shared by all plans made for the store. */
-export interface Store {
-  read(params: Iterable<Param>): Promise<Map<Param, Numbers>>;
-  write(values: ReadonlyMap<Param, Data>): void;
-  close(): void;
-}
-export interface DeviceStore<H> extends Store {
-  slot(p: Param): H;
-  put(p: Param, h: H): void;
-}
-
-export function deviceStore<H>(device: Device<H>): DeviceStore<H> {
-  const slots = new Map<Param, H>();
-  const put = (p: Param, h: H): void => {
-    const old = slots.get(p);
-    slots.set(p, h);
-    if (old !== undefined && old !== h) device.free(old);
-  };
-  const slot = (p: Param): H => {
-    const known = slots.get(p);
-    if (known !== undefined) return known;
-    const { rows, cols } = table(p.shape);
-    const h = device.upload(p.value, rows, cols);
-    slots.set(p, h);
-    return h;
-  };
-  return {
-    slot,
-    put,
-    async read(params) {
-      const out = new Map<Param, Numbers>();
-      for (const p of params) {
-        const { rows, cols } = table(p.shape);
-        out.set(p, await device.download(slot(p), rows, cols));
-      }
-      return out;
-    },
-    write(values) {
-      for (const [p, data] of values) {
-        if (data.length !== size(p.shape)) throw new RangeError(`store: ${data.length} numbers for a parameter of shape ${show(p.shape)}`);
-        const { rows, cols } = table(p.shape);
-        put(p, device.upload(data, rows, cols));
-      }
-    },
-    close() {
-      for (const h of slots.values()) device.free(h);
-      slots.clear();
-    },
-  };
 }
 
 /** What is kept of a compiled graph: kernels and wiring, none of its weights. */
@@ -179,7 +129,7 @@ export function structure(roots: readonly Tensor[]): { key: string; leaves: Data
 export async function compile<H, O extends string>(
   device: Device<H>,
   store: DeviceStore<H>,
-  leafOn: (d: Data, rows: number, cols: number) => H,
+  leafOn: (d: Data, rows: number, cols: number) => Promise<H>,
   cache: Cache<H>,
   program: Program<O>,
 ): Promise<Plan<O>> {
@@ -194,37 +144,23 @@ export async function compile<H, O extends string>(
   const own = hit ?? (await build(device, roots, leaves, states));
   if (hit === undefined) cache.set(key, own);
   const { executable } = own;
+  const milliseconds = performance.now() - started;
 
-  const bind = (feed: Feed, seed: number): { read: (r: Ref) => H; release: () => void } => {
-    const given = new Set(Object.keys(feed));
-    const inputs = own.inputs.map((spec) => {
-      given.delete(spec.name);
-      const { rows, cols } = table(spec.shape);
-      return device.upload(valueFor(spec, feed, seed), rows, cols);
-    });
-    for (const extra of given)
-      if (!own.inputs.some((i) => i.name === extra))
-        throw new RangeError(
-          `plan: fed ${extra}, which this plan does not read; it reads ${own.inputs.map((i) => i.name).join(', ') || 'nothing'}`,
-        );
+  /** Uploads the inputs and gathers every table the kernels read from outside. */
+  const bind = async (feed: Feed, seed: number): Promise<{ read: (r: Ref) => H; release: () => void }> => {
+    const extra = Object.keys(feed).find((k) => !own.inputs.some((i) => i.name === k));
+    if (extra !== undefined) {
+      const reads = own.inputs.map((i) => i.name).join(', ') || 'nothing';
+      throw new RangeError(`plan: fed ${extra}, which this plan does not read; it reads ${reads}`);
+    }
+    const values = own.inputs.map((spec) => valueFor(spec, feed, seed)); // checked before anything is uploaded
+    const upload = (data: Data, shape: Shape): Promise<H> => device.upload(data, table(shape).rows, table(shape).cols);
+    const inputs = await Promise.all(own.inputs.map((spec, k) => upload(values[k]!, spec.shape)));
+    const slots = await Promise.all(own.states.map((k) => store.slot(states[k]!)));
+    const fixed = await Promise.all(own.leaves.map((l) => leafOn(leaves[l.at]!, table(l.shape).rows, table(l.shape).cols)));
+    const outside: Record<Ref['kind'], readonly H[]> = { input: inputs, state: slots, leaf: fixed, step: [] };
     return {
-      read: (r) => {
-        switch (r.kind) {
-          case 'input':
-            return inputs[r.index]!;
-          case 'state':
-            return store.slot(states[own.states[r.index]!]!);
-          case 'leaf': {
-            const l = own.leaves[r.index]!;
-            const { rows, cols } = table(l.shape);
-            return leafOn(leaves[l.at]!, rows, cols);
-          }
-          case 'step':
-            throw new Error('unreachable: executables keep their own steps');
-          default:
-            return r.kind satisfies never;
-        }
-      },
+      read: (r) => outside[r.kind][r.index]!,
       release: () => {
         for (const h of inputs) device.free(h);
       },
@@ -232,15 +168,12 @@ export async function compile<H, O extends string>(
   };
 
   return {
-    report: {
-      kernels: own.kernels,
-      cached: hit !== undefined,
-      executor: executable.executor,
-      fallback: executable.fallback,
-      milliseconds: performance.now() - started,
+    get report() {
+      const { executor, fallback } = executable;                           // some engines decide when they first run
+      return { kernels: own.kernels, cached: hit !== undefined, executor, fallback, milliseconds };
     },
     async run(feed = {}, seed = 0) {
-      const { read, release } = bind(feed, seed);
+      const { read, release } = await bind(feed, seed);
       try {
         const handles = await executable.run(read);
         const get = async (k: number): Promise<Numbers> => {

@@ -39,7 +39,7 @@ export function float64(): Engine {
     return known;
   };
   const device: Device<Table> & { close(): Promise<void>; compiled: () => number } = {
-    upload: (data, rows, cols) => tableOf(Float64Array.from(data), rows, cols),
+    upload: async (data, rows, cols) => tableOf(Float64Array.from(data), rows, cols),
     download: async (h): Promise<Numbers> => h.data,
     free: () => {},
     compiled: () => kernels.size,
