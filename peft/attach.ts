@@ -30,25 +30,37 @@ export function defineMethod<K extends Kind, C, T extends Tensors, S = null, P =
   const configured = (options: Options<C> = {}): Transform => {
     const { seed = 0, ...own } = options;
     const c = { ...m.defaults, ...own } as C & { where: Where };
+    const needs = m.prepare !== undefined && (m.prepareIf?.(c) ?? true);
     const transform = (given: P | undefined): Transform =>
       Object.assign(
         (model: Model): Model => {
-          if (m.prepare !== undefined && given === undefined)
+          if (needs && given === undefined)
             throw new Error(
               `${m.name}: needs numbers from the model before it can attach; write: const method = await ${m.name}({ … }).prepare(model, { engine })`,
             );
-          return attach(m, c, seed, given as P, model);
+          return attach(m, c, seed, (given ?? null) as P, model);
         },
         {
           title: m.name,
           parts: [{ method, config: c }],
           prepare: async (model: Model, env: Env): Promise<Transform> =>
-            m.prepare === undefined ? transform(given) : transform(await m.prepare(pick(model, m.at, c.where, m.name), c, env)),
+            needs ? transform(await m.prepare!(sitesFor(m, c, model), c, env, rng(seed).split(m.name).split('prepare'))) : transform(given),
         },
       );
     return transform(undefined);
   };
   return Object.assign(configured, { method });
+}
+
+/** The sites of an application, each one checked: nothing has been built or computed yet. */
+function sitesFor<K extends Kind, C, T extends Tensors, S, P>(
+  m: Method<K, C, T, S, P>,
+  c: C & { where: Where },
+  model: Model,
+): readonly Site<K>[] {
+  const sites = pick(model, m.at, c.where, m.name, m.otherwise);
+  for (const s of sites) m.check?.(s, c);
+  return sites;
 }
 
 /** Places whose weight another layer may share. */
@@ -61,8 +73,7 @@ function attach<K extends Kind, C, T extends Tensors, S, P>(
   prepared: P,
   model: Model,
 ): Model {
-  const sites = pick(model, m.at, c.where, m.name);
-  for (const s of sites) m.check?.(s, c);
+  const sites = sitesFor(m, c, model);
   if (REPLACES_WEIGHT.has(m.at)) refuseTied(model, sites as readonly Site<Kind>[], m.name);
   const r = rng(seed).split(m.name);
   const shared = (m.shared?.(sites, c, r.split('shared')) ?? null) as S;
@@ -101,7 +112,7 @@ function wrap<K extends Kind, C, T extends Tensors, S, P>(
       field,
       application,
       hooks: m.hooks?.(mine(f), c) ?? {},
-      fold: m.fold === undefined ? null : (w) => m.fold!(w, mine(f), c),
+      fold: m.fold === undefined ? null : (w) => m.fold!(w, mine(f), c, site),
       finish: m.finish === undefined ? null : () => m.finish!(mine(f), c) as unknown as Fields,
     }),
   );

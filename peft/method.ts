@@ -3,7 +3,7 @@ import type { Engine } from '../core/engine.ts';
 import type { Rng } from '../core/rng.ts';
 import type { Tensor } from '../core/tensor.ts';
 import type { Controller, Hooks } from '../nn/hooks.ts';
-import type { Batch, Calls, Kind, Model, Weights } from '../nn/layer.ts';
+import type { Batch, Calls, Kind, Layer, Model, Weights } from '../nn/layer.ts';
 import type { Site, Where } from './site.ts';
 
 /** Tensors by name; a list where the number is a hyper-parameter (experts). */
@@ -36,15 +36,19 @@ export interface Method<K extends Kind, C, T extends Tensors, S = null, P = null
   readonly defaults: C & { readonly where: Where };
   /** Refuses a configuration or site before anything is built: throw with reason and remedy. */
   readonly check?: (site: Site<K>, c: C) => void;
-  /** Numbers needed before attaching (an SVD, a pass over data). Runs once per application. */
-  readonly prepare?: (sites: readonly Site<K>[], c: C, env: Env) => Promise<P>;
+  /** What to do in a network where `where` finds no site; said with the error. */
+  readonly otherwise?: string;
+  /** Numbers needed before attaching (an SVD, a pass over data). Runs once per application; without it `prepared` is null. */
+  readonly prepare?: (sites: readonly Site<K>[], c: C, env: Env, r: Rng) => Promise<P>;
+  /** Which configurations need `prepare`; all when omitted. */
+  readonly prepareIf?: (c: C) => boolean;
   /** Tensors used by several sites. */
   readonly shared?: (sites: readonly Site<K>[], c: C, r: Rng) => S;
   readonly init: (site: Site<K>, c: C, r: Rng, given: { readonly shared: S; readonly prepared: P }) => Brought<T>;
-  /** The paper's forward equation: what the place computes now. */
-  readonly around: (call: Calls[K], p: T, c: C, site: Site<K>) => Calls[K];
+  /** The paper's forward equation: what the place computes now. The call is a layer: `substitute` may rebuild what is beneath it. */
+  readonly around: (call: Layer<K>, p: T, c: C, site: Site<K>) => Calls[K];
   /** The same method as new weights, where that is exact. */
-  readonly fold?: (w: Weights, p: T, c: C) => Weights;
+  readonly fold?: (w: Weights, p: T, c: C, site: Site<K>) => Weights;
   readonly hooks?: (p: T, c: C) => Hooks;
   readonly control?: (at: readonly { readonly path: string; readonly own: T }[], c: C) => Controller;
   /** A smaller equivalent of the trained tensors (a flattened prefix). `around` must understand it. */

@@ -24,6 +24,10 @@ export interface Site<K extends Kind> {
   bias(): Tensor | null;
   /** Layers of the same block by the last part of their path: q k v o up gate down norm1 norm2 attn mlp. */
   readonly near: Readonly<Record<string, AnyLayer>>;
+  /** The model the method attaches to. */
+  readonly root: Model;
+  /** The sites of a kind beneath this one, all or those `where` picks (an error when it picks none). */
+  within<J extends Kind>(kind: J, where?: Where): readonly Site<J>[];
 }
 
 /** What stands under all attachments of a layer. */
@@ -61,6 +65,7 @@ export function sitesOf<K extends Kind>(model: Model, kind: K): Site<K>[] {
     return {
       path,
       kind,
+      root: model,
       layer: ofKind(l, kind),
       index,
       block: block === null ? null : Number(block.split('.').at(-1)),
@@ -72,6 +77,10 @@ export function sitesOf<K extends Kind>(model: Model, kind: K): Site<K>[] {
       },
       get shape() {
         return effective(bare(l), path).weight.shape;
+      },
+      within: (inner, where) => {
+        const all = sitesOf(model, inner).filter((s) => s.path.startsWith(`${path}.`));
+        return numbered(where === undefined ? all : choose(all, inner, where, path));
       },
       weight: () => effective(l, path).weight,
       bias: () => effective(l, path).bias,
@@ -94,30 +103,21 @@ export function matches(where: Where, path: string): boolean {
 }
 
 /** The sites `where` picks, or an error that lists what there is and what was probably meant. */
-export function pick<K extends Kind>(model: Model, kind: K, where: Where, method: string): Site<K>[] {
-  const all = sitesOf(model, kind);
+export const pick = <K extends Kind>(model: Model, kind: K, where: Where, method: string, otherwise = ''): Site<K>[] =>
+  numbered(choose(sitesOf(model, kind), kind, where, method, otherwise));
+
+const numbered = <K extends Kind>(sites: readonly Site<K>[]): Site<K>[] =>
+  sites.map((s, index) => Object.create(s, { index: { value: index, enumerable: true } }) as Site<K>);
+
+function choose<K extends Kind>(all: readonly Site<K>[], kind: K, where: Where, method: string, otherwise = ''): Site<K>[] {
+  const paths = all.map((s) => s.path);
+  const refuse = (name: string): never => {
+    throw new ShapeError(nothing(method, kind, name, paths) + (otherwise === '' ? '' : ` ${otherwise}`));
+  };
   const names = typeof where === 'string' ? [where] : Array.isArray(where) ? (where as readonly string[]) : [];
-  for (const name of names)
-    if (!all.some((s) => named(name, s.path)))
-      throw new ShapeError(
-        nothing(
-          method,
-          kind,
-          name,
-          all.map((s) => s.path),
-        ),
-      );
+  for (const name of names) if (!paths.some((p) => named(name, p))) refuse(name);
   const hit = all.filter((s) => matches(where, s.path));
-  if (hit.length === 0)
-    throw new ShapeError(
-      nothing(
-        method,
-        kind,
-        String(where),
-        all.map((s) => s.path),
-      ),
-    );
-  return hit.map((s, index) => Object.create(s, { index: { value: index, enumerable: true } }) as Site<K>);
+  return hit.length === 0 ? refuse(String(where)) : hit;
 }
 
 function nothing(method: string, kind: Kind, name: string, paths: readonly string[]): string {
