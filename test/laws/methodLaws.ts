@@ -1,0 +1,301 @@
+// The laws of METHODS.md §0.5: what every method must keep, on every network, in double precision.
+import type { Engine } from '../../core/engine.ts';
+import type { Numbers } from '../../core/plan.ts';
+import { rng } from '../../core/rng.ts';
+import { size } from '../../core/shape.ts';
+import { type Data, type Param, stateOf, topological } from '../../core/tensor.ts';
+import { stochastic } from '../../nn/context.ts';
+import type { Model } from '../../nn/layer.ts';
+import { layers, params, tensors, trainable } from '../../nn/tree.ts';
+import type { Listed } from '../../peft/all.ts';
+import { detach, finish, merge } from '../../peft/merge.ts';
+import type { Start, Transform } from '../../peft/method.ts';
+import { matches, pick, type Where } from '../../peft/site.ts';
+import { backwardPaths, frozenGradientsIn, gradients, held, ownTensors } from './graph.ts';
+import { type Network, numbersOf, perturb, run, snapshot } from './models.ts';
+
+/** One method on one network. */
+export interface Case {
+  readonly listed: Listed;
+  readonly net: Network;
+  readonly seed: number;
+  readonly engine: Engine;
+  /** The method, prepared where it needs to be. */
+  readonly method: Transform;
+  /** Just attached. */
+  readonly fresh: Model;
+  /** Attached, every trained tensor moved to a generic value. */
+  readonly model: Model;
+}
+export interface Law {
+  readonly id: string;
+  readonly says: string;
+  /** Throws when the law is broken. */
+  readonly check: (c: Case) => Promise<void>;
+}
+
+export async function caseOf(listed: Listed, net: Network, seed: number, engine: Engine): Promise<Case> {
+  const method = await ready(listed.tiny({ seed }), net, engine);
+  const fresh = method(net.base);
+  return { listed, net, seed, engine, method, fresh, model: perturb(fresh, seed) };
+}
+export const ready = (t: Transform, net: Network, engine: Engine, on: Model = net.base): Promise<Transform> =>
+  t.prepare(on, { engine, batches: [net.batch], loss: (m) => run(net, m).loss, seed: 0 });
+
+/** How a composition starts: as its least faithful part. */
+export function start(t: Transform): Start {
+  const all = t.parts.map((p) => p.method.startsAsBase(p.config));
+  return all.includes('no') ? 'no' : all.includes('close') ? 'close' : 'bitwise';
+}
+export const mergeable = (t: Transform): boolean => t.parts.every((p) => p.method.mergeable);
+
+function must(c: Case, holds: boolean, what: string): void {
+  if (!holds) throw new Error(`${c.listed.name} on ${c.net.name}, seed ${c.seed}: ${what}`);
+}
+const sameBits = (a: Numbers, b: Numbers): boolean => a.length === b.length && a.every((v, i) => Object.is(v, b[i]));
+const largest = (a: ArrayLike<number>): number => Array.from(a).reduce((m, v) => Math.max(m, Math.abs(v)), 0);
+/** Largest difference, relative to the largest value. */
+export const apart = (a: Numbers, b: Numbers): number =>
+  a.length !== b.length ? Number.POSITIVE_INFINITY : largest(a.map((v, i) => v - b[i]!)) / Math.max(largest(a), 1e-30);
+const finite = (a: Numbers): boolean => a.every(Number.isFinite);
+/** Rounding in double precision, with room for a few hundred additions. */
+const CLOSE = 1e-9;
+
+const identity: Law = {
+  id: 'I1',
+  says: 'a fresh attachment starts as it declares: bit for bit, close, or really different',
+  async check(c) {
+    const declared = start(c.method);
+    const [base, fresh] = [await numbersOf(c.engine, c.net, c.net.base), await numbersOf(c.engine, c.net, c.fresh)];
+    const d = apart(base, fresh);
+    if (declared === 'bitwise') must(c, sameBits(base, fresh), `declares 'bitwise' but differs from the base by ${d}`);
+    if (declared === 'close') must(c, d <= CLOSE, `declares 'close' but differs from the base by ${d}`);
+    if (declared === 'no') must(c, d > 1e-6, `declares that it does not start as the base, but differs by only ${d}`);
+  },
+};
+
+const freezing: Law = {
+  id: 'I2',
+  says: 'no gradient of a frozen weight is in the graph, and frozen numbers keep their bits over three steps',
+  async check(c) {
+    const { loss } = run(c.net, c.model);
+    const grads = gradients(loss, c.model);
+    const found = frozenGradientsIn([loss, ...grads], loss, c.model);
+    must(c, found.length === 0, `the training graph computes gradients of frozen ${found.join(', ')}`);
+    const changed = snapshot(c.model);
+    const before = await numbersOf(c.engine, c.net, c.net.base);
+    const store = c.engine.store();
+    const all = [...trainable(c.model).keys()];
+    const next = new Map(all.map((p, k) => [p, stateOf(p).sub(grads[k]!.mul(0.05))]));
+    const step = await c.engine.compile(store, { outputs: { loss }, next });
+    for (let k = 0; k < 3; k++) must(c, Number.isFinite((await step.run()).loss[0]), `the loss is not finite at step ${k + 1}`);
+    const moved = await store.read(all);
+    must(
+      c,
+      [...moved].some(([p, now]) => now.some((v, i) => v !== p.value[i])),
+      'three steps changed no trained tensor',
+    );
+    store.close();
+    must(c, changed() === null, `training wrote into the frozen ${changed()}`);
+    must(c, sameBits(before, await numbersOf(c.engine, c.net, c.net.base)), 'training changed what the base computes');
+  },
+};
+
+/** A key bias adds the same number to a query's scores over all keys, which softmax cancels: its gradient is zero by theory. */
+const zeroByTheory = (path: string): boolean => /attn\.k\.bias/.test(path);
+
+const receives: Law = {
+  id: 'I3',
+  says: 'every trained tensor gets a finite gradient, and one that is not zero once the tensors are generic',
+  async check(c) {
+    for (const [when, model] of [['at the start', c.fresh] as const, ['when generic', c.model] as const]) {
+      const { loss } = run(c.net, model);
+      const grads = gradients(loss, model);
+      const outputs = Object.fromEntries(grads.map((g, k) => [`g${k}`, g]));
+      const got = await (await c.engine.compile(c.engine.store(), { outputs })).run();
+      for (const [k, path] of [...trainable(model).values()].entries()) {
+        const g = got[`g${k}`]!;
+        must(c, finite(g), `${path} has a gradient that is not finite ${when}`);
+        if (model === c.model && !zeroByTheory(path))
+          must(c, largest(g) > 1e-14, `${path} gets no gradient ${when} (largest ${largest(g)})`);
+      }
+    }
+  },
+};
+
+const merging: Law = {
+  id: 'I4',
+  says: 'merged computes the same as attached, without attachments and in the shapes of the base; the unmergeable is refused by name',
+  async check(c) {
+    if (!mergeable(c.method)) {
+      const why = refusal(() => merge(c.model));
+      must(c, why !== null, 'has no fold, but merge did not refuse it');
+      const names = c.method.parts.filter((p) => !p.method.mergeable).map((p) => p.method.name);
+      must(c, names.some((n) => why!.includes(n)) && why!.length > 60, `merge must name the method and the reason; it said: ${why}`);
+      return;
+    }
+    const merged = merge(c.model);
+    const d = apart(await numbersOf(c.engine, c.net, c.model), await numbersOf(c.engine, c.net, merged));
+    must(c, d <= CLOSE, `merged and attached differ by ${d}`);
+    must(
+      c,
+      [...layers(merged)].every(({ layer }) => layer.attached === null),
+      'attachments are left after merging',
+    );
+    const shapes = (m: Model): string =>
+      [...tensors(m)]
+        .map(({ path, tensor }) => `${path} ${tensor.shape}`)
+        .filter((l) => !l.includes('.bias'))
+        .sort()
+        .join('\n');
+    must(c, shapes(merged) === shapes(c.net.base), `the merged model has other tensors than the base:\n${shapes(merged)}`);
+  },
+};
+
+const unmerging: Law = {
+  id: 'I5',
+  says: 'merging leaves the attached model and the base as they were, bit for bit',
+  async check(c) {
+    const changed = snapshot(c.model);
+    const before = await numbersOf(c.engine, c.net, c.model);
+    if (mergeable(c.method)) await numbersOf(c.engine, c.net, merge(c.model));
+    else refusal(() => merge(c.model));
+    must(c, changed() === null, `merging wrote into ${changed()}`);
+    must(c, sameBits(before, await numbersOf(c.engine, c.net, c.model)), 'merging changed the attached model');
+  },
+};
+
+const counting: Law = {
+  id: 'I6',
+  says: 'the declared counts are what is trained, and what is stored after finish',
+  async check(c) {
+    let model = c.net.base;
+    let [train, stored] = [0, 0];
+    for (const part of c.method.parts) {
+      const n = part.method.count(pick(model, part.method.at, part.config.where, part.method.name), part.config);
+      train += n.train;
+      stored += n.stored;
+    }
+    model = c.fresh;
+    const actual = [...trainable(model).keys()].reduce((n, p) => n + size(p.shape), 0);
+    must(c, train === actual, `declares ${train} trained scalars and has ${actual}`);
+    const kept = [...ownTensors(finish(model)).values()].reduce((n, { tensor }) => n + size(tensor.shape), 0);
+    must(c, stored === kept, `declares ${stored} stored scalars and holds ${kept} after finish`);
+  },
+};
+
+const detaching: Law = {
+  id: 'I8',
+  says: 'detached is the base bit for bit; changing from one attachment to another and back changes nothing',
+  async check(c) {
+    const base = await numbersOf(c.engine, c.net, c.net.base);
+    must(c, sameBits(base, await numbersOf(c.engine, c.net, detach(c.model))), 'the detached model is not the base bit for bit');
+    const left = [...params(detach(c.model)).values()];
+    must(c, left.length === 0, `parameters are left after detaching: ${left.join(', ')}`);
+    const a = await numbersOf(c.engine, c.net, c.model);
+    const other = perturb(c.fresh, c.seed + 1);
+    const b = await numbersOf(c.engine, c.net, other);
+    must(c, !sameBits(a, b), 'two different sets of values compute the same');
+    must(c, sameBits(a, await numbersOf(c.engine, c.net, c.model)), 'A after B is not A');
+    must(c, sameBits(base, await numbersOf(c.engine, c.net, c.net.base)), 'the base changed');
+  },
+};
+
+const deterministic: Law = {
+  id: 'I9',
+  says: 'quiet evaluation is the same twice; random evaluation follows its seed',
+  async check(c) {
+    must(c, sameBits(await numbersOf(c.engine, c.net, c.model), await numbersOf(c.engine, c.net, c.model)), 'two quiet evaluations differ');
+    const { output } = run(c.net, c.model, stochastic());
+    const draws = topological([output]).some((t) => t.source.kind === 'input');
+    const plan = await c.engine.compile(c.engine.store(), { outputs: { output } });
+    const [a, again, b] = [await plan.run({}, 1), await plan.run({}, 1), await plan.run({}, 2)].map((r) => r.output);
+    must(c, sameBits(a!, again!), 'two random evaluations with one seed differ');
+    must(c, sameBits(a!, b!) !== draws, draws ? 'draws random numbers that change nothing' : 'is random without drawing');
+  },
+};
+
+const derivative: Law = {
+  id: 'I10',
+  says: 'gradients agree with central differences of the loss, stopped gradients held',
+  async check(c) {
+    const { loss } = run(c.net, c.model);
+    const all = [...trainable(c.model)];
+    const grads = gradients(loss, c.model);
+    const store = c.engine.store();
+    const got = await (await c.engine.compile(store, { outputs: Object.fromEntries(grads.map((g, k) => [`g${k}`, g])) })).run();
+    const value = await c.engine.compile(store, { outputs: { loss: await held(loss, c.engine) } });
+    const h = 1e-5;
+    for (const [k, [p, path]] of all.entries()) {
+      const d = unit(rng(c.seed).split(`direction ${path}`).normal(size(p.shape)));
+      const at = async (t: number): Promise<number> => {
+        store.write(new Map<Param, Data>([[p, Float64Array.from(p.value, (v, i) => v + t * d[i]!)]]));
+        return (await value.run()).loss[0]!;
+      };
+      const measured = ((await at(h)) - (await at(-h))) / (2 * h);
+      await at(0);
+      const g = Array.from(got[`g${k}`]!);
+      const analytic = g.reduce((n, v, i) => n + v * d[i]!, 0);
+      const bound = 1e-6 * Math.sqrt(g.reduce((n, v) => n + v * v, 0)) + 1e-9;
+      must(c, Math.abs(measured - analytic) <= bound, `${path}: the gradient gives ${analytic}, central differences ${measured}`);
+    }
+    store.close();
+  },
+};
+const unit = (v: Float32Array): Float64Array => {
+  const n = Math.hypot(...v);
+  return Float64Array.from(v, (x) => x / n);
+};
+
+const finishing: Law = {
+  id: 'finish',
+  says: 'the finished model computes the same and trains no more than before',
+  async check(c) {
+    const done = finish(c.model);
+    const d = apart(await numbersOf(c.engine, c.net, c.model), await numbersOf(c.engine, c.net, done));
+    must(c, d <= CLOSE, `finished and unfinished differ by ${d}`);
+  },
+};
+
+/** Kinds that sit inside a block, so that a method can be placed on the last block alone. */
+const INSIDE: ReadonlySet<string> = new Set(['weight', 'linear', 'norm', 'attend', 'branch', 'block']);
+const lastOnly: Law = {
+  id: 'depth',
+  says: 'attached to the last block only, backward visits no earlier block',
+  async check(c) {
+    if (!c.method.parts.every((p) => INSIDE.has(p.method.at))) return;
+    const wheres = c.method.parts.map((p) => p.config.where);
+    const last: Where = (path) => /\bblocks\.1\b/.test(path) && wheres.some((w) => matches(w, path));
+    const method = await ready(c.listed.tiny({ seed: c.seed, where: last }), c.net, c.engine);
+    const model = perturb(method(c.net.base), c.seed);
+    const { loss } = run(c.net, model);
+    const early = backwardPaths(gradients(loss, model)).filter((p) => /^(embed|trunk\.(positions|first|blocks\.0))\b/.test(p));
+    must(c, early.length === 0, `backward runs through ${early.join(', ')}`);
+    const [short, long] = [backwardPaths(gradients(loss, model)), backwardPaths(gradients(run(c.net, c.model).loss, c.model))];
+    must(c, short.some((p) => p.includes('blocks.1')) && long.some((p) => p.includes('blocks.0')), 'backward visits no block at all');
+  },
+};
+
+/** The message of what a function throws, or null when it does not throw. */
+export function refusal(f: () => unknown): string | null {
+  try {
+    f();
+    return null;
+  } catch (e) {
+    return e instanceof Error ? e.message : String(e);
+  }
+}
+
+export const laws: readonly Law[] = [
+  identity,
+  freezing,
+  receives,
+  merging,
+  unmerging,
+  counting,
+  detaching,
+  deterministic,
+  derivative,
+  finishing,
+  lastOnly,
+];
