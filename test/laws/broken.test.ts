@@ -11,7 +11,7 @@ import { defineMethod } from '../../peft/attach.ts';
 import type { Method } from '../../peft/method.ts';
 import { frozenGradientsIn, frozenLeaves, gradients } from './graph.ts';
 import { caseOf, laws } from './methodLaws.ts';
-import { gpt2Network, llamaNetwork, run } from './models.ts';
+import { gpt2Network, networks, run } from './models.ts';
 
 type Gain = Method<'linear', { readonly size: number }, { g: Tensor }>;
 /** y = g ⊙ (W x + b), right in every respect. */
@@ -147,7 +147,7 @@ describe('the laws find', () => {
     await expect(judge(away, 'depth')).rejects.toThrow(/backward runs through .*blocks\.0/);
   });
   it('the architectures are generic: no bias is zero and no norm gain is one', () => {
-    for (const n of [gpt2Network(1), llamaNetwork(1)])
+    for (const n of networks(1))
       for (const { path, tensor } of tensors(n.base))
         if (tensor.source.kind === 'leaf')
           expect(

@@ -52,14 +52,14 @@ export const mergeable = (t: Transform): boolean => t.parts.every((p) => p.metho
 function must(c: Case, holds: boolean, what: string): void {
   if (!holds) throw new Error(`${c.listed.name} on ${c.net.name}, seed ${c.seed}: ${what}`);
 }
-const sameBits = (a: Numbers, b: Numbers): boolean => a.length === b.length && a.every((v, i) => Object.is(v, b[i]));
+export const sameBits = (a: Numbers, b: Numbers): boolean => a.length === b.length && a.every((v, i) => Object.is(v, b[i]));
 const largest = (a: ArrayLike<number>): number => Array.from(a).reduce((m, v) => Math.max(m, Math.abs(v)), 0);
 /** Largest difference, relative to the largest value. */
 export const apart = (a: Numbers, b: Numbers): number =>
   a.length !== b.length ? Number.POSITIVE_INFINITY : largest(a.map((v, i) => v - b[i]!)) / Math.max(largest(a), 1e-30);
 const finite = (a: Numbers): boolean => a.every(Number.isFinite);
 /** Rounding in double precision, with room for a few hundred additions. */
-const CLOSE = 1e-9;
+export const CLOSE = 1e-9;
 
 const identity: Law = {
   id: 'I1',

@@ -7,7 +7,9 @@ import { size } from '../../core/shape.ts';
 import { leaf, type Param, paramOf, type Tensor } from '../../core/tensor.ts';
 import { context, type Draw, quiet } from '../../nn/context.ts';
 import { decoder, gpt2, llama } from '../../nn/decoder.ts';
+import { bert, encoder } from '../../nn/encoder.ts';
 import { freeze, withValues } from '../../nn/freeze.ts';
+import { tagger } from '../../nn/heads.ts';
 import type { Batch, Field, Model } from '../../nn/layer.ts';
 import { layers, mapTensors, trainable } from '../../nn/tree.ts';
 
@@ -59,7 +61,20 @@ export const llamaNetwork = (seed: number): Network => {
   return { name: 'llama', base: freeze(generic(decoder(llama({ ...sizes, kvHeads: 1, inner: 12 }), r), r)), ...text(r.split('text')) };
 };
 
-export const networks = (seed: number): readonly Network[] => [gpt2Network(seed), llamaNetwork(seed)];
+/** BERT with a token classifier: post-layer-norm, bidirectional, segments, padding masked. */
+export const bertNetwork = (seed: number): Network => {
+  const r = rng(seed).split('bert');
+  const model = tagger(encoder(bert({ ...sizes, inner: 12 }), r), { classes: VOCABULARY }, r);
+  const { batch, targets } = text(r.split('text'));
+  return {
+    name: 'bert',
+    base: freeze(generic(model, r)),
+    batch: { ...batch, types: leaf([0, 0, 1, 1, 1, 0, 1, 1, 0, 0], [2, TOKENS]) },
+    targets,
+  };
+};
+
+export const networks = (seed: number): readonly Network[] => [gpt2Network(seed), llamaNetwork(seed), bertNetwork(seed)];
 
 /** Output and training loss of a model on a network's text: cross-entropy, plus the penalties its methods ask for. */
 export function run(net: Network, model: Model, draw: Draw = quiet): { output: Tensor; loss: Tensor } {

@@ -1,0 +1,77 @@
+// Laws for two methods on one model, one attached after the other: the second starts as it declares on top of the first,
+// everything trains, both merge where both can, and both come off.
+import type { Engine } from '../../core/engine.ts';
+import type { Model } from '../../nn/layer.ts';
+import { layers, trainable } from '../../nn/tree.ts';
+import type { Listed } from '../../peft/all.ts';
+import { compose } from '../../peft/combine.ts';
+import { detach, merge } from '../../peft/merge.ts';
+import { gradients } from './graph.ts';
+import { apart, CLOSE, mergeable, ready, sameBits, start } from './methodLaws.ts';
+import { type Network, numbersOf, perturb, run, snapshot } from './models.ts';
+
+/** What became of a pair: its laws hold, or the second method refused to sit on the first one, saying why. */
+export type Verdict = { readonly kind: 'holds'; readonly merged: boolean } | { readonly kind: 'refused'; readonly why: string };
+
+/** Reasons for which a method may refuse to be put on top of another: it needs a weight, and what is beneath is not one. */
+const REASONS = /cannot be folded into a weight|replaces the weight beneath/;
+
+export async function judgePair(a: Listed, b: Listed, net: Network, seed: number, engine: Engine): Promise<Verdict> {
+  const must = (holds: boolean, what: string): void => {
+    if (!holds) throw new Error(`${a.name}, then ${b.name}, on ${net.name}, seed ${seed}: ${what}`);
+  };
+  const first = await ready(a.tiny({ seed }), net, engine);
+  const under = perturb(first(net.base), seed);
+  let second: Awaited<ReturnType<typeof ready>>;
+  let both: Model;
+  try {
+    second = await ready(b.tiny({ seed: seed + 1 }), net, engine, under);
+    both = second(under);
+  } catch (e) {
+    const why = e instanceof Error ? e.message : String(e);
+    if (!REASONS.test(why)) throw e;
+    must(why.includes(a.name) || first.parts.some((p) => why.includes(p.method.name)), `a refusal must name what is in the way: ${why}`);
+    return { kind: 'refused', why };
+  }
+
+  const beneath = await numbersOf(engine, net, under);
+  const fresh = await numbersOf(engine, net, both);
+  const [declared, d] = [start(second), apart(beneath, fresh)];
+  if (declared === 'bitwise') must(sameBits(beneath, fresh), `the second declares 'bitwise' but changes the first by ${d}`);
+  if (declared === 'close') must(d <= CLOSE, `the second declares 'close' but changes the first by ${d}`);
+  if (declared === 'no') must(d > 1e-6, `the second declares that it changes what is beneath, but does so by only ${d}`);
+
+  const model = perturb(both, seed + 2);
+  const { loss } = run(net, model);
+  const grads = gradients(loss, model);
+  const names = [...trainable(model).values()];
+  must(names.length === trainable(under).size + trainable(second(net.base)).size, `trains ${names.join(', ')}`);
+  const outputs = Object.fromEntries([loss, ...grads].map((g, k) => [`g${k}`, g]));
+  const got = await (await engine.compile(engine.store(), { outputs })).run();
+  for (const [k, name] of ['loss', ...names].entries()) must(got[`g${k}`]!.every(Number.isFinite), `${name} is not finite`);
+
+  const merged = mergeable(first) && mergeable(second);
+  if (merged) {
+    const apartBy = apart(await numbersOf(engine, net, model), await numbersOf(engine, net, merge(model)));
+    must(apartBy <= CLOSE, `merged and attached differ by ${apartBy}`);
+  }
+  const changed = snapshot(net.base);
+  const off = detach(model);
+  must(
+    [...layers(off)].every(({ layer }) => layer.attached === null),
+    'attachments are left after detaching',
+  );
+  must(sameBits(await numbersOf(engine, net, off), await numbersOf(engine, net, net.base)), 'detached is not the base bit for bit');
+  must(changed() === null, `a frozen number of ${changed()} changed`);
+
+  const composed = await ready(compose(a.tiny({ seed }), b.tiny({ seed: seed + 1 })), net, engine);
+  must(composed.parts.length === first.parts.length + second.parts.length, 'compose lost a part');
+  must((await numbersOf(engine, net, composed(net.base))).every(Number.isFinite), 'composed, the output is not finite');
+  return { kind: 'holds', merged };
+}
+
+/** Every ordered pair of methods that fit a network. */
+export const pairsOn = (methods: readonly Listed[], net: Network): (readonly [Listed, Listed])[] => {
+  const fit = methods.filter((m) => m.unfit[net.name] === undefined);
+  return fit.flatMap((a) => fit.map((b) => [a, b] as const));
+};
