@@ -24,6 +24,8 @@ export interface Progress {
 
 /** Decides on the host between steps: rank budgets, phases. One per application of a method. */
 export interface Controller {
+  /** Called once before the first step, with the number of steps to come: throws where its schedule cannot be met. */
+  readonly begin?: (total: number) => void;
   /** Called after each optimizer step. Reads what it needs and answers new values for parameters, or null. */
   after(at: Progress, read: (params: readonly Param[]) => Promise<ReadonlyMap<Param, Numbers>>): Promise<ReadonlyMap<Param, Data> | null>;
 }

@@ -6,7 +6,7 @@ import type { Controller, Hooks } from './hooks.ts';
 
 /** One call signature per kind of layer: these are the places where a PEFT method may attach. Shapes: B T D H. */
 export interface Calls {
-  weight: () => Tensor; // any tensor of the network
+  weight: (ctx?: Context) => Tensor; // any tensor of the network; without a context, as in evaluation
   linear: (x: Tensor, ctx: Context) => Tensor; // [B, …, in] → [B, …, out]
   norm: (x: Tensor, ctx: Context) => Tensor;
   embedding: (ids: Tensor, ctx: Context) => Tensor; // [B, T] → [B, T, D]

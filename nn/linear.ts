@@ -8,9 +8,9 @@ export const weight = (value: Tensor): Layer<'weight'> => layer('weight', { valu
 
 /** y = x·Wᵀ + b; weight [out, in], as in PyTorch. */
 export const linear = (w: Tensor, b: Tensor | null = null): Layer<'linear'> =>
-  layer('linear', { weight: weight(w), bias: b === null ? null : weight(b) }, (f) => (x) => {
-    const y = x.matmul(f.weight().T); // [B, …, in] · [in, out]
-    return f.bias === null ? y : y.add(f.bias());
+  layer('linear', { weight: weight(w), bias: b === null ? null : weight(b) }, (f) => (x, ctx) => {
+    const y = x.matmul(f.weight(ctx).T); // [B, …, in] · [in, out]
+    return f.bias === null ? y : y.add(f.bias(ctx));
   });
 
 /** A fresh linear layer: W ~ N(0, std²), b = 0. */

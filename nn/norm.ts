@@ -5,10 +5,10 @@ import { type Layer, layer } from './layer.ts';
 import { weight } from './linear.ts';
 
 export const layerNorm = (gain: Tensor, shift: Tensor, eps = 1e-5): Layer<'norm'> =>
-  layer('norm', { weight: weight(gain), bias: weight(shift), eps }, (f) => (x) => layerNormOp(x, f.weight(), f.bias(), f.eps));
+  layer('norm', { weight: weight(gain), bias: weight(shift), eps }, (f) => (x, ctx) => layerNormOp(x, f.weight(ctx), f.bias(ctx), f.eps));
 
 export const rmsNorm = (gain: Tensor, eps = 1e-6): Layer<'norm'> =>
-  layer('norm', { weight: weight(gain), bias: null, eps }, (f) => (x) => rmsNormOp(x, f.weight(), f.eps));
+  layer('norm', { weight: weight(gain), bias: null, eps }, (f) => (x, ctx) => rmsNormOp(x, f.weight(ctx), f.eps));
 
 /** Gain 1, shift 0. Neither is decayed. */
 export const newNorm = (width: number, kind: 'layer' | 'rms', eps = kind === 'layer' ? 1e-5 : 1e-6): Layer<'norm'> => {
