@@ -34,23 +34,27 @@ export interface Op<K extends string, A> {
 export type AnyOp = OpDef<string, unknown>;
 
 export function defineOp<K extends string, A = null>(def: OpDef<K, A>): Op<K, A> {
-  const apply = (ins: Ins<K>, attrs: A, at: Scope = here()): Tensor => {
-    const shapes = shapesOf(
-      def.inputs,
-      def.inputs.map((k) => ins[k]),
-    );
-    let shape: Shape;
-    try {
-      shape = checkShape(def.shape(shapes, attrs), def.name);
-    } catch (e) {
-      if (!(e instanceof ShapeError)) throw e;
-      const operands = def.inputs.map((k) => `${k}: ${show(shapes[k])}`).join(', ');
-      throw new ShapeError(`${e.message}\n  op ${def.name}(${operands}) ${place(at)}`);
-    }
-    // The one place that forgets K and A. What is stored together was checked together, two lines above.
-    return new Tensor(shape, { kind: 'apply', op: def as unknown as AnyOp, ins: def.inputs.map((k) => ins[k]), attrs }, at);
-  };
-  return Object.assign(apply, { def });
+  // An anonymous function on purpose: modules of core import each other in a circle, so this one may be called before its own
+  // top level has run, and tsx gives functions their names with a helper that only exists after that.
+  return Object.assign(
+    (ins: Ins<K>, attrs: A, at: Scope = here()): Tensor => {
+      const shapes = shapesOf(
+        def.inputs,
+        def.inputs.map((k) => ins[k]),
+      );
+      let shape: Shape;
+      try {
+        shape = checkShape(def.shape(shapes, attrs), def.name);
+      } catch (e) {
+        if (!(e instanceof ShapeError)) throw e;
+        const operands = def.inputs.map((k) => `${k}: ${show(shapes[k])}`).join(', ');
+        throw new ShapeError(`${e.message}\n  op ${def.name}(${operands}) ${place(at)}`);
+      }
+      // The one place that forgets K and A. What is stored together was checked together, two lines above.
+      return new Tensor(shape, { kind: 'apply', op: def as unknown as AnyOp, ins: def.inputs.map((k) => ins[k]), attrs }, at);
+    },
+    { def },
+  );
 }
 
 /** Names operands: the inverse of `def.inputs.map(k => ins[k])`. */
