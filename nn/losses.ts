@@ -1,0 +1,32 @@
+// Losses over a model and a batch: what a trainer minimises.
+import { crossEntropy } from '../core/ops/fused.ts';
+import { eq } from '../core/ops/map.ts';
+import { argmax } from '../core/ops/reduce.ts';
+import { ShapeError, same, show } from '../core/shape.ts';
+import type { Tensor } from '../core/tensor.ts';
+import type { Context } from './context.ts';
+import type { Batch, Model } from './layer.ts';
+
+/** Mean −log p(target) over the targets [B, T] that are not −100. The target of a token is the token after it. */
+export const nextToken = (model: Model, batch: Batch & { readonly targets: Tensor }, ctx: Context): Tensor =>
+  crossEntropy(model(modelBatch(batch), ctx), batch.targets);
+
+/** Mean −log p(label) for a model that answers logits [B, C]; labels [B]. */
+export function classify(model: Model, batch: Batch & { readonly labels: Tensor }, ctx: Context): Tensor {
+  return crossEntropy(classLogits(model, batch, ctx), batch.labels);
+}
+
+/** The share of labels [B] that get the highest logit. */
+export const accuracy = (model: Model, batch: Batch & { readonly labels: Tensor }, ctx: Context): Tensor =>
+  eq(argmax(classLogits(model, batch, ctx)), batch.labels).mean();
+
+function classLogits(model: Model, batch: Batch & { readonly labels: Tensor }, ctx: Context): Tensor {
+  const logits = model(modelBatch(batch), ctx); // [B, C]
+  if (!same(logits.shape.slice(0, -1), batch.labels.shape))
+    throw new ShapeError(
+      `classify: logits ${show(logits.shape)} need labels ${show(logits.shape.slice(0, -1))}, got ${show(batch.labels.shape)}; a classifier answers one row of logits per text`,
+    );
+  return logits;
+}
+
+const modelBatch = ({ ids, keyMask = null, types = null }: Batch): Batch => ({ ids, keyMask, types });
