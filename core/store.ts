@@ -10,6 +10,8 @@ export interface Store {
   read(params: Iterable<Param>): Promise<Map<Param, Numbers>>;
   /** Replaces values. Throws before changing anything when a length does not fit. */
   write(values: ReadonlyMap<Param, Data>): Promise<void>;
+  /** Gives back what is kept for these parameters; asked for again, they have their starting values. */
+  forget(params: Iterable<Param>): void;
   close(): void;
 }
 export interface DeviceStore<H> extends Store {
@@ -49,6 +51,12 @@ export function deviceStore<H>(device: Device<H>): DeviceStore<H> {
       for (const [p, data] of values)
         if (data.length !== size(p.shape)) throw new RangeError(`store: ${data.length} numbers for a parameter of shape ${show(p.shape)}`);
       for (const [p, data] of values) put(p, await upload(p, data));
+    },
+    forget(params) {
+      for (const p of params) {
+        release(slots.get(p));
+        slots.delete(p);
+      }
     },
     close() {
       for (const h of slots.values()) release(h);

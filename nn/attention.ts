@@ -3,6 +3,7 @@ import { attention, keyBias, rope, ropeAngles } from '../core/ops/fused.ts';
 import { permute, reshape, slice } from '../core/ops/move.ts';
 import type { Rng } from '../core/rng.ts';
 import type { Tensor } from '../core/tensor.ts';
+import type { Cache } from './context.ts';
 import { type Layer, layer } from './layer.ts';
 import { newLinear } from './linear.ts';
 
@@ -44,8 +45,9 @@ function mix(call: Layer<'attend'>, q: Tensor, k: Tensor, v: Tensor, s: Attentio
   const angles = s.rope === null ? null : ropeAngles(headPositions(ctx.positions), s.width / s.heads, s.rope.base, s.rope.scale);
   const turn = (x: Tensor): Tensor => (angles === null ? x : rope(x, angles));
   const fresh = { k: turn(heads(k, s.kvHeads)), v: heads(v, s.kvHeads) };
-  const all = ctx.cache === null ? fresh : ctx.cache.exchange(fresh.k, fresh.v);
-  return joined(call(turn(heads(q, s.heads)), all.k, all.v, ctx));
+  const all: ReturnType<Cache['exchange']> = ctx.cache === null ? fresh : ctx.cache.exchange(fresh.k, fresh.v);
+  const c = all.keyMask !== undefined ? { ...ctx, keyMask: all.keyMask } : ctx; // a cache has unused columns
+  return joined(call(turn(heads(q, s.heads)), all.k, all.v, c));
 }
 const headPositions = (p: Tensor): Tensor => (p.shape.length === 1 ? p : reshape(p, [p.shape[0]!, 1, p.shape[1]!])); // [T] or [B, 1, T]
 

@@ -32,8 +32,11 @@ export function stochastic(pass = 0): Draw {
 export interface Cache {
   /** True in a decode pass: earlier tokens (and any prompt) are already inside. */
   readonly filled: boolean;
-  /** k, v [B, Hk, T, D] of this pass; answers the keys and values to attend to. Keyed by the layer's path. */
-  exchange(k: Tensor, v: Tensor): { k: Tensor; v: Tensor };
+  /**
+   * k, v [B, Hk, T, D] of this pass; answers the keys and values to attend to, and which of them are in use ([B, S]) where
+   * that is not what the context says. Keyed by the layer's path.
+   */
+  exchange(k: Tensor, v: Tensor): { k: Tensor; v: Tensor; keyMask?: Tensor };
 }
 
 export interface Context {
@@ -44,6 +47,8 @@ export interface Context {
   /** Whether token i is kept from seeing tokens after it. */
   readonly causal: boolean;
   readonly cache: Cache | null;
+  /** [B]: the one token of each row whose answer is wanted, so that a language model's head computes [B, 1, V]; all without it. */
+  readonly only?: Tensor | null;
   readonly draw: Draw;
   /** Adds a loss that needs activations (a router's balance, say). The trainer sums them under their names. */
   aux(name: string, loss: Tensor): void;

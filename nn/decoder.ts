@@ -3,6 +3,7 @@ import { matmul } from '../core/ops/matmul.ts';
 import type { Rng } from '../core/rng.ts';
 import { ShapeError } from '../core/shape.ts';
 import { newAttention } from './attention.ts';
+import { hidden, inside, pickToken } from './backbone.ts';
 import { preNormBlock } from './block.ts';
 import { embedding, newTable } from './embedding.ts';
 import { type Layer, layer, type Model } from './layer.ts';
@@ -20,6 +21,7 @@ export interface DecoderConfig {
   readonly positions: number; // longest sequence
   readonly rope: { readonly base: number; readonly scale: number } | null; // null: learned absolute positions
   readonly norm: 'layer' | 'rms';
+  readonly eps: number; // of the norms
   readonly activation: Activation;
   readonly gated: boolean;
   readonly bias: boolean;
@@ -34,6 +36,7 @@ export const gpt2 = (c: Sizes & Partial<DecoderConfig>): DecoderConfig => ({
   inner: 4 * c.width,
   rope: null,
   norm: 'layer',
+  eps: 1e-5,
   activation: 'geluTanh',
   gated: false,
   bias: true,
@@ -47,6 +50,7 @@ export const llama = (c: Sizes & Partial<DecoderConfig>): DecoderConfig => ({
   inner: 4 * c.width,
   rope: { base: 10000, scale: 1 },
   norm: 'rms',
+  eps: 1e-6,
   activation: 'silu',
   gated: true,
   bias: false,
@@ -78,12 +82,14 @@ export const trunk = (
 
 /** logits = h·Eᵀ with the embedding's own table: one parameter, used twice. */
 export const tiedHead = (table: Layer<'weight'>): Layer<'linear'> =>
-  layer('linear', { weight: table, bias: null }, (f) => (h) => matmul(h, f.weight().T));
+  layer('linear', { weight: table, bias: null }, (f) => (h, ctx) => matmul(h, f.weight(ctx).T));
 
+/** Next-token logits [B, T, V]; [B, 1, V] where the context asks for one token of each row only. */
 export const languageModel = (embed: Layer<'embedding'>, body: Layer<'trunk'>, head: Layer<'linear'>): Model =>
-  layer('model', { embed, trunk: body, head }, (f) => ({ ids, keyMask = null }, ctx) => {
-    const c = { ...ctx, causal: true, keyMask: ctx.keyMask ?? keyMask };
-    return f.head(f.trunk(f.embed(ids, c), c), c);
+  layer('model', { embed, types: null, trunk: body, causal: true as boolean, head }, (f) => (batch, ctx) => {
+    const c = inside(f, batch.keyMask, ctx);
+    const h = hidden(f, batch, c); // [B, T, D]
+    return f.head(ctx.only == null ? h : pickToken(h, ctx.only), c);
   });
 
 /** A freshly initialised decoder: N(0, 0.02²), output projections scaled by 1/√(2L) as in GPT-2. All of it trainable. */
@@ -95,9 +101,9 @@ export function decoder(c: DecoderConfig, r: Rng): Model {
   const blocks = Array.from({ length: c.layers }, (_, k) => {
     const at = r.split(`blocks.${k}`);
     return preNormBlock({
-      norm1: newNorm(c.width, c.norm),
+      norm1: newNorm(c.width, c.norm, c.eps),
       attn: newAttention(c, at.split('attn'), { bias: c.bias, fused: c.fusedQkv, std }),
-      norm2: newNorm(c.width, c.norm),
+      norm2: newNorm(c.width, c.norm, c.eps),
       mlp: newMlp(c.width, c.inner, at.split('mlp'), { activation: c.activation, gated: c.gated, bias: c.bias, std }),
       width: c.width,
     });
@@ -105,7 +111,7 @@ export function decoder(c: DecoderConfig, r: Rng): Model {
   const positions = c.rope === null ? embedding(newTable(c.positions, c.width, r.split('positions'))) : null;
   return languageModel(
     embedding(table),
-    trunk(positions, blocks, newNorm(c.width, c.norm), c.width, c.positions),
+    trunk(positions, blocks, newNorm(c.width, c.norm, c.eps), c.width, c.positions),
     c.tied ? tiedHead(table) : newLinear(c.width, c.vocabulary, r.split('head'), { bias: false }),
   );
 }
