@@ -1,6 +1,6 @@
 // Turns a method into a function from models to models, and attaches it: the same few lines for every method.
 import { rng } from '../core/rng.ts';
-import { paramOf, type Tensor } from '../core/tensor.ts';
+import { type Data, paramOf, type Tensor } from '../core/tensor.ts';
 import {
   type AnyLayer,
   type Application,
@@ -31,23 +31,28 @@ export function defineMethod<K extends Kind, C, T extends Tensors, S = null, P =
     const { seed = 0, ...own } = options;
     const c = { ...m.defaults, ...own } as C & { where: Where };
     const needs = m.prepare !== undefined && (m.prepareIf?.(c) ?? true);
-    const transform = (given: P | undefined): Transform =>
+    const transform = (given: P | undefined, weights: ReadonlyMap<string, Data>): Transform =>
       Object.assign(
         (model: Model): Model => {
           if (needs && given === undefined)
             throw new Error(
               `${m.name}: needs numbers from the model before it can attach; write: const method = await ${m.name}({ … }).prepare(model, { engine })`,
             );
-          return attach(m, c, seed, (given ?? null) as P, model);
+          return attach(m, c, seed, (given ?? null) as P, weights, model);
         },
         {
           title: m.name,
           parts: [{ method, config: c }],
-          prepare: async (model: Model, env: Env): Promise<Transform> =>
-            needs ? transform(await m.prepare!(sitesFor(m, c, model), c, env, rng(seed).split(m.name).split('prepare'))) : transform(given),
+          prepare: async (model: Model, env: Env): Promise<Transform> => {
+            const sites = needs || m.readsWeight ? sitesFor(m, c, model) : [];
+            return transform(
+              needs ? await m.prepare!(sites, c, env, rng(seed).split(m.name).split('prepare')) : given,
+              m.readsWeight ? await computed(sites, env) : weights,
+            );
+          },
         },
       );
-    return transform(undefined);
+    return transform(undefined, new Map());
   };
   return Object.assign(configured, { method });
 }
@@ -63,6 +68,21 @@ function sitesFor<K extends Kind, C, T extends Tensors, S, P>(
   return sites;
 }
 
+/** Numbers that are at hand: a frozen leaf's, or those a parameter starts from. */
+function atHand(t: Tensor): Data | null {
+  const s = t.source;
+  return s.kind === 'leaf' ? s.data : s.kind === 'state' ? s.param.value : s.kind === 'view' ? atHand(s.of) : null;
+}
+/** The other weights, which methods beneath or packed storage make recipes, by path. */
+async function computed(sites: readonly Site<Kind>[], { engine }: Env): Promise<ReadonlyMap<string, Data>> {
+  const numbers = new Map<string, Data>();
+  for (const s of sites) {
+    const w = s.weight();
+    if (atHand(w) === null) numbers.set(s.path, (await engine.read(w)).slice());
+  }
+  return numbers;
+}
+
 /** Places whose weight another layer may share. */
 const REPLACES_WEIGHT: ReadonlySet<Kind> = new Set(['weight', 'linear', 'embedding', 'norm']);
 
@@ -71,6 +91,7 @@ function attach<K extends Kind, C, T extends Tensors, S, P>(
   c: C & { where: Where },
   seed: number,
   prepared: P,
+  weights: ReadonlyMap<string, Data>,
   model: Model,
 ): Model {
   const sites = sitesFor(m, c, model);
@@ -84,8 +105,18 @@ function attach<K extends Kind, C, T extends Tensors, S, P>(
   };
   const byPath = new Map(sites.map((s) => [s.path, s]));
   return substitute(model, m.at, (base, path) => {
-    const site = byPath.get(path);
-    return site === undefined ? null : wrap(m, c, site, base, m.init(site, c, r.split(path), { shared, prepared }), application);
+    const found = byPath.get(path);
+    if (found === undefined) return null;
+    const site = Object.create(found, { field: { value: freeName(m.name, base), enumerable: true } }) as Site<K>;
+    const weight = (): Data => {
+      const numbers = atHand(site.weight()) ?? weights.get(path);
+      if (numbers === undefined)
+        throw new Error(
+          `${m.name}: the weight of ${path} has to be computed before its numbers can be read; write: const method = await ${m.name}({ … }).prepare(model, { engine })`,
+        );
+      return numbers;
+    };
+    return wrap(m, c, site, base, m.init(site, c, r.split(path), { shared, prepared, weight }), application);
   });
 }
 
@@ -98,7 +129,7 @@ function wrap<K extends Kind, C, T extends Tensors, S, P>(
   brought: Brought<T>,
   application: Application,
 ): Layer<K> {
-  const field = freeName(m.name, base);
+  const { field } = site;
   const beneath = brought.base === undefined ? base : replaceWeight(base, brought.base);
   const own = { ...brought.train, ...brought.fixed, ...brought.buffer } as unknown as Fields;
   const fields: Fields = { [BASE]: beneath, [field]: own };
@@ -111,9 +142,11 @@ function wrap<K extends Kind, C, T extends Tensors, S, P>(
       method: m.name,
       field,
       application,
-      hooks: m.hooks?.(mine(f), c) ?? {},
+      replacesBase: brought.base !== undefined,
+      hooks: m.hooks?.(mine(f), c, site) ?? {},
       fold: m.fold === undefined ? null : (w) => m.fold!(w, mine(f), c, site),
       finish: m.finish === undefined ? null : () => m.finish!(mine(f), c) as unknown as Fields,
+      under: beneath === base ? ofKind(f[BASE], m.at) : base,
     }),
   );
 }
@@ -144,7 +177,8 @@ function refuseTied(model: Model, sites: readonly Site<Kind>[], method: string):
 /** The layer with another number table as its weight. */
 function replaceWeight<K extends Kind>(base: Layer<K>, value: Tensor): Layer<K> {
   const l: AnyLayer<K> = base;
-  if (l.attached !== null)
-    throw new Error(`${l.attached.method} is already attached here, and this method replaces the weight beneath it; attach this one first`);
+  const there = l.attached ?? (isLayer(l.fields.weight) ? l.fields.weight.attached : null);
+  if (there !== null)
+    throw new Error(`${there.method} is already attached here, and this method replaces the weight beneath it; attach this one first`);
   return ofKind(l.with(l.kind === 'weight' ? { value } : { ...l.fields, weight: weight(value) }), l.kind);
 }

@@ -1,5 +1,6 @@
 // Methods folded into plain weights, and trained attachments replaced by smaller equivalents.
-import { BASE, type Model, ofKind } from '../nn/layer.ts';
+import { within } from '../core/scope.ts';
+import { type AnyLayer, BASE, type Model, ofKind } from '../nn/layer.ts';
 import { weight } from '../nn/linear.ts';
 import { layers, rewrite } from '../nn/tree.ts';
 import { bare, effective } from './site.ts';
@@ -17,7 +18,7 @@ export function merge(model: Model): Model {
       );
   return rewrite(model, (l, path) => {
     if (l.attached === null) return null;
-    const { weight: w, bias } = effective(l, path);
+    const { weight: w, bias } = within({ path }, () => effective(l, path));
     const plain = bare(l);
     return plain.with(
       plain.kind === 'weight' ? { value: w } : { ...plain.fields, weight: weight(w), bias: bias === null ? null : weight(bias) },
@@ -35,6 +36,7 @@ export const finish = (model: Model): Model =>
 
 /** The model as it was before any method. */
 export const detach = (model: Model): Model =>
-  rewrite(model, function under(l) {
-    return l.attached === null ? null : rewrite(bare(l), under);
+  rewrite(model, function off(l) {
+    return l.attached === null ? null : rewrite(withoutMethods(l), off);
   });
+const withoutMethods = (l: AnyLayer): AnyLayer => (l.attached === null ? l : withoutMethods(l.attached.under));

@@ -1,7 +1,7 @@
 // What a PEFT method is: a decorator on a named place of a frozen network, plus the parameters it brings.
 import type { Engine } from '../core/engine.ts';
 import type { Rng } from '../core/rng.ts';
-import type { Tensor } from '../core/tensor.ts';
+import type { Data, Tensor } from '../core/tensor.ts';
 import type { Controller, Hooks } from '../nn/hooks.ts';
 import type { Batch, Calls, Kind, Layer, Model, Weights } from '../nn/layer.ts';
 import type { Site, Where } from './site.ts';
@@ -15,6 +15,14 @@ export interface Brought<T extends Tensors> {
   readonly fixed?: Partial<T>; // frozen leaves, saved with the method (VeRA's random matrices)
   readonly buffer?: Partial<T>; // not trained but changed by hooks (masks, score averages)
   readonly base?: Tensor; // replaces the site's weight (PiSSA's residual)
+}
+
+/** What `init` is given besides its site. */
+export interface Given<S, P> {
+  readonly shared: S;
+  readonly prepared: P;
+  /** The numbers of the site's weight in use, row by row; only for a method that declares `readsWeight`. */
+  weight(): Data;
 }
 
 /** What data-dependent methods may use before they attach. */
@@ -44,12 +52,14 @@ export interface Method<K extends Kind, C, T extends Tensors, S = null, P = null
   readonly prepareIf?: (c: C) => boolean;
   /** Tensors used by several sites. */
   readonly shared?: (sites: readonly Site<K>[], c: C, r: Rng) => S;
-  readonly init: (site: Site<K>, c: C, r: Rng, given: { readonly shared: S; readonly prepared: P }) => Brought<T>;
+  /** `init` asks for the numbers of the weight in use. Plain weights have them at hand; others are computed by `prepare`. */
+  readonly readsWeight?: true;
+  readonly init: (site: Site<K>, c: C, r: Rng, given: Given<S, P>) => Brought<T>;
   /** The paper's forward equation: what the place computes now. The call is a layer: `substitute` may rebuild what is beneath it. */
   readonly around: (call: Layer<K>, p: T, c: C, site: Site<K>) => Calls[K];
   /** The same method as new weights, where that is exact. */
   readonly fold?: (w: Weights, p: T, c: C, site: Site<K>) => Weights;
-  readonly hooks?: (p: T, c: C) => Hooks;
+  readonly hooks?: (p: T, c: C, site: Site<K>) => Hooks;
   readonly control?: (at: readonly { readonly path: string; readonly own: T }[], c: C) => Controller;
   /** A smaller equivalent of the trained tensors (a flattened prefix). `around` must understand it. */
   readonly finish?: (p: T, c: C) => Partial<T>;

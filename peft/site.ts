@@ -1,6 +1,8 @@
 // A site: one place of a model where a method may attach, with what the method may ask about it.
+import { named as inside, within } from '../core/scope.ts';
 import { type Shape, ShapeError } from '../core/shape.ts';
 import type { Tensor } from '../core/tensor.ts';
+import type { Context } from '../nn/context.ts';
 import { type AnyLayer, BASE, type Fields, isLayer, type Kind, type Layer, type Model, ofKind, type Weights } from '../nn/layer.ts';
 import { layers } from '../nn/tree.ts';
 
@@ -13,6 +15,10 @@ export interface Site<K extends Kind> {
   readonly layer: Layer<K>;
   /** Place among the sites of this application, from 0. */
   readonly index: number;
+  /** How many sites this application has. */
+  readonly of: number;
+  /** The field that holds the method's tensors here (lora, lora2 where one is beneath): a name for its draws. Empty before attaching. */
+  readonly field: string;
   /** Number of the block it is in, or null outside the blocks. */
   readonly block: number | null;
   /** A number in the layer's fields: width, heads, kvHeads, headWidth, longest. */
@@ -34,8 +40,8 @@ export interface Site<K extends Kind> {
 export const bare = <K extends Kind>(l: AnyLayer<K>): Layer<K> =>
   l.attached === null ? ofKind(l, l.kind) : bare(ofKind(l.fields[BASE], l.kind));
 
-/** The weight and bias a layer computes with, attached methods folded in. */
-export function effective(l: AnyLayer, path: string): Weights {
+/** The weight and bias a layer computes with, attached methods folded in; drawn like the layer's own where `ctx` is its context. */
+export function effective(l: AnyLayer, path: string, ctx?: Context): Weights {
   const base = l.fields[BASE];
   if (l.attached !== null && isLayer(base)) {
     const { fold, method } = l.attached;
@@ -43,12 +49,15 @@ export function effective(l: AnyLayer, path: string): Weights {
       throw new Error(
         `${path}: ${method} cannot be folded into a weight, so the weight beneath it is not the whole layer; attach what needs the weight first, or merge less`,
       );
-    return fold(effective(base, path));
+    return fold(effective(base, path, ctx));
   }
-  if (l.kind === 'weight') return { weight: ofKind(l, 'weight')(), bias: null };
+  if (l.kind === 'weight') return { weight: ofKind(l, 'weight')(ctx), bias: null };
   const { weight, bias } = l.fields;
   if (!isLayer(weight)) throw new Error(`${path}: a ${l.kind} has no weight of its own`);
-  return { weight: ofKind(weight, 'weight')(), bias: isLayer(bias) ? ofKind(bias, 'weight')() : null };
+  return {
+    weight: inside('weight', () => ofKind(weight, 'weight')(ctx)),
+    bias: isLayer(bias) ? inside('bias', () => ofKind(bias, 'weight')(ctx)) : null,
+  };
 }
 
 const blockOf = (path: string): string | null => /^(.*?\bblocks\.\d+)(?=\.|$)/.exec(path)?.[1] ?? null;
@@ -68,6 +77,8 @@ export function sitesOf<K extends Kind>(model: Model, kind: K): Site<K>[] {
       root: model,
       layer: ofKind(l, kind),
       index,
+      of: sameKind.size,
+      field: '',
       block: block === null ? null : Number(block.split('.').at(-1)),
       dim: (name) => {
         const n = dims[name];
@@ -82,8 +93,8 @@ export function sitesOf<K extends Kind>(model: Model, kind: K): Site<K>[] {
         const all = sitesOf(model, inner).filter((s) => s.path.startsWith(`${path}.`));
         return numbered(where === undefined ? all : choose(all, inner, where, path));
       },
-      weight: () => effective(l, path).weight,
-      bias: () => effective(l, path).bias,
+      weight: () => within({ path }, () => effective(l, path).weight),
+      bias: () => within({ path }, () => effective(l, path).bias),
       get near() {
         return Object.fromEntries(
           [...at].filter(([p]) => block !== null && p.startsWith(`${block}.`)).map(([p, x]) => [p.split('.').at(-1)!, x]),
@@ -107,7 +118,9 @@ export const pick = <K extends Kind>(model: Model, kind: K, where: Where, method
   numbered(choose(sitesOf(model, kind), kind, where, method, otherwise));
 
 const numbered = <K extends Kind>(sites: readonly Site<K>[]): Site<K>[] =>
-  sites.map((s, index) => Object.create(s, { index: { value: index, enumerable: true } }) as Site<K>);
+  sites.map(
+    (s, index) => Object.create(s, { index: { value: index, enumerable: true }, of: { value: sites.length, enumerable: true } }) as Site<K>,
+  );
 
 function choose<K extends Kind>(all: readonly Site<K>[], kind: K, where: Where, method: string, otherwise = ''): Site<K>[] {
   const paths = all.map((s) => s.path);
