@@ -3,7 +3,7 @@ import type { Engine } from '../core/engine.ts';
 import type { Numbers } from '../core/plan.ts';
 import { leaf, type Param, param, paramOf, stateOf, type Tensor } from '../core/tensor.ts';
 import type { Field } from './layer.ts';
-import { mapTensors, tensors } from './tree.ts';
+import { layers, mapTensors, tensors } from './tree.ts';
 
 /** Every parameter becomes a frozen leaf holding the value it starts from. Tied tensors stay tied. */
 export function freeze<T extends Field>(tree: T): T {
@@ -17,15 +17,30 @@ export function freeze<T extends Field>(tree: T): T {
   });
 }
 
-/** Frozen leaves become parameters where `where` holds. */
+/**
+ * Frozen leaves become parameters where `where` holds for one of their paths (a tied tensor has several). Vectors (biases,
+ * norms) are not decayed. Tensors that a method declares fixed stay fixed. Throws when nothing matches.
+ */
 export function unfreeze<T extends Field>(tree: T, where: (path: string) => boolean): T {
+  const fixed = new Set<Tensor>();
+  for (const { layer } of layers(tree))
+    if (layer.attached !== null) for (const { tensor } of tensors(layer.fields[layer.attached.field] ?? null)) fixed.add(tensor);
   const made = new Map<Tensor, Tensor>();
-  return mapTensors(tree, (t, path) => {
-    if (t.source.kind !== 'leaf' || !where(path)) return t;
-    const p = made.get(t) ?? param(t.source.data, t.shape);
-    made.set(t, p);
-    return p;
-  });
+  const paths = new Set<string>();
+  let trained = 0; // tensors that match and are trained already
+  for (const { path, tensor } of tensors(tree)) {
+    if (fixed.has(tensor)) continue;
+    paths.add(path);
+    if (!where(path)) continue;
+    const s = tensor.source;
+    if (s.kind === 'leaf' && !made.has(tensor)) made.set(tensor, param(s.data, tensor.shape, { decay: tensor.shape.length > 1 }));
+    if (s.kind === 'state') trained++;
+  }
+  if (made.size + trained === 0)
+    throw new RangeError(
+      `unfreeze: where matches no tensor of this model; its tensors are ${[...paths].slice(0, 8).join(', ')}, … (${paths.size})`,
+    );
+  return mapTensors(tree, (t) => made.get(t) ?? t);
 }
 
 /** The same tree with parameters starting from other values (as a trainer leaves them). */
