@@ -1,0 +1,61 @@
+// The small network inside every adapter: W_up σ(W_down x + b_down) + b_up, with W_down [m, d] and W_up [d, m].
+import type { Rng } from '../../core/rng.ts';
+import { param, type Tensor } from '../../core/tensor.ts';
+import { type Activation, activations } from '../../nn/mlp.ts';
+import { wholeNumber } from '../check.ts';
+
+export type Bottleneck = { readonly down: Tensor; readonly downBias: Tensor; readonly up: Tensor; readonly upBias: Tensor };
+
+export interface BottleneckConfig {
+  readonly bottleneck: number | null; // m; null: m = ⌊d / reduction⌋, at least 1
+  readonly reduction: number;
+  readonly activation: Activation; // σ
+}
+
+/**
+ * How the two matrices start; biases always start at 0.
+ * `bert`: N(0, 0.02²). `houlsby`: normal with std 0.01, redrawn beyond two of it (the paper; the released code has 0.001).
+ * `zero`: W_down ~ U(±1/√d), W_up = 0, so that a fresh adapter adds nothing.
+ */
+export type BottleneckInit = 'bert' | 'houlsby' | 'zero';
+
+/** m for a layer of width d. */
+export const widthOf = (c: BottleneckConfig, d: number): number => c.bottleneck ?? Math.max(1, Math.floor(d / c.reduction));
+
+/** 2md + m + d */
+export const sizeOf = (c: BottleneckConfig, d: number): number => 2 * widthOf(c, d) * d + widthOf(c, d) + d;
+
+/** Throws unless m is a whole number ≥ 1. */
+export function checkBottleneck(method: string, c: BottleneckConfig): void {
+  if (c.bottleneck !== null) wholeNumber(method, 'bottleneck', c.bottleneck);
+  else if (!(c.reduction > 0))
+    throw new RangeError(`${method}: reduction ${c.reduction} must be more than 0 (16 makes the bottleneck a sixteenth of the width)`);
+}
+
+/** W_up σ(W_down x + b_down) + b_up.  x [B, T, d] → [B, T, d] */
+export const throughBottleneck = (x: Tensor, p: Bottleneck, activation: Activation): Tensor =>
+  activations[activation](x.matmul(p.down.T).add(p.downBias)).matmul(p.up.T).add(p.upBias);
+
+export function newBottleneck(c: BottleneckConfig, d: number, init: BottleneckInit, r: Rng): Bottleneck {
+  const m = widthOf(c, d);
+  const numbers = (name: string): Float32Array =>
+    init === 'houlsby' ? truncatedNormal(r.split(name), m * d, 0.01) : r.split(name).normal(m * d, 0.02);
+  const zero = init === 'zero';
+  return {
+    down: param(zero ? r.split('down').uniform(m * d, -1 / Math.sqrt(d), 1 / Math.sqrt(d)) : numbers('down'), [m, d]),
+    downBias: param(new Float32Array(m), [m], { decay: false }),
+    up: param(zero ? new Float32Array(d * m) : numbers('up'), [d, m]),
+    upBias: param(new Float32Array(d), [d], { decay: false }),
+  };
+}
+
+/** N(0, std²), redrawn where it falls beyond 2·std. */
+function truncatedNormal(r: Rng, n: number, std: number): Float32Array {
+  const draw = (): number => {
+    for (;;) {
+      const [v] = r.normal(1, std);
+      if (Math.abs(v!) <= 2 * std) return v!;
+    }
+  };
+  return Float32Array.from({ length: n }, draw);
+}

@@ -1,0 +1,55 @@
+// The parallel adapter: a bottleneck beside a sublayer, reading what the sublayer reads.
+//   y = sublayer(x) + s·(W_up σ(W_down x + b_down) + b_up)
+// He et al. 2022, arXiv 2110.04366, §4.6 (scaled parallel adapter).
+import { param, type Tensor } from '../../core/tensor.ts';
+import { defineMethod } from '../attach.ts';
+import {
+  type Bottleneck,
+  type BottleneckConfig,
+  type BottleneckInit,
+  checkBottleneck,
+  newBottleneck,
+  sizeOf,
+  throughBottleneck,
+} from './bottleneck.ts';
+
+export interface ParallelAdapterConfig extends BottleneckConfig {
+  readonly scale: number | 'learned' | 'channels'; // s: fixed, one trained number, or one per channel (both start at 1)
+  readonly init: BottleneckInit;
+}
+/** Trained numbers in s. */
+const scales = ({ scale }: ParallelAdapterConfig, d: number): number => (scale === 'channels' ? d : scale === 'learned' ? 1 : 0);
+
+/**
+ * On the feed-forward sublayer, where the paper found it best. In a pre-norm network x is what the sublayer gets, after the norm.
+ * Defaults as AdapterHub's `par_bn`: m = d/2, ReLU, s = 4; the authors' GLUE runs have m = 16, s = 2.
+ * Count: 2md + m + d at each place, and the trained numbers in s. Starts as the base (W_up = 0) unless `init` says otherwise.
+ */
+export const parallelAdapter = defineMethod<'branch', ParallelAdapterConfig, Bottleneck & { readonly s?: Tensor }>({
+  name: 'parallelAdapter',
+  family: 'additive',
+  paper: 'arXiv:2110.04366',
+  at: 'branch',
+  defaults: { bottleneck: null, reduction: 2, activation: 'relu', scale: 4, init: 'zero', where: 'mlp' },
+  check: (site, c) => {
+    checkBottleneck('parallelAdapter', c);
+    if (typeof c.scale === 'number' && !Number.isFinite(c.scale))
+      throw new RangeError(`parallelAdapter: scale ${c.scale} at ${site.path} must be a number, 'learned' or 'channels'`);
+  },
+  init: (site, c, r) => {
+    const d = site.dim('width');
+    const n = scales(c, d);
+    return {
+      train: {
+        ...newBottleneck(c, d, c.init, r),
+        ...(n > 0 ? { s: param(new Float32Array(n).fill(1), [n], { decay: false }) } : {}),
+      },
+    };
+  },
+  around: (call, p, c) => (x, ctx) => call(x, ctx).add(throughBottleneck(x, p, c.activation).mul(p.s ?? Number(c.scale))),
+  count: (sites, c) => {
+    const train = sites.reduce((n, s) => n + sizeOf(c, s.dim('width')) + scales(c, s.dim('width')), 0);
+    return { train, stored: train };
+  },
+  startsAsBase: (c) => (c.init === 'zero' ? 'close' : 'no'), // adds an exact zero: equal, except that −0 may become 0
+});
