@@ -154,12 +154,14 @@ export function concat(parts: readonly Tensor[], axis: number): Tensor {
   const a = axisOf(axis, first.shape.length, 'concat');
   return rest.reduce((x, b) => concatOp({ a: x, b }, { axis: a }), first);
 }
-/** Tensors of equal shape joined along a new axis. */
-export const stack = (parts: readonly Tensor[], axis = 0): Tensor =>
-  concat(
-    parts.map((t) => reshape(t, t.shape.toSpliced(axis, 0, 1))),
-    axis,
+/** Tensors of equal shape joined along a new axis; −1 puts it last. */
+export function stack(parts: readonly Tensor[], axis = 0): Tensor {
+  const a = axisOf(axis, (parts[0]?.shape.length ?? 0) + 1, 'stack');
+  return concat(
+    parts.map((t) => reshape(t, t.shape.toSpliced(a, 0, 1))),
+    a,
   );
+}
 /** `n` equal parts along one axis. */
 export function split(x: Tensor, n: number, axis: number): Tensor[] {
   const each = dim(x.shape, axis) / n;
