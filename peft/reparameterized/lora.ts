@@ -2,9 +2,12 @@
 //   y = W x + b + s·B A drop(x),   A ∈ ℝ^{r×in}, B ∈ ℝ^{out×r},   s = α/r, or α/√r (rank-stabilised)
 // Hu et al. 2021, arXiv 2106.09685, §4.1; rank-stabilised scaling: Kalajdzievski 2023, arXiv 2312.03732.
 import { dropout } from '../../core/ops/fused.ts';
+import type { Rng } from '../../core/rng.ts';
 import { param, type Tensor } from '../../core/tensor.ts';
+import type { Context } from '../../nn/context.ts';
 import { defineMethod } from '../attach.ts';
-import { rankFits } from '../check.ts';
+import { dropoutFits, rankFits } from '../check.ts';
+import type { Site } from '../site.ts';
 
 export interface LoraConfig {
   readonly rank: number;
@@ -16,29 +19,40 @@ export interface LoraConfig {
 export const scaling = (c: Pick<LoraConfig, 'rank' | 'alpha' | 'rankStabilized'>): number =>
   c.alpha / (c.rankStabilized ? Math.sqrt(c.rank) : c.rank);
 
+/** A random, B zero: the update starts at 0, and its first gradient goes to B alone. */
+export const factors = ({ shape: [out, into] }: Site<'linear'>, { rank, init }: LoraConfig, r: Rng): { A: Tensor; B: Tensor } => ({
+  A: param(init === 'gaussian' ? r.normal(rank * into!, 1 / rank) : r.uniform(rank * into!, -1 / Math.sqrt(into!), 1 / Math.sqrt(into!)), [
+    rank,
+    into!,
+  ]),
+  B: param(new Float32Array(out! * rank), [out!, rank]),
+});
+
+/** The branch's input: x with a share of its elements dropped in training. */
+export function dropped(x: Tensor, { dropout: p }: { readonly dropout: number }, { field }: Site<'linear'>, ctx: Context): Tensor {
+  const mask = p === 0 ? null : ctx.draw.bernoulli(field, x.shape, 1 - p);
+  return mask === null ? x : dropout(x, mask, 1 - p);
+}
+
+export const checkLora =
+  (method: string) =>
+  (site: Site<'linear'>, { rank, dropout: p }: LoraConfig): void => {
+    rankFits(method, site, rank);
+    dropoutFits(method, p);
+  };
+
 export const lora = defineMethod<'linear', LoraConfig, { A: Tensor; B: Tensor }>({
   name: 'lora',
   family: 'reparameterized',
   paper: 'arXiv:2106.09685',
   at: 'linear',
   defaults: { rank: 8, alpha: 8, rankStabilized: false, dropout: 0, init: 'kaiming', where: ['q', 'v'] },
-  check: (site, c) => rankFits('lora', site, c.rank),
-  init: ({ shape: [out, into] }, { rank, init }, r) => ({
-    train: {
-      A: param(
-        init === 'gaussian' ? r.normal(rank * into!, 1 / rank) : r.uniform(rank * into!, -1 / Math.sqrt(into!), 1 / Math.sqrt(into!)),
-        [rank, into!],
-      ),
-      B: param(new Float32Array(out! * rank), [out!, rank]),
-    },
-  }),
+  check: checkLora('lora'),
+  init: (site, c, r) => ({ train: factors(site, c, r) }),
   around:
-    (call, { A, B }, c) =>
-    (x, ctx) => {
-      const mask = c.dropout === 0 ? null : ctx.draw.bernoulli('lora', x.shape, 1 - c.dropout);
-      const kept = mask === null ? x : dropout(x, mask, 1 - c.dropout);
-      return call(x, ctx).add(kept.matmul(A.T).matmul(B.T).mul(scaling(c)));
-    },
+    (call, { A, B }, c, site) =>
+    (x, ctx) =>
+      call(x, ctx).add(dropped(x, c, site, ctx).matmul(A.T).matmul(B.T).mul(scaling(c))),
   fold: ({ weight, bias }, { A, B }, c) => ({ weight: weight.add(B.matmul(A).mul(scaling(c))), bias }),
   count: (sites, { rank }) => {
     const train = sites.reduce((n, { shape: [out, into] }) => n + rank * (out! + into!), 0);
