@@ -10,7 +10,7 @@ export type Updates = ReadonlyMap<Param, Tensor>;
 export interface Hooks {
   /** Added to the loss: a regulariser over parameters. */
   readonly penalty?: () => Tensor;
-  /** Replaces gradients of this attachment's parameters, after accumulation and clipping (masks). */
+  /** Replaces gradients of this attachment's parameters, after accumulation and before clipping (masks). */
   readonly afterGrad?: (grads: Grads) => Grads;
   /** Changes what the optimizer wrote, or updates buffers, given gradients, old and new values. */
   readonly afterStep?: (step: { grad: Grads; prev: (p: Param) => Tensor; next: (p: Param) => Tensor }) => Updates;
@@ -22,7 +22,10 @@ export interface Progress {
   readonly total: number;
 }
 
-/** Decides on the host between steps: rank budgets, phases. One per application of a method. */
+/**
+ * Decides on the host between steps: rank budgets, phases. One per application of a method. What it decides follows from
+ * `at` and from parameters (buffers included), so that a state with step and values is all that resuming needs.
+ */
 export interface Controller {
   /** Called once before the first step, with the number of steps to come: throws where its schedule cannot be met. */
   readonly begin?: (total: number) => void;

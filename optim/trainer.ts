@@ -180,6 +180,11 @@ export async function trainer<M extends Field, B extends Tensors>(model: M, opti
     return report(step, lr, { ...sums, ...(await run(r, feed, step, batches.length)) });
   };
 
+  let begun = false;
+  const begin = (): void => {
+    if (!begun) for (const { own } of controllers) own.begin?.(planned);
+    begun = true;
+  };
   const control = async (): Promise<void> => {
     const at = { step: taken, total: planned };
     for (const { method, own } of controllers) {
@@ -188,7 +193,7 @@ export async function trainer<M extends Field, B extends Tensors>(model: M, opti
       for (const p of written.keys())
         if (!t.every.has(p))
           throw new Error(`${method}: its controller wrote a parameter that is not in the model; write only what the method brought`);
-      store.write(written);
+      await store.write(written);
     }
   };
 
@@ -205,6 +210,7 @@ export async function trainer<M extends Field, B extends Tensors>(model: M, opti
         const batches = isList(given) ? given : accumulate === 1 ? [given] : cut(given, accumulate);
         const [first, ...rest] = batches;
         if (first === undefined) throw new RangeError('trainer: a step needs a batch, got none');
+        begin();
         const done = rest.length === 0 ? await whole(first, taken + 1) : await inParts(batches, taken + 1);
         taken++;
         await control();
@@ -227,7 +233,7 @@ export async function trainer<M extends Field, B extends Tensors>(model: M, opti
     state: () => inTurn(() => readState(t, store, optimizer, taken, seed)),
     load: (state) =>
       inTurn(async () => {
-        store.write(checked(state, t, optimizer));
+        await store.write(checked(state, t, optimizer));
         taken = state.step;
         seed = state.seed;
       }),
@@ -253,7 +259,8 @@ const shapes = <B>(batch: Batch<B>): string =>
     .map(([name, { shape }]) => `${name} ${show(shape)}`)
     .sort()
     .join(', ');
-const isList = <B>(b: Batch<B> | readonly Batch<B>[]): b is readonly Batch<B>[] => Array.isArray(b);
+/** Several micro-batches rather than one batch. */
+export const isList = <B>(b: Batch<B> | readonly Batch<B>[]): b is readonly Batch<B>[] => Array.isArray(b);
 const named = (names: readonly string[], numbers: Numbers): Record<string, number> =>
   Object.fromEntries(names.map((name, k) => [name, numbers[k]!]));
 
