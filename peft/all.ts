@@ -1,8 +1,15 @@
 // Every method of the library in one list, each with a small configuration for small networks: for tests, tables and the lab.
 import type { Kind } from '../nn/layer.ts';
+import { houlsby } from './additive/houlsby.ts';
+import { ia3 } from './additive/ia3.ts';
+import { parallelAdapter } from './additive/parallelAdapter.ts';
+import { prefixTuning } from './additive/prefixTuning.ts';
+import { promptTuning } from './additive/promptTuning.ts';
 import type { Configurable } from './attach.ts';
+import { mam } from './hybrid/mam.ts';
 import type { Options, Transform } from './method.ts';
 import { lora } from './reparameterized/lora.ts';
+import { bitfit } from './selective/bitfit.ts';
 import type { Where } from './site.ts';
 
 /** What may be changed on any method. */
@@ -18,6 +25,8 @@ export interface Listed {
   readonly at: readonly Kind[];
   /** Where it is written, from the root of the repository. */
   readonly file: string;
+  /** Whether `where` can be chosen; a composition's parts choose for themselves. */
+  readonly placeable: boolean;
   /** As the paper has it. */
   readonly standard: () => Transform;
   /** Small enough for a network of width 8. */
@@ -41,9 +50,37 @@ export const listed = <C>(
     at: [at],
     file,
     unfit,
+    placeable: true,
     standard: () => configurable(),
     tiny: (placed = {}) => configurable({ ...tiny, ...placed }),
   };
 };
 
-export const methods: readonly Listed[] = [listed('peft/reparameterized/lora.ts', lora, { rank: 2, alpha: 3 })];
+/** A composition written in the open: it takes a seed, and its parts know their places. */
+export const composition = (
+  about: Pick<Listed, 'name' | 'family' | 'paper' | 'file'>,
+  standard: () => Transform,
+  tiny: (seed: number) => Transform,
+): Listed => ({
+  ...about,
+  at: [...new Set(standard().parts.map((p) => p.method.at))],
+  unfit: {},
+  placeable: false,
+  standard,
+  tiny: ({ seed = 0 } = {}) => tiny(seed),
+});
+
+export const methods: readonly Listed[] = [
+  listed('peft/additive/houlsby.ts', houlsby, { bottleneck: 3 }),
+  listed('peft/additive/parallelAdapter.ts', parallelAdapter, { bottleneck: 3, scale: 2 }),
+  listed('peft/additive/promptTuning.ts', promptTuning, { length: 2 }),
+  listed('peft/additive/prefixTuning.ts', prefixTuning, { length: 2, bottleneck: 3 }),
+  listed('peft/additive/ia3.ts', ia3, {}),
+  listed('peft/selective/bitfit.ts', bitfit, {}, { llama: 'it has no biases' }),
+  listed('peft/reparameterized/lora.ts', lora, { rank: 2, alpha: 3, dropout: 0.25 }),
+  composition(
+    { name: 'mam', family: 'hybrid', paper: 'arXiv:2110.04366', file: 'peft/hybrid/mam.ts' },
+    () => mam(),
+    (seed) => mam({ length: 2, prefixBottleneck: 3, bottleneck: 3, scale: 2, seed }),
+  ),
+];

@@ -1,10 +1,15 @@
 // The laws of METHODS.md §0.5: what every method must keep, on every network, in double precision.
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import type { Engine } from '../../core/engine.ts';
 import type { Numbers } from '../../core/plan.ts';
 import { rng } from '../../core/rng.ts';
 import { size } from '../../core/shape.ts';
 import { type Data, type Param, stateOf, topological } from '../../core/tensor.ts';
+import { loadAdapter, saveAdapter } from '../../io/adapters.ts';
 import { stochastic } from '../../nn/context.ts';
+import { realize } from '../../nn/freeze.ts';
 import type { Model } from '../../nn/layer.ts';
 import { layers, params, tensors, trainable } from '../../nn/tree.ts';
 import type { Listed } from '../../peft/all.ts';
@@ -184,6 +189,29 @@ const counting: Law = {
   },
 };
 
+const saving: Law = {
+  id: 'I7',
+  says: 'saved and loaded into a fresh attachment, it computes the same bits; so does its finished form',
+  async check(c) {
+    const folder = await mkdtemp(join(tmpdir(), 'tinypeft-laws-'));
+    try {
+      const before = await numbersOf(c.engine, c.net, c.model);
+      await saveAdapter(c.model, folder);
+      must(c, sameBits(before, await numbersOf(c.engine, c.net, await loadAdapter(c.fresh, folder))), 'loaded is not what was saved');
+      const done = await realize(finish(c.model), c.engine);
+      await saveAdapter(done, folder);
+      const loaded = await loadAdapter(c.fresh, folder);
+      must(
+        c,
+        sameBits(await numbersOf(c.engine, c.net, done), await numbersOf(c.engine, c.net, loaded)),
+        'loaded is not what was finished and saved',
+      );
+    } finally {
+      await rm(folder, { recursive: true });
+    }
+  },
+};
+
 const detaching: Law = {
   id: 'I8',
   says: 'detached is the base bit for bit; changing from one attachment to another and back changes nothing',
@@ -263,7 +291,7 @@ const lastOnly: Law = {
   id: 'depth',
   says: 'attached to the last block only, backward visits no earlier block',
   async check(c) {
-    if (!c.method.parts.every((p) => INSIDE.has(p.method.at))) return;
+    if (!c.listed.placeable || !c.method.parts.every((p) => INSIDE.has(p.method.at))) return;
     const wheres = c.method.parts.map((p) => p.config.where);
     const last: Where = (path) => /\bblocks\.1\b/.test(path) && wheres.some((w) => matches(w, path));
     const method = await ready(c.listed.tiny({ seed: c.seed, where: last }), c.net, c.engine);
@@ -293,6 +321,7 @@ export const laws: readonly Law[] = [
   merging,
   unmerging,
   counting,
+  saving,
   detaching,
   deterministic,
   derivative,
