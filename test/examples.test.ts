@@ -1,0 +1,78 @@
+// Every example runs as a reader would run it, ends by itself, and says what it is there to say.
+import { execFile } from 'node:child_process';
+import { readdirSync, readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { join, resolve } from 'node:path';
+import { describe, it } from 'vitest';
+
+const folder = resolve(import.meta.dirname, '../examples');
+const tsx = createRequire(import.meta.url).resolve('tsx/cli');
+
+/** Lines of its output that must be there. */
+const says: Readonly<Record<string, readonly (string | RegExp)[]>> = {
+  '01-tensor.ts': ['not computed yet', 'dw       [ 40.5, 54, 67.5 ]', 'nudged   [ 40.5, 54, 67.5 ]', /one step downhill the loss is 0\.69/],
+  '03-mlp.ts': [/after step 1: loss 0\.[67]/, /after step 300: loss 0\.0\d+, 1(59|60) of 160 points on the right side/, /▓▓xxx▓▓▓/],
+  '04-attention.ts': [
+    /weights .*\n +1\.000 +· +· +· +·\n/,
+    /outputs differ by at most (0|\d(\.\d+)?e-(0[6-9]|[6-9]|1\d))\n/,
+    /dk differs by at most (0|\d(\.\d+)?e-(0[6-9]|[6-9]|1\d))\n/,
+  ],
+  '06-lora-by-hand.ts': [
+    'a gradient for W would be [16, 24]: it is nowhere',
+    '|∂L/∂A| = 0 and',
+    /\n +1 +40 +10 % +(0\.9|1\.0)\d+ /, //                     rank 1 stops where Eckart and Young say
+    /\n +2 +80 +21 % +0\.0000\d\d .* by at most \de-[6-9]/, // rank 2 is enough
+  ],
+  '07-lora-with-the-library.ts': [
+    'same structure, line by line: yes',
+    'same frozen arrays in memory: yes',
+    'same starting values of A, B: yes',
+    'second compile needed nothing new: yes',
+    '100 losses equal bit for bit: yes',
+  ],
+};
+
+const examples = readdirSync(folder).filter((name) => /^\d\d-.*\.ts$/.test(name));
+
+interface Ended {
+  readonly code: number;
+  readonly out: string;
+  readonly err: string;
+}
+/** Runs one program after the other in each of two lanes: the machines have two cores. */
+const lanes: Promise<unknown>[] = [Promise.resolve(), Promise.resolve()];
+function run(name: string, ...args: string[]): Promise<Ended> {
+  const program = (): Promise<Ended> =>
+    new Promise((done) => {
+      execFile(process.execPath, [tsx, join(folder, name), ...args], { cwd: resolve(folder, '..') }, (failed, out, err) =>
+        done({ code: failed === null ? 0 : Number(failed.code ?? 1), out, err }),
+      );
+    });
+  const mine = lanes.shift()!.then(program);
+  lanes.push(mine);
+  return mine;
+}
+
+describe('examples', { concurrent: true, timeout: 120_000 }, () => {
+  it('are all listed here and in the README of their folder', ({ expect }) => {
+    const readme = readFileSync(join(folder, 'README.md'), 'utf8');
+    expect(Object.keys(says)).toEqual(examples);
+    for (const name of examples) expect(readme).toContain(name);
+  });
+  for (const name of examples)
+    it(name, async ({ expect }) => {
+      const { code, out, err } = await run(name);
+      expect(code, err).toBe(0);
+      for (const line of says[name] ?? []) expect(out).toMatch(line);
+    });
+  it('explain themselves in one line', async ({ expect }) => {
+    const { code, out } = await run('01-tensor.ts', '--help');
+    expect(code).toBe(0);
+    expect(out).toBe('01: a tensor and its gradient  [--engine gpujs|float64] [--mode webgpu|webasm|cpu]\n');
+  });
+  it('refuse an engine they do not know, and say what there is', async ({ expect }) => {
+    const { code, err } = await run('01-tensor.ts', '--engine', 'abacus');
+    expect(code).not.toBe(0);
+    expect(err).toContain("'abacus' is none of gpujs, float64");
+  });
+});
