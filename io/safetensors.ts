@@ -188,6 +188,7 @@ export function* encode(tensors: ReadonlyMap<string, Writable>, metadata: Readon
   const items = [...tensors].map(([name, t]) => ({ name, ...t, dtype: t.dtype ?? dtypeOf(t.data) }));
   items.sort((a, b) => DTYPES.indexOf(b.dtype) - DTYPES.indexOf(a.dtype) || (a.name < b.name ? -1 : 1));
   const header: [string, unknown][] = metadata.size === 0 ? [] : [['__metadata__', Object.fromEntries([...metadata].sort())]];
+  for (const k of metadata.keys()) if (FORBIDDEN.has(k)) throw new RangeError(`safetensors: a metadata key cannot be called ${k}`);
   let end = 0;
   for (const { name, data, shape, dtype } of items) {
     if (name === '__metadata__' || FORBIDDEN.has(name)) throw new RangeError(`safetensors: a tensor cannot be called ${name}`);
