@@ -142,7 +142,6 @@ function wrap<K extends Kind, C, T extends Tensors, S, P>(
       method: m.name,
       field,
       application,
-      replacesBase: brought.base !== undefined,
       hooks: m.hooks?.(mine(f), c, site) ?? {},
       fold: m.fold === undefined ? null : (w) => m.fold!(w, mine(f), c, site),
       finish: m.finish === undefined ? null : () => m.finish!(mine(f), c) as unknown as Fields,
