@@ -1,17 +1,17 @@
 // Prefix tuning: p trained keys and values in front of those of the text, at every attention layer.
 //   attend(q, [P_k; k], [P_v; v]);   [P_k,1, P_v,1, …, P_k,L, P_v,L] = W₂ tanh(W₁ E + b₁) + b₂, or trained as they are
 // Li & Liang 2021, arXiv 2101.00190, §4.2–4.3. The MLP is for training: `finish` leaves the table it makes.
-import { tanh } from '../../core/ops/map.ts';
-import { broadcastTo, concat, permute, reshape } from '../../core/ops/move.ts';
+import { permute, reshape } from '../../core/ops/move.ts';
 import type { Numbers } from '../../core/plan.ts';
 import { ShapeError } from '../../core/shape.ts';
-import { leaf, param, type Tensor } from '../../core/tensor.ts';
-import { context, shifted, withKeys } from '../../nn/context.ts';
-import { BASE, type Layer, layer } from '../../nn/layer.ts';
+import { leaf, type Tensor } from '../../core/tensor.ts';
+import { context, shifted } from '../../nn/context.ts';
+import { BASE, layer } from '../../nn/layer.ts';
 import { substitute } from '../../nn/tree.ts';
 import { defineMethod } from '../attach.ts';
 import { idsFit, lengthFits, wholeNumber } from '../check.ts';
 import type { Site, Where } from '../site.ts';
+import { attendWith, flatten, newPrefix, newPrefixHidden, type Prefix, prefixFrom, prefixHiddenSize, prefixSize } from './prefix.ts';
 
 export interface PrefixTuningConfig {
   readonly length: number; // p
@@ -19,37 +19,6 @@ export interface PrefixTuningConfig {
   readonly init: 'normal' | 'zero' | { readonly ids: readonly number[] }; // zero: the last layer; ids: a real text's keys and values
   readonly attend: Where; // which attention layers
 }
-/** A key table and a value table [p, Hk·D] for each attention layer, in turn: as they are, or as the MLP makes them. */
-type Table = { readonly table: readonly Tensor[] };
-type Mlp = {
-  readonly E: Tensor; // [p, d]
-  readonly W1: Tensor; // [m, d]
-  readonly b1: Tensor; // [m]
-  readonly W2: readonly Tensor[]; // [Hk·D, m] each
-  readonly b2: readonly Tensor[]; // [Hk·D] each
-};
-export type Prefix = Table | Mlp;
-
-export function flatten(t: Prefix): readonly Tensor[] {
-  if ('table' in t) return t.table;
-  const hidden = tanh(t.E.matmul(t.W1.T).add(t.b1)); // [p, m]
-  return t.W2.map((w, i) => hidden.matmul(w.T).add(t.b2[i]!));
-}
-
-/** [p, Hk·D] → [B, Hk, p, D], for keys like `k` [B, Hk, T, D]. */
-export function asHeads(rows: Tensor, k: Tensor): Tensor {
-  const [b, heads, , width] = k.shape as readonly [number, number, number, number];
-  const p = rows.shape[0]!;
-  return broadcastTo(permute(reshape(rows, [p, heads, width]), [1, 0, 2]), [b, heads, p, width]);
-}
-
-const inFront = (call: Layer<'attend'>, keys: Tensor, values: Tensor): Layer<'attend'> =>
-  layer(
-    'attend',
-    { [BASE]: call },
-    () => (q, k, v, ctx) => call(q, concat([asHeads(keys, k), k], 2), concat([asHeads(values, v), v], 2), withKeys(ctx, keys.shape[0]!)),
-  );
-
 /** Hk·D of each table, in order. */
 const widths = (site: Site<'trunk'>, c: PrefixTuningConfig): number[] =>
   site.within('attend', c.attend).flatMap((a) => [a.dim('kvHeads') * a.dim('headWidth'), a.dim('kvHeads') * a.dim('headWidth')]);
@@ -111,25 +80,11 @@ export const prefixTuning = defineMethod<'trunk', PrefixTuningConfig, Prefix, nu
     return tables;
   },
   init: (site, c, r, { prepared }) => {
-    const p = c.length;
-    const w = p === 0 ? [] : widths(site, c);
-    const zero = c.init === 'zero';
-    if (c.bottleneck === null || p === 0) {
-      const rows = (n: number, i: number): Float32Array => (zero ? new Float32Array(p * n) : r.split(`table ${i}`).normal(p * n));
-      return { train: { table: w.map((n, i) => param(prepared?.[site.index]?.[i] ?? rows(n, i), [p, n])) } };
-    }
-    const [d, m] = [site.dim('width'), c.bottleneck];
-    const linear = (name: string, n: number, from: number): Float32Array =>
-      r.split(name).uniform(n, -1 / Math.sqrt(from), 1 / Math.sqrt(from));
-    return {
-      train: {
-        E: param(r.split('E').normal(p * d), [p, d]),
-        W1: param(linear('W1', m * d, d), [m, d]),
-        b1: param(linear('b1', m, d), [m], { decay: false }),
-        W2: w.map((n, i) => param(zero ? new Float32Array(n * m) : linear(`W2 ${i}`, n * m, m), [n, m])),
-        b2: w.map((n, i) => param(zero ? new Float32Array(n) : linear(`b2 ${i}`, n, m), [n], { decay: false })),
-      },
-    };
+    const w = c.length === 0 ? [] : widths(site, c);
+    const numbers = prepared?.[site.index];
+    if (numbers !== undefined) return { train: prefixFrom(w, c.length, numbers) };
+    const mlp = c.bottleneck === null || c.length === 0 ? null : newPrefixHidden(c.length, site.dim('width'), c.bottleneck, r);
+    return { train: newPrefix(w, c.length, mlp, c.init === 'zero', r) };
   },
   around: (call, t, c, site) => {
     if (c.length === 0) return call;
@@ -145,7 +100,7 @@ export const prefixTuning = defineMethod<'trunk', PrefixTuningConfig, Prefix, nu
         'attend',
         (l, path) => {
           const i = at.get(path);
-          return i === undefined ? null : inFront(l, table[2 * i]!, table[2 * i + 1]!);
+          return i === undefined ? null : attendWith(l, table[2 * i]!, table[2 * i + 1]!);
         },
         site.path,
       );
@@ -155,9 +110,10 @@ export const prefixTuning = defineMethod<'trunk', PrefixTuningConfig, Prefix, nu
   finish: (t) => ({ table: flatten(t) }),
   count: (sites, c) => {
     const of = (s: Site<'trunk'>): { train: number; stored: number } => {
-      const [p, d, m] = [c.length, s.dim('width'), c.bottleneck];
-      const w = p === 0 ? 0 : widths(s, c).reduce((a, b) => a + b, 0);
-      return { train: m === null || p === 0 ? p * w : p * d + d * m + m + m * w + w, stored: p * w };
+      const w = c.length === 0 ? [] : widths(s, c);
+      const stored = prefixSize(w, c.length, null);
+      if (c.bottleneck === null || c.length === 0) return { train: stored, stored };
+      return { train: prefixHiddenSize(c.length, s.dim('width'), c.bottleneck) + prefixSize(w, c.length, c.bottleneck), stored };
     };
     return sites.map(of).reduce((a, b) => ({ train: a.train + b.train, stored: a.stored + b.stored }), { train: 0, stored: 0 });
   },
