@@ -78,7 +78,7 @@ export class Tensor {
   /** The last two dimensions swapped. `x.matmul(w.T)` does not copy `w`. */
   get T(): Tensor {
     const n = this.shape.length;
-    if (n < 2) throw new ShapeError(`T: a tensor of shape ${show(this.shape)} has no two dimensions to swap (${place(this.at)})`);
+    if (n < 2) throw new ShapeError(`T: a tensor of shape ${show(this.shape)} has no two dimensions to swap`, this.at.path);
     return permute(this, [...Array(n - 2).keys(), n - 1, n - 2]);
   }
 
@@ -87,6 +87,9 @@ export class Tensor {
     const s = this.source;
     const what = s.kind === 'apply' ? s.op.name : s.kind === 'input' ? `input ${s.name}` : s.kind;
     return `Tensor ${show(this.shape)} ${what} ${place(this.at)}, not computed yet: await engine.read(t)`;
+  }
+  toJSON(): string {
+    return this.toString();
   }
   [Symbol.for('nodejs.util.inspect.custom')](): string {
     return this.toString();
@@ -107,10 +110,14 @@ export const input = (name: string, shape: Shape, fill: Fill | null = null): Ten
   new Tensor(checkShape(shape, `input ${name}`), { kind: 'input', name, fill });
 
 /** A trainable value. Two tensors of one Param are one value: tying weights is using the same tensor twice. */
-export function param(data: Data | readonly number[], shape: Shape, meta: Partial<Pick<Param, 'lr' | 'decay' | 'active'>> = {}): Tensor {
+export function param(
+  data: Data | readonly number[],
+  shape: Shape,
+  { lr = 1, decay = true, active = true }: Partial<Pick<Param, 'lr' | 'decay' | 'active'>> = {},
+): Tensor {
   const source = leaf(data, shape).source;
   if (source.kind !== 'leaf') throw new Error('unreachable: leaf() makes leaves');
-  return stateOf({ shape, value: source.data, lr: 1, decay: true, active: true, ...meta });
+  return stateOf({ shape, value: source.data, lr, decay, active });
 }
 
 /** The tensor that reads a parameter. */

@@ -6,9 +6,9 @@ import { pad, reshape } from '../core/ops/move.ts';
 import type { Feed, Numbers, Plan } from '../core/plan.ts';
 import { rng } from '../core/rng.ts';
 import { here } from '../core/scope.ts';
-import { size } from '../core/shape.ts';
+import { ShapeError, size } from '../core/shape.ts';
 import type { Store } from '../core/store.ts';
-import { input, type Param, param, paramOf, type Tensor, topological } from '../core/tensor.ts';
+import { input, type Param, paramOf, stateOf, type Tensor, topological } from '../core/tensor.ts';
 import { numberOf } from './backbone.ts';
 import { type Cache, context } from './context.ts';
 import { BASE, isLayer, type Model, ofKind } from './layer.ts';
@@ -91,8 +91,9 @@ export async function decoding(model: Model, prompts: readonly (readonly number[
   if (prompts.length === 0) throw new RangeError('generate: no prompt given; give one or more');
   checkIds(prompts, vocabularyOf(model));
   const lengths = prompts.map((p) => p.length);
-  const front = Math.max(0, ...[...prefill(model, 1, 1, null).slots.values()].map((s) => s.before)); // recipes only: nothing runs
-  const room = checkLengths(lengths, o.tokens, front, positionsOf(model));
+  const front = tokensInFront(model);
+  const room = roomIn(model, front);
+  checkLengths(lengths, o.tokens, room, positionsOf(model));
 
   const longest = Math.max(...lengths);
   const text = Math.min(bucket(longest), room);
@@ -169,15 +170,26 @@ const pass = (logits: Tensor, next: ReadonlyMap<Param, Tensor>): Pass => ({
   reads: new Set(topological([logits, ...next.values()]).flatMap(({ source: s }) => (s.kind === 'input' ? [s.name] : []))),
 });
 
-/** All prompts at once, padded at the right to `text` tokens; keys and values go to fresh slots of `columns`. */
+/** One table of zeros serves all slots of a size: nothing writes to it. */
+const zeroTables = () => {
+  const made = new Map<number, Float32Array>();
+  return (n: number): Float32Array => {
+    const z = made.get(n) ?? new Float32Array(n);
+    made.set(n, z);
+    return z;
+  };
+};
+
+/** All prompts at once, padded at the right to `text` tokens; keys and values go to fresh slots of `columns` (null: as many as there are). */
 function prefill(model: Model, rows: number, text: number, columns: number | null): Pass & { readonly slots: Slots } {
   const slots = new Map<string, Slot>();
   const next = new Map<Param, Tensor>();
+  const zeros = zeroTables();
   const cache = cacheOf(false, (name, k, v) => {
     const s = k.shape[2]!;
     const keep = (x: Tensor): Tensor => {
       const shape = x.shape.with(2, columns ?? s);
-      const slot = param(new Float32Array(size(shape)), shape, { active: false, decay: false });
+      const slot = stateOf({ shape, value: zeros(size(shape)), lr: 1, decay: false, active: false });
       next.set(paramOf(slot)!, pad(x, 2, 0, (columns ?? s) - s));
       return slot;
     };
@@ -208,13 +220,38 @@ function decode(model: Model, rows: number, columns: number, slots: Slots): Pass
   return pass(model({ ids: input('ids', [rows, 1]) }, context(1, { cache, causal: true, positions })), next);
 }
 
-/** The longest text of the model, prompts of methods included; unlimited where its trunk does not say. */
+/** The longest text of the bare model; unlimited where its trunk does not say. */
 function positionsOf(model: Model): number {
   for (const { layer } of layers(model)) {
     const n = layer.kind === 'trunk' ? numberOf(layer, 'longest') : null;
     if (n !== null) return n;
   }
   return Infinity;
+}
+
+// What methods take of the positions is asked of the model itself, by writing down passes that are never run.
+const tokensInFront = (model: Model): number => Math.max(0, ...[...prefill(model, 1, 1, null).slots.values()].map((s) => s.before));
+
+/** The longest text that the model with its methods accepts. */
+function roomIn(model: Model, front: number): number {
+  const most = positionsOf(model) - front;
+  const accepts = (n: number): boolean => {
+    try {
+      prefill(model, 1, n, null);
+      return true;
+    } catch (e) {
+      if (e instanceof ShapeError) return false;
+      throw e;
+    }
+  };
+  if (most === Infinity || accepts(most)) return most;
+  let [fits, not] = [1, most];
+  while (not - fits > 1) {
+    const middle = Math.floor((fits + not) / 2);
+    if (accepts(middle)) fits = middle;
+    else not = middle;
+  }
+  return fits;
 }
 
 /** Rows of the table that the model looks tokens up in. */
@@ -239,16 +276,15 @@ function checkIds(prompts: readonly (readonly number[])[], vocabulary: number): 
   }
 }
 
-/** How many tokens of text fit, or an error that says by how much these do not. The last token made needs no position. */
-function checkLengths(lengths: readonly number[], tokens: number, front: number, positions: number): number {
-  const room = positions - front;
+/** Says by how much prompt and new tokens are too long. The last token made needs no position. */
+function checkLengths(lengths: readonly number[], tokens: number, room: number, positions: number): void {
   const row = lengths.indexOf(Math.max(...lengths));
   const over = lengths[row]! + tokens - 1 - room;
-  if (over <= 0) return room;
-  const has = `this model has ${positions} positions${front > 0 ? `, ${front} of them taken by a prompt method` : ''}`;
+  if (over <= 0) return;
+  const taken = room < positions ? `, ${positions - room} of them taken by a prompt or prefix` : '';
   const fits = room - lengths[row]! + 1;
   throw new RangeError(
-    `generate: prompt ${row} of ${lengths[row]} tokens and ${tokens} new ones are ${over} too many: ${has}. ${
+    `generate: prompt ${row} of ${lengths[row]} tokens and ${tokens} new ones are ${over} too many: this model has ${positions} positions${taken}. ${
       fits > 0 ? `Ask for at most ${fits} tokens, or drop the first ${over} of the prompt` : `Drop the first ${over} tokens of the prompt`
     }`,
   );

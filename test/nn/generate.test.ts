@@ -201,7 +201,7 @@ describe('the end of the positions', () => {
   test('a prompt that does not fit at all', async () => {
     const [prompt] = randomRows(1, 1, 30);
     await expect(generate(prompted(tiny('gpt2', 3), 3, 1), [[1], prompt!], { engine, tokens: 2 })).rejects.toThrow(
-      'generate: prompt 1 of 30 tokens and 2 new ones are 10 too many: this model has 24 positions, 3 of them taken by a prompt method. Drop the first 10 tokens of the prompt',
+      'generate: prompt 1 of 30 tokens and 2 new ones are 10 too many: this model has 24 positions, 3 of them taken by a prompt or prefix. Drop the first 10 tokens of the prompt',
     );
   });
   test('a sequence longer than the model is refused by the model itself', () => {

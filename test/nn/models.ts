@@ -16,16 +16,9 @@ export function lively<T extends Model>(model: T, seed: number): T {
   return mapTensors(model, (t, path) => {
     const p = paramOf(t);
     if (p === null) return t;
-    const gain = /norm\w*\.weight$|first\.weight$/.test(path);
-    const now =
-      made.get(p) ??
-      param(
-        rng(seed)
-          .split(path)
-          .normal(p.value.length, 0.5, gain ? 1 : 0),
-        p.shape,
-        p,
-      );
+    const mean = /norm\w*\.weight$|first\.weight$/.test(path) ? 1 : 0;
+    const values = rng(seed).split(path).normal(p.value.length, 0.5, mean);
+    const now = made.get(p) ?? param(values, p.shape, { decay: p.decay });
     made.set(p, now);
     return now;
   });
