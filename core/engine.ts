@@ -42,6 +42,7 @@ export function makeEngine<H extends object>(
 ): Engine {
   const cache = lru<H>(PLANS);
   const stores = new Map<Store, DeviceStore<H>>();
+  const life = { closed: false };
   const counts = { plansCompiled: 0, plansReused: 0, leavesUploaded: 0 };
   let uploaded = new WeakMap<Data, Map<number, Promise<H>>>(); // by data and column count: one upload however many plans read it
   const garbage = new FinalizationRegistry<H>((h) => device.free(h));
@@ -57,6 +58,7 @@ export function makeEngine<H extends object>(
     return h;
   };
   const store = (): Store => {
+    if (life.closed) throw new Error('engine: it was closed; open another with openEngine()');
     const s = deviceStore(device);
     stores.set(s, s);
     return s;
@@ -70,12 +72,18 @@ export function makeEngine<H extends object>(
     else counts.plansCompiled++;
     return plan;
   };
-  const scratch = store();
   const read = async (t: Tensor, feed: Feed = {}): Promise<Numbers> => {
-    scratch.close();
-    return (await (await own(scratch, { outputs: { y: t } })).run(feed)).y;
+    const scratch = store(); // its own, so that reads may overlap
+    try {
+      return (await (await own(scratch, { outputs: { y: t } })).run(feed)).y;
+    } finally {
+      scratch.close();
+      stores.delete(scratch);
+    }
   };
   const close = async (): Promise<void> => {
+    if (life.closed) return;
+    life.closed = true;
     for (const s of stores.values()) s.close();
     stores.clear();
     uploaded = new WeakMap();

@@ -2,7 +2,7 @@
 import { type MapStep, printCustom, printMap, type Source } from './kernel.ts';
 import { type AnyOp, shapesOf } from './op.ts';
 import type { Scope } from './scope.ts';
-import { same, size } from './shape.ts';
+import { type Shape, same, size } from './shape.ts';
 import { inputsOf, type Tensor, topological } from './tensor.ts';
 
 /** A kernel and where it came from. `flops` counts every fused op. */
@@ -10,6 +10,8 @@ export interface Kernel extends Source {
   readonly name: string;
   readonly at: Scope;
   readonly flops: number;
+  /** For maps, the functions computed and the shapes they read: what an engine with its own loops needs. */
+  readonly chain: { readonly reads: readonly Shape[]; readonly steps: readonly MapStep[] } | null;
 }
 export interface Fused {
   readonly node: Tensor;
@@ -57,16 +59,12 @@ export function fuse(roots: readonly Tensor[]): Fused[] {
     if (!stored.has(t) || s.kind !== 'apply') continue;
     const chain = chains.get(t);
     if (chain !== undefined) {
-      const source = printMap(
-        t.shape,
-        chain.reads.map((r) => r.shape),
-        chain.steps,
-        chain.helpers,
-      );
+      const reads = chain.reads.map((r) => r.shape);
+      const source = printMap(t.shape, reads, chain.steps, chain.helpers);
       fused.push({
         node: t,
         reads: chain.reads.map(storedAs),
-        kernel: { ...source, name: chain.names.join('+'), at: t.at, flops: chain.flops },
+        kernel: { ...source, name: chain.names.join('+'), at: t.at, flops: chain.flops, chain: { reads, steps: chain.steps } },
       });
     } else if (s.op.kernel.kind === 'custom') {
       const shapes = shapesOf(s.op.inputs, s.ins);
@@ -74,7 +72,7 @@ export function fuse(roots: readonly Tensor[]): Fused[] {
       fused.push({
         node: t,
         reads: s.ins.map(storedAs),
-        kernel: { ...source, name: s.op.name, at: t.at, flops: s.op.flops?.(shapes, t.shape, s.attrs) ?? size(t.shape) },
+        kernel: { ...source, name: s.op.name, at: t.at, flops: s.op.flops?.(shapes, t.shape, s.attrs) ?? size(t.shape), chain: null },
       });
     }
   }
@@ -126,7 +124,7 @@ function grow(
   const expr = typeof kernel.expr === 'string' ? kernel.expr : kernel.expr(attrs);
   return {
     reads,
-    steps: [...steps, { expr, inputs: op.inputs, values }],
+    steps: [...steps, { name: op.name, attrs, expr, inputs: op.inputs, values }],
     names: [...names.filter((n) => n !== 'constant'), op.name],
     helpers,
     flops,

@@ -19,7 +19,7 @@ export function grad(loss: Tensor, wrt: readonly Tensor[]): Tensor[] {
 
 /** Σ dy·∂y/∂w for each w: the vector–Jacobian product. Nothing below a tensor in `until` is visited. */
 export function pullback(y: Tensor, dy: Tensor, wrt: readonly Tensor[], until: readonly Tensor[] = []): Tensor[] {
-  const wanted = new Set([...wrt, ...until].map(identity));
+  const wanted = new Set(wrt.map(identity));
   const order = topological([y], new Set(until));
   const leads = new Set<unknown>(); // tensors some wanted one flows into
   for (const t of order) if (wanted.has(identity(t)) || inputsOf(t).some((i) => leads.has(identity(i)))) leads.add(identity(t));
@@ -33,8 +33,9 @@ export function pullback(y: Tensor, dy: Tensor, wrt: readonly Tensor[], until: r
   for (const t of order.toReversed()) {
     const d = cotangent.get(identity(t));
     if (d === undefined || !leads.has(identity(t)) || stop.has(t)) continue;
-    within({ path: t.at.path, phase: 'backward' }, () => {
-      for (const [into, dx] of contributions(t, d, (i) => leads.has(identity(i)))) receive(into, dx);
+    // Derivatives of a checkpoint's copy belong to the copy: what they recompute is not taken from the forward pass either.
+    within({ path: t.at.path, phase: 'backward', copy: t.at.copy }, () => {
+      for (const [into, dx] of contributions(t, d, (i) => leads.has(identity(i)), wanted)) receive(into, dx);
     });
   }
   return wrt.map((w) => cotangent.get(identity(w)) ?? full(w.shape, 0));
@@ -46,7 +47,12 @@ const identity = (t: Tensor): unknown => (t.source.kind === 'state' ? t.source.p
 const distinct = (ts: readonly Tensor[]): Tensor[] => [...new Map(ts.map((t) => [identity(t), t])).values()];
 
 /** What t's cotangent sends to each of its inputs that `marked` wants. */
-function* contributions(t: Tensor, dy: Tensor, marked: (t: Tensor) => boolean): Generator<readonly [Tensor, Tensor]> {
+function* contributions(
+  t: Tensor,
+  dy: Tensor,
+  marked: (t: Tensor) => boolean,
+  wanted: ReadonlySet<unknown>,
+): Generator<readonly [Tensor, Tensor]> {
   const s = t.source;
   if (s.kind === 'view') {
     yield [s.of, reshape(dy, s.of.shape)];
@@ -55,7 +61,7 @@ function* contributions(t: Tensor, dy: Tensor, marked: (t: Tensor) => boolean): 
   if (s.kind !== 'apply') return;
   const { op, ins, attrs } = s;
   if (op === checkpointOp) {
-    yield* throughCheckpoint(attrs as Checkpoint, dy, marked);
+    yield* throughCheckpoint(attrs as Checkpoint, dy, marked, wanted);
     return;
   }
   if (op.vjp !== undefined) {
@@ -99,13 +105,16 @@ function* throughCheckpoint(
   { inside, boundary }: Checkpoint,
   dy: Tensor,
   marked: (t: Tensor) => boolean,
+  wanted: ReadonlySet<unknown>,
 ): Generator<readonly [Tensor, Tensor]> {
-  const again = recompute(inside, boundary);
-  const inner = topological([again], new Set(boundary));
+  // A value inside whose own gradient is asked for is kept: its copy would be another variable.
+  const kept = new Set([...boundary, ...topological([inside], new Set(boundary)).filter((t) => wanted.has(t) && t !== inside)]);
+  const again = recompute(inside, [...kept]);
+  const inner = topological([again], kept);
   const targets = distinct(inner).filter(
-    (t) => marked(t) && (boundary.includes(t) || t.source.kind === 'state' || t.source.kind === 'leaf' || t.source.kind === 'input'),
+    (t) => marked(t) && (kept.has(t) || t.source.kind === 'state' || t.source.kind === 'leaf' || t.source.kind === 'input'),
   );
-  const grads = pullback(again, dy, targets, boundary);
+  const grads = pullback(again, dy, targets, [...kept]);
   for (const [k, t] of targets.entries()) yield [t, grads[k]!];
 }
 

@@ -1,6 +1,7 @@
 // What an op computes, as text: an expression for every element (map), a body for every element (custom), or other ops
 // (composite). The text is JavaScript in the subset gpu.js compiles, and the float64 engine runs the very same text.
 import type { Ins, Shapes } from './op.ts';
+import { here, place } from './scope.ts';
 import { dim, type Shape, same, size, table } from './shape.ts';
 import type { Tensor } from './tensor.ts';
 
@@ -24,11 +25,14 @@ export const Y = 'this.thread.y';
 /** Integer division inside a kernel: gpu.js divides in float32, so the half keeps the floor exact (DESIGN §2.8). */
 export const idiv = (i: string, n: number): string => (n === 1 ? i : `Math.floor((${i} + 0.5) / ${n})`);
 
-/** A number as kernel source. */
+/** A number as kernel source. Throws on NaN and infinities, which gpu.js rewrites. */
 export function num(v: number): string {
-  if (!Number.isFinite(v)) throw new RangeError(`a kernel cannot hold ${v}: gpu.js has no infinities; use ±1e9`);
+  if (!Number.isFinite(v))
+    throw new RangeError(`a kernel cannot hold ${v} (${place(here())}): gpu.js has no NaN and no infinities; use ±1e9 to mask, or feed it`);
   return v < 0 || Object.is(v, -0) ? `(${v})` : String(v);
 }
+/** A number as kernel source that no compiler takes for an integer. */
+export const float = (v: number): string => (/[.e]/.test(num(v)) ? num(v) : Number.isInteger(v) ? `${v}.0` : num(v));
 
 const coordinate = (k: number): string => `i${k}`;
 
@@ -92,6 +96,8 @@ export interface Source {
 
 /** A step of a fused map: an expression over earlier values. */
 export interface MapStep {
+  readonly name: string; // of the op
+  readonly attrs: unknown;
   readonly expr: string;
   readonly inputs: readonly string[];
   readonly values: readonly (number | { read: number })[];

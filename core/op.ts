@@ -48,7 +48,7 @@ export function defineOp<K extends string, A = null>(def: OpDef<K, A>): Op<K, A>
       } catch (e) {
         if (!(e instanceof ShapeError)) throw e;
         const operands = def.inputs.map((k) => `${k}: ${show(shapes[k])}`).join(', ');
-        throw new ShapeError(`${e.message}\n  op ${def.name}(${operands}) ${place(at)}`);
+        throw new ShapeError(`${e.reason}\n  op ${def.name}(${operands}) ${place(at)}`, '');
       }
       // The one place that forgets K and A. What is stored together was checked together, two lines above.
       return new Tensor(shape, { kind: 'apply', op: def as unknown as AnyOp, ins: def.inputs.map((k) => ins[k]), attrs }, at);

@@ -1,11 +1,11 @@
 // A plan is a scheduled graph bound to a store and ready to run: inputs in, outputs out, state stays on the device.
 // Compiled kernels are cached by the structure of the graph, so an equal graph over other weights compiles nothing.
 
-import { stopGradient } from './ops/map.ts';
+import { type AnyOp, defineOp, type Op } from './op.ts';
 import { rng } from './rng.ts';
-import { attrsKey, type InputSpec, type Ref, type Schedule, type Step, schedule } from './schedule.ts';
+import { attrsKey, type Bound, type InputSpec, type Ref, type Schedule, type Step, schedule } from './schedule.ts';
 import { place } from './scope.ts';
-import { type Shape, show, size, table } from './shape.ts';
+import { type Shape, ShapeError, same, show, size, table } from './shape.ts';
 import type { DeviceStore, Numbers } from './store.ts';
 import { type Data, type Param, paramOf, type Tensor, topological } from './tensor.ts';
 
@@ -58,8 +58,9 @@ interface Compiled<H> {
   readonly kernels: number;
   readonly inputs: readonly InputSpec[];
   readonly roots: readonly Ref[];
-  readonly leaves: readonly { readonly shape: Shape; readonly at: number }[]; // `at`: place in the graph's order of appearance
+  readonly leaves: readonly { readonly shape: Shape; readonly at: number; readonly bound: Bound | null }[]; // `at`: place in the graph's order of appearance
   readonly states: readonly number[];
+  readonly ops: readonly AnyOp[];
 }
 /** A bounded cache; the least recently used entry goes first. */
 export interface Cache<H> {
@@ -89,17 +90,18 @@ export function lru<H>(limit: number): Cache<H> {
 }
 
 /** A graph's structure as text: equal for graphs that need the same kernels, whatever their weights. */
-export function structure(roots: readonly Tensor[]): { key: string; leaves: Data[]; states: Param[] } {
+export function structure(roots: readonly Tensor[]): { key: string; leaves: Data[]; states: Param[]; ops: AnyOp[] } {
   const ids = new Map<unknown, number>();
-  const leaves: Data[] = [];
+  const leaves: Data[] = []; // each once: two tensors of the same numbers are wired to the same place
   const states: Param[] = [];
+  const ops: AnyOp[] = [];
   const lines: string[] = [];
   const line = (t: Tensor): string => {
     const s = t.source;
     switch (s.kind) {
       case 'leaf':
-        leaves.push(s.data);
-        return `l${t.shape}`;
+        if (!ids.has(s.data)) ids.set(s.data, leaves.push(s.data) - 1);
+        return `l${t.shape} ${ids.get(s.data)}`;
       case 'state':
         states.push(s.param);
         return `s${t.shape}`;
@@ -108,6 +110,7 @@ export function structure(roots: readonly Tensor[]): { key: string; leaves: Data
       case 'view':
         return `v${ids.get(s.of)} ${t.shape}`;
       case 'apply':
+        ops.push(s.op);
         return `${s.op.name}${attrsKey(s.op, s.attrs)}${s.ins.map((i) => ids.get(i))} ${t.at.path} ${t.at.phase} ${t.at.copy}`;
       default:
         return s satisfies never;
@@ -122,7 +125,22 @@ export function structure(roots: readonly Tensor[]): { key: string; leaves: Data
       if (param !== null) ids.set(param, lines.length);
     } else ids.set(t, known);
   }
-  return { key: `${lines.join('\n')}\n=> ${roots.map((r) => ids.get(r))}`, leaves, states };
+  return { key: `${lines.join('\n')}\n=> ${roots.map((r) => ids.get(r))}`, leaves, states, ops };
+}
+
+/** The table a parameter gets next. The slot keeps equal values of two parameters apart: each owns its table. */
+const nextOp: Op<'x', { slot: number }> = defineOp<'x', { slot: number }>({
+  name: 'next',
+  inputs: ['x'],
+  shape: ({ x }) => x,
+  flops: () => 0,
+  kernel: { kind: 'map', expr: 'x' },
+  vjp: () => ({ x: null }),
+});
+function nextValue(p: Param, x: Tensor, slot: number): Tensor {
+  if (!same(p.shape, x.shape))
+    throw new ShapeError(`next: a parameter of shape ${show(p.shape)} cannot become ${show(x.shape)} (${place(x.at)})`, '');
+  return nextOp({ x }, { slot }, x.at);
 }
 
 /** Binds a program to a device and a store. */
@@ -138,10 +156,12 @@ export async function compile<H, O extends string>(
   const next = [...(program.next ?? [])];
   const taps = (program.taps ?? []).map((path) => [path, lastIn(Object.values(program.outputs), path)] as const);
   // A next value is always a fresh table: a parameter never shares one with an input or another parameter.
-  const roots = [...names.map((k) => program.outputs[k]), ...taps.map(([, t]) => t), ...next.map(([, t]) => stopGradient(t))];
-  const { key, leaves, states } = structure(roots);
-  const hit = cache.get(key);
-  const own = hit ?? (await build(device, roots, leaves, states));
+  const roots = [...names.map((k) => program.outputs[k]), ...taps.map(([, t]) => t), ...next.map(([p, t], slot) => nextValue(p, t, slot))];
+  const { key, leaves, states, ops } = structure(roots);
+  const known = cache.get(key);
+  const hit = known?.ops.every((op, k) => op === ops[k]) ? known : undefined; // two ops may have one name
+  const own = hit ?? (await build(device, roots, leaves, states, ops));
+  for (const { at, bound } of own.leaves) if (bound !== null) checkBound(leaves[at]!, bound, 'a leaf');
   if (hit === undefined) cache.set(key, own);
   const { executable } = own;
   const milliseconds = performance.now() - started;
@@ -169,35 +189,36 @@ export async function compile<H, O extends string>(
 
   return {
     get report() {
-      const { executor, fallback } = executable;                           // some engines decide when they first run
+      const { executor, fallback } = executable; // some engines decide when they first run
       return { kernels: own.kernels, cached: hit !== undefined, executor, fallback, milliseconds };
     },
-    async run(feed = {}, seed = 0) {
-      const { read, release } = await bind(feed, seed);
-      try {
-        const handles = await executable.run(read);
-        const get = async (k: number): Promise<Numbers> => {
-          const { rows, cols } = table(roots[k]!.shape);
-          return device.download(handles[k]!, rows, cols);
-        };
-        const owned = new Set(own.roots.flatMap((r, k) => (r.kind === 'step' ? [handles[k]!] : [])));
-        const outputs: Partial<Record<O, Numbers>> = {};
-        for (const [k, name] of names.entries()) outputs[name] = await get(k);
-        const tapped: Record<string, Numbers> = {};
-        for (const [k, [path]] of taps.entries()) tapped[path] = await get(names.length + k);
-        const guard = program.guard === undefined ? 0 : (outputs[program.guard]?.[0] ?? Number.NaN);
-        if (Number.isFinite(guard))
-          for (const [k, [p]] of next.entries()) {
-            const h = handles[names.length + taps.length + k]!;
-            owned.delete(h);
-            store.put(p, h);
-          }
-        for (const h of owned) device.free(h);
-        return Object.assign(outputs as Record<O, Numbers>, { taps: tapped });
-      } finally {
-        release();
-      }
-    },
+    run: (feed = {}, seed = 0) =>
+      store.turn(async () => {
+        const { read, release } = await bind(feed, seed);
+        try {
+          const handles = await executable.run(read);
+          const get = async (k: number): Promise<Numbers> => {
+            const { rows, cols } = table(roots[k]!.shape);
+            return device.download(handles[k]!, rows, cols);
+          };
+          const owned = new Set(own.roots.flatMap((r, k) => (r.kind === 'step' ? [handles[k]!] : [])));
+          const outputs: Partial<Record<O, Numbers>> = {};
+          for (const [k, name] of names.entries()) outputs[name] = await get(k);
+          const tapped: Record<string, Numbers> = {};
+          for (const [k, [path]] of taps.entries()) tapped[path] = await get(names.length + k);
+          const guard = program.guard === undefined ? 0 : (outputs[program.guard]?.[0] ?? Number.NaN);
+          if (Number.isFinite(guard))
+            for (const [k, [p]] of next.entries()) {
+              const h = handles[names.length + taps.length + k]!;
+              owned.delete(h);
+              store.put(p, h);
+            }
+          for (const h of owned) device.free(h);
+          return Object.assign(outputs as Record<O, Numbers>, { taps: tapped });
+        } finally {
+          release();
+        }
+      }),
     async diagnose(feed = {}, seed = 0) {
       const every = schedule(roots).steps.filter((st) => st.node.at.phase !== 'update');
       for (const st of every) {
@@ -215,11 +236,19 @@ export async function compile<H, O extends string>(
 const describe = (s: Step): string => `${s.kernel.name} ${place(s.node.at)} (${s.node.at.phase})`;
 const probeReads = (t: Tensor, name: string): boolean => topological([t]).some((x) => x.source.kind === 'input' && x.source.name === name);
 
+/** Where the graph first shows a value. An op's composition may only use its operands: their numbers are what a plan binds. */
+function indexIn<T>(all: readonly T[], one: T): number {
+  const k = all.indexOf(one);
+  if (k < 0) throw new Error('plan: a composite op made a leaf or parameter of its own; hand it in as an operand');
+  return k;
+}
+
 async function build<H>(
   device: Device<H>,
   roots: readonly Tensor[],
   leaves: readonly Data[],
   states: readonly Param[],
+  ops: readonly AnyOp[],
 ): Promise<Compiled<H>> {
   const s = schedule(roots);
   return {
@@ -227,8 +256,9 @@ async function build<H>(
     kernels: s.steps.length,
     inputs: s.inputs,
     roots: s.roots,
-    leaves: s.leaves.map((l) => ({ shape: l.shape, at: leaves.indexOf(l.data) })),
-    states: s.states.map((p) => states.indexOf(p)),
+    leaves: s.leaves.map((l) => ({ shape: l.shape, at: indexIn(leaves, l.data), bound: l.bound })),
+    states: s.states.map((p) => indexIn(states, p)),
+    ops,
   };
 }
 
@@ -261,13 +291,11 @@ function valueFor(spec: InputSpec, feed: Feed, seed: number): Data {
   const data = typeof v === 'number' ? Float64Array.of(v) : ArrayBuffer.isView(v) ? v : Float64Array.from(v);
   if (data.length !== n)
     throw new RangeError(`plan: input ${spec.name} has shape ${show(spec.shape)} and needs ${n} numbers, got ${data.length}`);
-  if (spec.bound !== null) {
-    const { low, high, reader } = spec.bound;
-    const bad = data.findIndex((x) => !(x >= low && x < high && Number.isInteger(x)));
-    if (bad >= 0)
-      throw new RangeError(
-        `plan: input ${spec.name}[${bad}] is ${data[bad]}, but ${reader} needs whole numbers from ${low} to ${high - 1}`,
-      );
-  }
+  if (spec.bound !== null) checkBound(data, spec.bound, `input ${spec.name}`);
   return data;
+}
+
+function checkBound(data: Data | readonly number[], { low, high, reader }: Bound, what: string): void {
+  const bad = data.findIndex((x) => !(x >= low && x < high && Number.isInteger(x)));
+  if (bad >= 0) throw new RangeError(`plan: ${what}[${bad}] is ${data[bad]}, but ${reader} needs whole numbers from ${low} to ${high - 1}`);
 }

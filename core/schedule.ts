@@ -31,6 +31,7 @@ export interface InputSpec {
 export interface Leaf {
   readonly data: Data;
   readonly shape: Shape;
+  readonly bound: Bound | null;
 }
 export interface Schedule {
   readonly steps: readonly Step[];
@@ -40,16 +41,24 @@ export interface Schedule {
   readonly roots: readonly Ref[];
 }
 
-export const attrsKey = (op: AnyOp, attrs: unknown): string => (op === checkpointOp ? '' : JSON.stringify(attrs ?? null));
+/** Attributes as text. They are plain data: what JSON cannot tell apart would be merged. */
+export const attrsKey = (op: AnyOp, attrs: unknown): string =>
+  op === checkpointOp
+    ? ''
+    : JSON.stringify(attrs ?? null, (name, v: unknown) => {
+        if (typeof v === 'function' || v instanceof Tensor || v instanceof Map || v instanceof Set)
+          throw new Error(`op ${op.name}: attribute ${name} must be plain data (numbers, texts, lists of them); make it an operand`);
+        return typeof v === 'number' && !Number.isFinite(v) ? String(v) : v;
+      });
 
 /** Opens composites and merges equal subexpressions; answers one canonical tensor per root. */
 export function lower(roots: readonly Tensor[]): Tensor[] {
   const canonical = new Map<Tensor, Tensor>();
   const byKey = new Map<string, Tensor>();
-  const ids = new Map<Tensor, number>();
+  const ids = new Map<Tensor | AnyOp, number>(); // ops by identity: two may have one name
   const params = new Map<Param, Tensor>();
   const inputs = new Map<string, Tensor>();
-  const id = (t: Tensor): number => {
+  const id = (t: Tensor | AnyOp): number => {
     const k = ids.get(t) ?? ids.size;
     ids.set(t, k);
     return k;
@@ -74,9 +83,12 @@ export function lower(roots: readonly Tensor[]): Tensor[] {
         return once(params, s.param, t);
       case 'input': {
         const first = once(inputs, s.name, t);
+        if (first.source.kind === 'input' && JSON.stringify(first.source.fill) !== JSON.stringify(s.fill))
+          throw new Error(`input ${s.name} is used with two ways to fill it; give the inputs different names`);
         if (!same(first.shape, t.shape))
           throw new ShapeError(
             `input ${s.name} is used with two shapes, ${show(first.shape)} and ${show(t.shape)}; give the inputs different names`,
+            '',
           );
         return first;
       }
@@ -95,7 +107,7 @@ export function lower(roots: readonly Tensor[]): Tensor[] {
           const { of } = op.kernel;
           return walk(within(t.at, () => of(zip(op.inputs, ins), attrs)));
         }
-        return unique(`${op.name} ${attrsKey(op, attrs)} ${ins.map(id)} ${t.at.copy}`, () => reapply(op, ins, attrs, t.at));
+        return unique(`${id(op)} ${attrsKey(op, attrs)} ${ins.map(id)} ${t.at.copy}`, () => reapply(op, ins, attrs, t.at));
       }
       default:
         return s satisfies never;
@@ -123,14 +135,15 @@ export function schedule(roots: readonly Tensor[]): Schedule {
   const inputs: InputSpec[] = [];
   const states: Param[] = [];
   const refs = new Map<Tensor, Ref>();
-  const ranges = indexRanges(roots);
+  const ranges = indexRanges([...roots, ...lowered]);
   const ref = (of: Tensor): Ref => {
     const t = storedAs(of);
     const known = refs.get(t);
     if (known !== undefined) return known;
     const s = t.source;
     let r: Ref;
-    if (s.kind === 'leaf') r = { kind: 'leaf', index: leaves.push({ data: s.data, shape: t.shape }) - 1 };
+    if (s.kind === 'leaf')
+      r = { kind: 'leaf', index: leaves.push({ data: s.data, shape: t.shape, bound: ranges.get(s.data) ?? null }) - 1 };
     else if (s.kind === 'input')
       r = { kind: 'input', index: inputs.push({ name: s.name, shape: t.shape, fill: s.fill, bound: ranges.get(s.name) ?? null }) - 1 };
     else if (s.kind === 'state') r = { kind: 'state', index: states.push(s.param) - 1 };
@@ -164,18 +177,19 @@ function lastReads(args: readonly (readonly Ref[])[], roots: readonly Ref[]): Ma
   return free;
 }
 
-/** For inputs used as indices: what they may hold, and who says so. */
-function indexRanges(roots: readonly Tensor[]): Map<string, Bound> {
-  const bounds = new Map<string, Bound>();
+/** For inputs (by name) and leaves (by data) used as indices: what they may hold, and who says so. */
+function indexRanges(roots: readonly Tensor[]): Map<string | Data, Bound> {
+  const bounds = new Map<string | Data, Bound>();
   for (const { source: s, at } of topological(roots)) {
     if (s.kind !== 'apply' || s.op.range === undefined) continue;
     for (const [k, range] of Object.entries(s.op.range(shapesOf(s.op.inputs, s.ins), s.attrs))) {
       const from = s.ins[s.op.inputs.indexOf(k)]!;
       const base = from.source.kind === 'view' ? from.source.of : from;
-      if (range === undefined || base.source.kind !== 'input') continue;
-      const known = bounds.get(base.source.name);
+      if (range === undefined || (base.source.kind !== 'input' && base.source.kind !== 'leaf')) continue;
+      const key = base.source.kind === 'input' ? base.source.name : base.source.data;
+      const known = bounds.get(key);
       const [low, high] = [Math.max(range[0], known?.low ?? -Infinity), Math.min(range[1], known?.high ?? Infinity)];
-      bounds.set(base.source.name, { low, high, reader: high === known?.high ? known.reader : `${s.op.name} ${place(at)}` });
+      bounds.set(key, { low, high, reader: high === known?.high ? known.reader : `${s.op.name} ${place(at)}` });
     }
   }
   return bounds;

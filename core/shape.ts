@@ -1,10 +1,18 @@
 // Shapes, broadcasting, and the one layout rule: every tensor is a table of `rows` × `cols`.
+import { here } from './scope.ts';
 
 export type Shape = readonly number[];
 
 /** A shape that does not fit: names the op, the operands and the layer that asked. */
 export class ShapeError extends Error {
   override readonly name = 'ShapeError';
+  /** What does not fit, without the layer. */
+  readonly reason: string;
+
+  constructor(reason: string, path = here().path) {
+    super(path === '' ? reason : `${reason} (in ${path})`);
+    this.reason = reason;
+  }
 }
 
 export const show = (s: Shape): string => `[${s.join(', ')}]`;

@@ -15,6 +15,8 @@ export interface Store {
   close(): void;
 }
 export interface DeviceStore<H> extends Store {
+  /** Runs `f` after what is under way on this store: steps that were not awaited one by one still follow each other. */
+  turn<T>(f: () => Promise<T>): Promise<T>;
   /** Where a parameter is; uploaded from its starting value the first time. */
   slot(p: Param): Promise<H>;
   put(p: Param, h: H): void;
@@ -36,22 +38,32 @@ export function deviceStore<H>(device: Device<H>): DeviceStore<H> {
     release(slots.get(p));
     slots.set(p, Promise.resolve(h));
   };
+  const queue: { last: Promise<unknown> } = { last: Promise.resolve() };
+  const turn = <T>(f: () => Promise<T>): Promise<T> => {
+    const mine = queue.last.then(f);
+    queue.last = mine.catch(() => {}); // whoever asked hears of the failure; the next one still gets its turn
+    return mine;
+  };
   return {
     slot,
     put,
-    async read(params) {
-      const out = new Map<Param, Numbers>();
-      for (const p of params) {
-        const { rows, cols } = table(p.shape);
-        out.set(p, await device.download(await slot(p), rows, cols));
-      }
-      return out;
-    },
-    async write(values) {
-      for (const [p, data] of values)
-        if (data.length !== size(p.shape)) throw new RangeError(`store: ${data.length} numbers for a parameter of shape ${show(p.shape)}`);
-      for (const [p, data] of values) put(p, await upload(p, data));
-    },
+    turn,
+    read: (params) =>
+      turn(async () => {
+        const out = new Map<Param, Numbers>();
+        for (const p of params) {
+          const { rows, cols } = table(p.shape);
+          out.set(p, await device.download(await slot(p), rows, cols));
+        }
+        return out;
+      }),
+    write: (values) =>
+      turn(async () => {
+        for (const [p, data] of values)
+          if (data.length !== size(p.shape))
+            throw new RangeError(`store: ${data.length} numbers for a parameter of shape ${show(p.shape)}`);
+        for (const [p, data] of values) put(p, await upload(p, data));
+      }),
     forget(params) {
       for (const p of params) {
         release(slots.get(p));

@@ -2,34 +2,17 @@
 import { type Engine, makeEngine } from '../engine.ts';
 import type { Device, Executable, Numbers } from '../plan.ts';
 import type { Ref, Schedule } from '../schedule.ts';
+import { type Compiled, compileText } from './text.ts';
 
 /** A table of doubles, and its rows as kernels read them: `a[row][col]`. */
 interface Table {
   readonly data: Float64Array;
   readonly rows: readonly Float64Array[];
 }
-type Compiled = (out: Float64Array, rows: number, cols: number, ...args: (readonly Float64Array[])[]) => void;
-
 const tableOf = (data: Float64Array, rows: number, cols: number): Table => ({
   data,
   rows: Array.from({ length: rows }, (_, r) => data.subarray(r * cols, (r + 1) * cols)),
 });
-
-/** A gpu.js kernel's text as a loop over its table. */
-function compileText(text: string, helpers: readonly string[]): Compiled {
-  const [, names, body] = /^function \((.*?)\) \{([\s\S]*)\}$/.exec(text) ?? [];
-  if (names === undefined || body === undefined) throw new Error(`float64: not a kernel:\n${text}`);
-  const element = body.replaceAll('this.thread.x', 'X').replaceAll('this.thread.y', 'Y');
-  return new Function(
-    'out',
-    'rows',
-    'cols',
-    ...names.split(', ').filter(Boolean),
-    `${helpers.join('\n')}
-const element = (X, Y) => {${element}};
-for (let y = 0, k = 0; y < rows; y++) for (let x = 0; x < cols; x++) out[k++] = element(x, y);`,
-  ) as Compiled;
-}
 
 export function float64(): Engine {
   const kernels = new Map<string, Compiled>();
@@ -40,7 +23,7 @@ export function float64(): Engine {
   };
   const device: Device<Table> & { close(): Promise<void>; compiled: () => number } = {
     upload: async (data, rows, cols) => tableOf(Float64Array.from(data), rows, cols),
-    download: async (h): Promise<Numbers> => h.data,
+    download: async (h): Promise<Numbers> => h.data.slice(), // the caller's own copy
     free: () => {},
     compiled: () => kernels.size,
     close: async () => kernels.clear(),

@@ -156,7 +156,14 @@ const attentionOp: Op<'q' | 'k' | 'v' | 'bias', AttentionAttrs> = defineOp<'q' |
       throw new ShapeError(
         `attention: q ${show(q)}, k ${show(k)} and v ${show(v)} do not fit: D must agree for q and k, S and heads for k and v`,
       );
-    if (bias.length > 0) broadcast(bias, [q[0]!, h, q[2]!, k[2]!], 'attention (bias)');
+    for (const [name, s] of [
+      ['k', k],
+      ['v', v],
+    ] as const)
+      if (s[0] !== q[0]) throw new ShapeError(`attention: ${name} ${show(s)} and q ${show(q)} must have the same batch size`);
+    const scores = [q[0]!, h, q[2]!, k[2]!];
+    if (!same(broadcast(bias, scores, 'attention (bias)'), scores))
+      throw new ShapeError(`attention: the bias ${show(bias)} does not broadcast to the scores ${show(scores)}`);
     return [q[0]!, h, q[2]!, v[3]!];
   },
   kernel: {

@@ -14,7 +14,10 @@ const constantOp: Op<never, { value: number }> = defineOp<never, { value: number
   flops: () => 0,
   vjp: () => ({}),
 });
-export const constant = (value: number): Tensor => constantOp({}, { value });
+export function constant(value: number): Tensor {
+  num(value); // refused here, where the stack says who asked
+  return constantOp({}, { value });
+}
 
 export type Operand = Tensor | number;
 export const lift = (v: Operand): Tensor => (typeof v === 'number' ? constant(v) : v);
@@ -184,8 +187,10 @@ export const clamp = (x: Tensor, low: number, high: number): Tensor => min(max(x
 export const stopGradient = unary('stopGradient', 'x', null);
 
 /** A tensor filled with one number. */
-export const full = (shape: Shape, value: number): Tensor =>
-  size(shape) === 1 && shape.length === 0 ? constant(value) : fillOp({}, { shape, value });
+export function full(shape: Shape, value: number): Tensor {
+  num(value);
+  return size(shape) === 1 && shape.length === 0 ? constant(value) : fillOp({}, { shape, value });
+}
 const fillOp: Op<never, { shape: Shape; value: number }> = defineOp<never, { shape: Shape; value: number }>({
   name: 'full',
   inputs: [],

@@ -1,5 +1,5 @@
 // Movement: the same numbers in other places. Each op is its own index rule; the gradient is the reverse movement.
-import { idiv } from '../kernel.ts';
+import { float, idiv } from '../kernel.ts';
 import { defineOp, type Op } from '../op.ts';
 import { axisOf, broadcast, checkShape, dim, type Shape, ShapeError, same, show, size, table } from '../shape.ts';
 import { Tensor } from '../tensor.ts';
@@ -94,7 +94,7 @@ export function slice(x: Tensor, axis: number, start: number, end = dim(x.shape,
   const a = axisOf(axis, x.shape.length, 'slice');
   const n = x.shape[a]!;
   const [from, to] = [start < 0 ? start + n : start, end < 0 ? end + n : end];
-  if (from < 0 || to > n || from >= to)
+  if (!(from >= 0 && to <= n && from < to && Number.isInteger(from) && Number.isInteger(to)))
     throw new ShapeError(`slice: ${start}…${end} is not a non-empty part of axis ${axis} of ${show(x.shape)}`);
   return from === 0 && to === n ? x : sliceOp({ x }, { axis: a, start: from, end: to });
 }
@@ -115,15 +115,19 @@ const padOp: Op<'x', Padding> = defineOp<'x', Padding>({
     body: ({ shapes, i, at, attrs: { axis, before, value } }) => {
       const n = shapes.x[axis]!;
       const c = i[axis]!;
-      return `if (${c} < ${before} || ${c} >= ${before + n}) { return ${value}.0; }
+      return `if (${c} < ${before} || ${c} >= ${before + n}) { return ${float(value)}; }
   return ${at('x', i.with(axis, `Math.min(Math.max(${c} - ${before}, 0), ${n - 1})`))};`;
     },
   },
   vjp: ({ x, dy, attrs: { axis, before } }) => ({ x: () => slice(dy, axis, before, before + x.shape[axis]!) }),
 });
-/** `before` and `after` elements of an integer `value` (0) added along one axis. */
-export const pad = (x: Tensor, axis: number, before: number, after: number, value = 0): Tensor =>
-  before === 0 && after === 0 ? x : padOp({ x }, { axis: axisOf(axis, x.shape.length, 'pad'), before, after, value });
+/** `before` and `after` elements of `value` (0) added along one axis. */
+export function pad(x: Tensor, axis: number, before: number, after: number, value = 0): Tensor {
+  const a = axisOf(axis, x.shape.length, 'pad');
+  if (![before, after].every((n) => Number.isInteger(n) && n >= 0))
+    throw new ShapeError(`pad: ${before} and ${after} must be whole numbers, 0 or more; use slice to take elements away`);
+  return before === 0 && after === 0 ? x : padOp({ x }, { axis: a, before, after, value });
+}
 
 const concatOp: Op<'a' | 'b', { axis: number }> = defineOp<'a' | 'b', { axis: number }>({
   name: 'concat',

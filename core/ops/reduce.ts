@@ -4,7 +4,7 @@ import { defineOp, type Op } from '../op.ts';
 import { axisOf, dim, type Shape, same, size } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
 import { div, eq, exp, mul, sub } from './map.ts';
-import { broadcastTo, reshape } from './move.ts';
+import { broadcastTo, pad, reshape } from './move.ts';
 
 interface Axes {
   readonly axes: readonly number[];
@@ -99,8 +99,10 @@ export function sum(x: Tensor, axes: readonly number[] = [...x.shape.keys()], ke
     return finish(sum(inner, sorted.slice(0, -1), true), x.shape, sorted, keep);
   }
   const n = x.shape[last]!;
-  const part = divisorNear(n, Math.sqrt(n));
-  if (part === 1) return plainSum(x, sorted, keep);
+  const root = Math.ceil(Math.sqrt(n));
+  const part = divisorNear(n, root);
+  // No divisor near √n (a prime, say): zeros make one.
+  if (part < root / 4) return sum(pad(x, last, 0, Math.ceil(n / root) * root - n), sorted, keep);
   const split = reshape(x, [...x.shape.slice(0, last), n / part, part, ...x.shape.slice(last + 1)]);
   return finish(sum(plainSum(split, [last + 1], true), [last], true), x.shape, sorted, keep);
 }
