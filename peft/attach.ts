@@ -17,7 +17,7 @@ import {
 import { weight } from '../nn/linear.ts';
 import { substitute, tensors } from '../nn/tree.ts';
 import type { AnyMethod, Brought, Env, Method, Options, Tensors, Transform } from './method.ts';
-import { bare, pick, type Site, type Where } from './site.ts';
+import { atHand, bare, pick, type Site, type Where } from './site.ts';
 
 export interface Configurable<C> {
   (options?: Options<C>): Transform;
@@ -68,11 +68,6 @@ function sitesFor<K extends Kind, C, T extends Tensors, S, P>(
   return sites;
 }
 
-/** Numbers that are at hand: a frozen leaf's, or those a parameter starts from. */
-function atHand(t: Tensor): Data | null {
-  const s = t.source;
-  return s.kind === 'leaf' ? s.data : s.kind === 'state' ? s.param.value : s.kind === 'view' ? atHand(s.of) : null;
-}
 /** The other weights, which methods beneath or packed storage make recipes, by path. */
 async function computed(sites: readonly Site<Kind>[], { engine }: Env): Promise<ReadonlyMap<string, Data>> {
   const numbers = new Map<string, Data>();

@@ -1,7 +1,7 @@
 // A site: one place of a model where a method may attach, with what the method may ask about it.
 import { named as inside, within } from '../core/scope.ts';
 import { type Shape, ShapeError } from '../core/shape.ts';
-import type { Tensor } from '../core/tensor.ts';
+import type { Data, Tensor } from '../core/tensor.ts';
 import type { Context } from '../nn/context.ts';
 import { type AnyLayer, BASE, type Fields, isLayer, type Kind, type Layer, type Model, ofKind, type Weights } from '../nn/layer.ts';
 import { layers } from '../nn/tree.ts';
@@ -58,6 +58,12 @@ export function effective(l: AnyLayer, path: string, ctx?: Context): Weights {
     weight: inside('weight', () => ofKind(weight, 'weight')(ctx)),
     bias: isLayer(bias) ? inside('bias', () => ofKind(bias, 'weight')(ctx)) : null,
   };
+}
+
+/** Numbers that are there without computing: a frozen leaf's, or those a parameter starts from. */
+export function atHand(t: Tensor): Data | null {
+  const s = t.source;
+  return s.kind === 'leaf' ? s.data : s.kind === 'state' ? s.param.value : s.kind === 'view' ? atHand(s.of) : null;
 }
 
 const blockOf = (path: string): string | null => /^(.*?\bblocks\.\d+)(?=\.|$)/.exec(path)?.[1] ?? null;

@@ -7,20 +7,24 @@ import { param, type Tensor } from '../../core/tensor.ts';
 import type { Context } from '../../nn/context.ts';
 import { defineMethod } from '../attach.ts';
 import { dropoutFits, rankFits } from '../check.ts';
+import type { Method } from '../method.ts';
 import type { Site } from '../site.ts';
 
-export interface LoraConfig {
+export interface UpdateConfig {
   readonly rank: number;
   readonly alpha: number;
   readonly rankStabilized: boolean; // s = α/√r
   readonly dropout: number; // on x, on this branch only
+}
+export interface LoraConfig extends UpdateConfig {
   readonly init: 'kaiming' | 'gaussian'; // A ~ U(±1/√in), or N(0, 1/r²)
 }
-export const scaling = (c: Pick<LoraConfig, 'rank' | 'alpha' | 'rankStabilized'>): number =>
-  c.alpha / (c.rankStabilized ? Math.sqrt(c.rank) : c.rank);
+export type Factors = { A: Tensor; B: Tensor };
+
+export const scaling = (c: UpdateConfig): number => c.alpha / (c.rankStabilized ? Math.sqrt(c.rank) : c.rank);
 
 /** A random, B zero: the update starts at 0, and its first gradient goes to B alone. */
-export const factors = ({ shape: [out, into] }: Site<'linear'>, { rank, init }: LoraConfig, r: Rng): { A: Tensor; B: Tensor } => ({
+export const factors = ({ shape: [out, into] }: Site<'linear'>, { rank, init }: LoraConfig, r: Rng): Factors => ({
   A: param(init === 'gaussian' ? r.normal(rank * into!, 1 / rank) : r.uniform(rank * into!, -1 / Math.sqrt(into!), 1 / Math.sqrt(into!)), [
     rank,
     into!,
@@ -34,21 +38,17 @@ export function dropped(x: Tensor, { dropout: p }: { readonly dropout: number },
   return mask === null ? x : dropout(x, mask, 1 - p);
 }
 
-export const checkLora =
+/** The refusals that LoRA and its relatives share. */
+export const checkUpdate =
   (method: string) =>
-  (site: Site<'linear'>, { rank, dropout: p }: LoraConfig): void => {
+  (site: Site<'linear'>, { rank, alpha, dropout: p }: UpdateConfig): void => {
     rankFits(method, site, rank);
     dropoutFits(method, p);
+    if (!(alpha > 0)) throw new RangeError(`${method}: alpha ${alpha} must be positive; it is usually 1 or 2 times the rank`);
   };
 
-export const lora = defineMethod<'linear', LoraConfig, { A: Tensor; B: Tensor }>({
-  name: 'lora',
-  family: 'reparameterized',
-  paper: 'arXiv:2106.09685',
-  at: 'linear',
-  defaults: { rank: 8, alpha: 8, rankStabilized: false, dropout: 0, init: 'kaiming', where: ['q', 'v'] },
-  check: checkLora('lora'),
-  init: (site, c, r) => ({ train: factors(site, c, r) }),
+/** The equation, its merge and its count: what initialisations of LoRA have in common. */
+export const update: Pick<Required<Method<'linear', UpdateConfig, Factors>>, 'around' | 'fold' | 'count'> = {
   around:
     (call, { A, B }, c, site) =>
     (x, ctx) =>
@@ -58,5 +58,16 @@ export const lora = defineMethod<'linear', LoraConfig, { A: Tensor; B: Tensor }>
     const train = sites.reduce((n, { shape: [out, into] }) => n + rank * (out! + into!), 0);
     return { train, stored: train };
   },
+};
+
+export const lora = defineMethod<'linear', LoraConfig, Factors>({
+  name: 'lora',
+  family: 'reparameterized',
+  paper: 'arXiv:2106.09685',
+  at: 'linear',
+  defaults: { rank: 8, alpha: 8, rankStabilized: false, dropout: 0, init: 'kaiming', where: ['q', 'v'] },
+  check: checkUpdate('lora'),
+  init: (site, c, r) => ({ train: factors(site, c, r) }),
+  ...update,
   startsAsBase: () => 'close', // adds an exact zero: equal, except that −0 may become 0
 });

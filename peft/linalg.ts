@@ -1,0 +1,47 @@
+// Matrix factorisations on the host, in double precision: singular values by ml-matrix, and a randomised form for large weights.
+import { Matrix, QrDecomposition, SingularValueDecomposition } from 'ml-matrix';
+import type { Rng } from '../core/rng.ts';
+import type { Data } from '../core/tensor.ts';
+
+/** W ≈ U·diag(s)·Vᵀ, singular values descending, row by row. */
+export interface Svd {
+  readonly u: Float64Array; // [rows, rank]
+  readonly s: Float64Array; // [rank]
+  readonly vt: Float64Array; // [rank, cols]
+}
+
+const matrix = (data: Data, rows: number, cols: number): Matrix => Matrix.from1DArray(rows, cols, data);
+const flat = (m: Matrix): Float64Array => Float64Array.from(m.to1DArray());
+
+/** The first `rank` singular triplets of data [rows, cols], exact to rounding. Cost rows·cols·min(rows, cols). */
+export function svd(data: Data, rows: number, cols: number, rank: number): Svd {
+  return triplets(matrix(data, rows, cols), rank);
+}
+function triplets(m: Matrix, rank: number): Svd {
+  const d = new SingularValueDecomposition(m, { autoTranspose: true });
+  return {
+    u: flat(d.leftSingularVectors.subMatrix(0, m.rows - 1, 0, rank - 1)),
+    s: Float64Array.from(d.diagonal.slice(0, rank)),
+    vt: flat(d.rightSingularVectors.transpose().subMatrix(0, rank - 1, 0, m.columns - 1)),
+  };
+}
+
+/** Directions drawn beyond the rank asked for, which make the randomised range safe (Halko et al. 2011, §4.2 names 5 to 10). */
+const OVERSAMPLE = 8;
+
+/**
+ * The same, approximately: the range of W is found from random directions and `iterations` of power iteration, and only the
+ * small projection is factorised (Halko, Martinsson & Tropp 2011, arXiv 0909.4061, algorithms 4.4 and 5.1). Exact where rank(W) ≤ rank.
+ */
+export function randomizedSvd(data: Data, rows: number, cols: number, rank: number, iterations: number, r: Rng): Svd {
+  const w = matrix(data, rows, cols);
+  const wide = Math.min(rank + OVERSAMPLE, rows, cols);
+  const range = (m: Matrix): Matrix => new QrDecomposition(m).orthogonalMatrix;
+  let q = range(w.mmul(matrix(r.normal(cols * wide), cols, wide)));
+  for (let k = 0; k < iterations; k++) q = range(w.mmul(range(w.transpose().mmul(q))));
+  const small = triplets(q.transpose().mmul(w), rank); // [wide, cols]
+  return { ...small, u: flat(q.mmul(matrix(small.u, wide, rank))) };
+}
+
+/** a [n, k] · b [k, m], row by row. */
+export const product = (a: Data, b: Data, n: number, k: number, m: number): Float64Array => flat(matrix(a, n, k).mmul(matrix(b, k, m)));

@@ -1,0 +1,50 @@
+// DoRA: a weight as length and direction, the direction moved by LoRA and the lengths trained.
+//   W' = diag(m/n) V,   V = W + s·B A,   n = sg(‖V‖ by output row),   m starts as ‖W‖ by row
+//   y = W x + b + (m/n − 1)·W x̃ + (m/n)·s·B A x̃,   x̃ = drop(x); the bias is not scaled
+// Liu et al. 2024, arXiv 2402.09353, §4.1 (whose "columns" are these rows) and §4.3 (n is a constant for the gradient).
+import { div, max, sqrt, square, stopGradient } from '../../core/ops/map.ts';
+import { type Data, param, type Tensor } from '../../core/tensor.ts';
+import { defineMethod } from '../attach.ts';
+import { effective } from '../site.ts';
+import { checkUpdate, dropped, factors, type LoraConfig, scaling, update } from './lora.ts';
+
+/** m/n for a direction V [out, in]: [out]. A row of zeros has no direction and gets 0, not 0/0. */
+const stretch = (v: Tensor, m: Tensor): Tensor => div(m, stopGradient(max(sqrt(square(v).sum([1])), 1e-12)));
+
+const norm = (row: Data): number => Math.sqrt(Float64Array.from(row, (v) => v * v).reduce((s, v) => s + v, 0));
+
+export const dora = defineMethod<'linear', LoraConfig, { A: Tensor; B: Tensor; m: Tensor }>({
+  name: 'dora',
+  family: 'reparameterized',
+  paper: 'arXiv:2402.09353',
+  at: 'linear',
+  defaults: { rank: 8, alpha: 8, rankStabilized: false, dropout: 0, init: 'kaiming', where: ['q', 'v'] },
+  readsWeight: true,
+  check: checkUpdate('dora'),
+  init: (site, c, r, { weight }) => {
+    const [out, into] = site.shape as [number, number];
+    const w = weight();
+    const lengths = Float64Array.from({ length: out }, (_, i) => norm(w.subarray(i * into, (i + 1) * into)));
+    return { train: { ...factors(site, c, r), m: param(lengths, [out], { decay: false }) } };
+  },
+  around:
+    (call, { A, B, m }, c, site) =>
+    (x, ctx) => {
+      const { weight, bias } = effective(call, site.path, ctx);
+      const change = B.matmul(A).mul(scaling(c));
+      const k = stretch(weight.add(change), m); // [out]
+      const kept = dropped(x, c, site, ctx);
+      const y = call(x, ctx);
+      const straight = kept !== x ? kept.matmul(weight.T) : bias === null ? y : y.sub(bias); // W x̃
+      return y.add(k.sub(1).mul(straight)).add(k.mul(kept.matmul(A.T).matmul(B.T).mul(scaling(c))));
+    },
+  fold: ({ weight, bias }, { A, B, m }, c) => {
+    const v = weight.add(B.matmul(A).mul(scaling(c)));
+    return { weight: stretch(v, m).reshape(-1, 1).mul(v), bias };
+  },
+  count: (sites, c) => {
+    const train = update.count(sites, c).train + sites.reduce((n, { shape: [out] }) => n + out!, 0);
+    return { train, stored: train };
+  },
+  startsAsBase: () => 'close', // m/n = 1 up to rounding
+});
