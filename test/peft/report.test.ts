@@ -5,18 +5,20 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { float64 } from '../../core/engines/float64.ts';
 import { size } from '../../core/shape.ts';
+import type { Tensor } from '../../core/tensor.ts';
 import { saveAdapter } from '../../io/adapters.ts';
 import { realize, unfreeze } from '../../nn/freeze.ts';
+import type { Model } from '../../nn/layer.ts';
 import { tensors } from '../../nn/tree.ts';
 import { adamw } from '../../optim/adamw.ts';
 import { sgd } from '../../optim/sgd.ts';
 import { methods } from '../../peft/all.ts';
 import { finish } from '../../peft/merge.ts';
 import { lora } from '../../peft/reparameterized/lora.ts';
-import { inBytes, report, reportTable } from '../../peft/report.ts';
+import { report, reportTable } from '../../peft/report.ts';
 import { pick } from '../../peft/site.ts';
 import { ready } from '../laws/methodLaws.ts';
-import { bertNetwork, gpt2Network } from '../laws/models.ts';
+import { bertNetwork, gpt2Network, run } from '../laws/models.ts';
 
 const net = gpt2Network(1);
 const engine = float64();
@@ -34,6 +36,7 @@ describe('report', () => {
       frozen: 8 * 8 + 8, // weight and bias
       ratio: 32 / (32 + 72),
       bytes: 4 * 32,
+      saved: null,
     });
   });
   it('states both ratios over what they say', () => {
@@ -58,6 +61,15 @@ describe('report', () => {
     ]);
     expect(both.total.frozen).toBe(network - 8);
     expect(both.total.ofBase).toBeCloseTo(104 / network, 15);
+  });
+  it('with a loss, counts what a step keeps: where and how deep one attaches decides it', () => {
+    const loss = (m: Model): Tensor => run(net, m).loss;
+    const deep = report(lora({ rank: 2, where: ['q', 'v'] })(net.base), { loss });
+    const last = report(lora({ rank: 2, where: /blocks\.1\..*(q|v)$/ })(net.base), { loss });
+    expect(last.step!.saved).toBeLessThan(deep.step!.saved);
+    expect(last.step!.flops.backward).toBeLessThan(deep.step!.flops.backward);
+    for (const r of [deep, last]) for (const s of r.sites) expect(s.saved! > 0 && s.saved! < r.step!.saved, s.path).toBe(true);
+    expect(reportTable(deep)).toMatch(/kept here\n(.*\n)*step +keeps .*B for backward/);
   });
   it('of a model with nothing attached trains nothing', () => {
     expect(report(net.base).total).toEqual({ trainable: 0, fixed: 0, frozen: network, ofAll: 0, ofBase: 0, bytes: 0 });
@@ -92,9 +104,9 @@ describe('the table', () => {
         'trunk.blocks.0.attn.q  lora         32      0           72        30.8 %   128 B',
         'trunk.blocks.1.attn.q  lora         32      0           72        30.8 %   128 B',
         '',
-        'trained 64 of 1,360 scalars: 4.71 % of all, methods included; 4.94 % of the network alone',
-        'stored  256 B without file headers',
-        'adamw state 512 B',
+        'trained   64 of 1,360 scalars: 4.71 % of all, methods included; 4.94 % of the network alone',
+        'stored    256 B without file headers',
+        'optimizer 512 B (adamw)',
       ].join('\n'),
     );
   });
@@ -102,8 +114,5 @@ describe('the table', () => {
     const lines = reportTable(report(lora({ rank: 2, where: ['q', 'k', 'v', 'o'] })(net.base)), 4).split('\n');
     expect(lines.filter((l) => l.includes('… 5 more'))).toHaveLength(1);
     expect(lines.find((l) => l.includes('more'))).toMatch(/… 5 more +160 /);
-  });
-  it('names sizes', () => {
-    expect([0, 999, 1000, 1234567, 5e9].map(inBytes)).toEqual(['0 B', '999 B', '1.0 kB', '1.2 MB', '5.0 GB']);
   });
 });
