@@ -7,9 +7,14 @@ import { prefixTuning } from './additive/prefixTuning.ts';
 import { promptTuning } from './additive/promptTuning.ts';
 import type { Configurable } from './attach.ts';
 import { mam } from './hybrid/mam.ts';
+import { unipelt } from './hybrid/unipelt.ts';
 import type { Options, Transform } from './method.ts';
+import { dora } from './reparameterized/dora.ts';
 import { lora } from './reparameterized/lora.ts';
+import { pissa } from './reparameterized/pissa.ts';
+import { vera } from './reparameterized/vera.ts';
 import { bitfit } from './selective/bitfit.ts';
+import { sparseMask } from './selective/sparseMask.ts';
 import type { Where } from './site.ts';
 
 /** What may be changed on any method. */
@@ -77,7 +82,12 @@ export const methods: readonly Listed[] = [
   listed('peft/additive/prefixTuning.ts', prefixTuning, { length: 2, bottleneck: 3 }),
   listed('peft/additive/ia3.ts', ia3, {}),
   listed('peft/selective/bitfit.ts', bitfit, {}, { llama: 'it has no biases' }),
+  listed('peft/selective/sparseMask.ts', sparseMask, { density: 0.2 }),
   listed('peft/reparameterized/lora.ts', lora, { rank: 2, alpha: 3, dropout: 0.25 }),
+  listed('peft/reparameterized/dora.ts', dora, { rank: 2, alpha: 3 }),
+  listed('peft/reparameterized/pissa.ts', pissa, { rank: 2, alpha: 3 }),
+  listed('peft/reparameterized/vera.ts', vera, { rank: 3 }),
+  listed('peft/hybrid/unipelt.ts', unipelt, { rank: 2, length: 2, prefixBottleneck: 3, bottleneck: 3 }),
   composition(
     { name: 'mam', family: 'hybrid', paper: 'arXiv:2110.04366', file: 'peft/hybrid/mam.ts' },
     () => mam(),
