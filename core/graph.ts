@@ -1,0 +1,130 @@
+// A schedule as a picture: kernels coloured by phase, boxed by layer; values kept from forward to backward stand out. DOT and SVG.
+import { account, rootsOf, savedSteps, short } from './account.ts';
+import type { Program } from './plan.ts';
+import { type Ref, type Step, schedule } from './schedule.ts';
+import type { Phase } from './scope.ts';
+import { show, size } from './shape.ts';
+import type { Param, Tensor } from './tensor.ts';
+
+/** Fill colours: blue for forward, orange for backward, green for the update (Okabe and Ito's colour-blind safe palette, lightened). */
+export const PHASE_COLOURS: Readonly<Record<Phase, string>> = { forward: '#cfe3f5', backward: '#fbe0c3', update: '#cdeadf' };
+const SOURCE_COLOUR = { leaf: '#eeeeee', input: '#ffffff', state: '#f3d6e6' } as const;
+const SAVED_COLOUR = '#d55e00';
+
+export interface GraphOptions {
+  /** Layers deeper than this are drawn in the box of the layer above (no limit). */
+  readonly depth?: number;
+  /** Names of parameters, as `params(model)` answers them. */
+  readonly names?: ReadonlyMap<Param, string>;
+  /** Whether frozen numbers get a node (false: there are many, and they explain little). */
+  readonly leaves?: boolean;
+  /** Refuses more kernels than this (2,000): no picture of more is readable. */
+  readonly limit?: number;
+}
+
+/** The graph an engine would run, in the DOT language. */
+export function dot(program: Program | readonly Tensor[] | Tensor, options: GraphOptions = {}): string {
+  const { depth = Number.POSITIVE_INFINITY, names = new Map<Param, string>(), leaves = false, limit = 2000 } = options;
+  const s = schedule(rootsOf(program));
+  if (s.steps.length > limit)
+    throw new RangeError(
+      `graph: ${s.steps.length} kernels are more than the limit of ${limit}; draw a part (one block's output), or raise \`limit\``,
+    );
+  const saved = savedSteps(s);
+  const root: Box = { name: '', nodes: [], boxes: new Map() };
+  for (const [k, { node, kernel }] of s.steps.entries()) {
+    const path = node.at.path.split('.').filter(Boolean).slice(0, depth);
+    const label = `${kernel.name}\\n${show(node.shape)}${saved.has(k) ? `\\nkept ${short(4 * size(node.shape), 'B')}` : ''}`;
+    const border = saved.has(k) ? `, color="${SAVED_COLOUR}", penwidth=2` : '';
+    const tip = `${node.at.path} (${node.at.phase}): ${short(kernel.flops)} FLOP`;
+    boxAt(root, path).nodes.push(
+      `s${k} [label=${quote(label)}, fillcolor="${PHASE_COLOURS[node.at.phase]}"${border}, tooltip=${quote(tip)}];`,
+    );
+  }
+  const drawn = (r: Ref): boolean => r.kind !== 'leaf' || leaves;
+  const edges = s.steps.flatMap(({ args, node }, k) =>
+    args.filter(drawn).map((r) => {
+      const kept = r.kind === 'step' && saved.has(r.index) && node.at.phase === 'backward';
+      return `${id(r)} -> s${k}${kept ? ` [color="${SAVED_COLOUR}", penwidth=2, constraint=false]` : ''};`;
+    }),
+  );
+  const sources = [
+    ...s.inputs.map((i, k) => source(`i${k}`, `${i.name}\\n${show(i.shape)}`, 'input')),
+    ...s.states.map((p, k) => source(`p${k}`, `${names.get(p) ?? 'parameter'}\\n${show(p.shape)}`, 'state')),
+    ...(leaves ? s.leaves.map((l, k) => source(`l${k}`, show(l.shape), 'leaf')) : []),
+  ];
+  return [
+    'digraph {',
+    '  rankdir=TB; ranksep=0.3; nodesep=0.2; fontname="sans-serif";',
+    '  node [shape=box, style="rounded,filled", fontname="sans-serif", fontsize=10, margin="0.08,0.04", color="#888888"];',
+    '  edge [color="#888888", arrowsize=0.5];',
+    ...inside(root, '', '  '),
+    ...sources.map((l) => `  ${l}`),
+    ...edges.map((l) => `  ${l}`),
+    `  label=${quote(caption(program))}; labelloc=b; fontsize=10;`,
+    '}',
+    '',
+  ].join('\n');
+}
+
+interface Box {
+  readonly name: string;
+  readonly nodes: string[];
+  readonly boxes: Map<string, Box>;
+}
+function boxAt(root: Box, path: readonly string[]): Box {
+  return path.reduce((box, name) => {
+    const inner = box.boxes.get(name) ?? { name, nodes: [], boxes: new Map<string, Box>() };
+    box.boxes.set(name, inner);
+    return inner;
+  }, root);
+}
+const inside = (box: Box, path: string, indent: string): string[] => [
+  ...box.nodes.map((n) => `${indent}${n}`),
+  ...[...box.boxes.values()].flatMap((b) => {
+    const at = path === '' ? b.name : `${path}.${b.name}`;
+    return [
+      `${indent}subgraph ${quote(`cluster ${at}`)} {`,
+      `${indent}  label=${quote(b.name)}; color="#bbbbbb"; style=rounded; labeljust=l; fontsize=10;`,
+      ...inside(b, at, `${indent}  `),
+      `${indent}}`,
+    ];
+  }),
+];
+
+const id = ({ kind, index }: Ref): string => `${{ step: 's', input: 'i', state: 'p', leaf: 'l' }[kind]}${index}`;
+const source = (name: string, label: string, kind: keyof typeof SOURCE_COLOUR): string =>
+  `${name} [label=${quote(label)}, fillcolor="${SOURCE_COLOUR[kind]}", shape=ellipse];`;
+/** A DOT string; `\n` written as two characters stays a line break. */
+const quote = (text: string): string =>
+  `"${text
+    .replaceAll(/\\(?!n)/g, '\\\\')
+    .replaceAll('"', '\\"')
+    .replaceAll('\n', ' ')}"`;
+
+function caption(program: Program | readonly Tensor[] | Tensor): string {
+  const { total, phases } = account(program);
+  const count = (p: Phase): string => (phases[p].kernels === 0 ? '' : ` ${p} ${phases[p].kernels},`);
+  return `${total.kernels} kernels:${count('forward')}${count('backward')}${count('update')} ${short(total.flops)} FLOP, kept for backward ${short(total.saved, 'B')}`;
+}
+
+/** A DOT text as SVG, laid out by Graphviz (in WebAssembly, loaded when first asked for; no network). */
+export async function svg(text: string): Promise<string> {
+  const { instance } = await import('@viz-js/viz');
+  return (await instance()).renderString(text, { format: 'svg', engine: 'dot' });
+}
+
+/** The steps of a schedule, one line each, in the order in which they run. */
+export function listing(program: Program | readonly Tensor[] | Tensor, names: ReadonlyMap<Param, string> = new Map()): string {
+  const s = schedule(rootsOf(program));
+  const read = (r: Ref): string => {
+    if (r.kind === 'step') return `%${r.index}`;
+    if (r.kind === 'input') return s.inputs[r.index]!.name;
+    return r.kind === 'state' ? (names.get(s.states[r.index]!) ?? `param ${r.index}`) : `frozen ${show(s.leaves[r.index]!.shape)}`;
+  };
+  return s.steps.map((st, k) => line(st, k, read)).join('\n');
+}
+function line({ node, kernel, args, free }: Step, k: number, read: (r: Ref) => string): string {
+  const gone = free.length === 0 ? '' : `   frees ${free.map((f) => `%${f}`).join(' ')}`;
+  return `%${k} = ${kernel.name}(${args.map(read).join(', ')}) ${show(node.shape)}  ${node.at.phase}${node.at.path === '' ? '' : ` ${node.at.path}`}${gone}`;
+}
