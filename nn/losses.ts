@@ -9,7 +9,7 @@ import type { Batch, Model } from './layer.ts';
 
 /** Mean −log p(target) over the targets [B, T] that are not −100. The target of a token is the token after it. */
 export const nextToken = (model: Model, batch: Batch & { readonly targets: Tensor }, ctx: Context): Tensor =>
-  crossEntropy(model(modelBatch(batch), ctx), batch.targets);
+  crossEntropy(model(modelBatch('nextToken', batch), ctx), needed('nextToken', 'targets', batch.targets));
 
 /** Mean −log p(label) for a model that answers logits [B, C]; labels [B]. */
 export function classify(model: Model, batch: Batch & { readonly labels: Tensor }, ctx: Context): Tensor {
@@ -21,12 +21,30 @@ export const accuracy = (model: Model, batch: Batch & { readonly labels: Tensor 
   eq(argmax(classLogits(model, batch, ctx)), batch.labels).mean();
 
 function classLogits(model: Model, batch: Batch & { readonly labels: Tensor }, ctx: Context): Tensor {
-  const logits = model(modelBatch(batch), ctx); // [B, C]
-  if (!same(logits.shape.slice(0, -1), batch.labels.shape))
+  const labels = needed('classify', 'labels', batch.labels);
+  const logits = model(modelBatch('classify', batch), ctx); // [B, C]
+  if (!same(logits.shape.slice(0, -1), labels.shape))
     throw new ShapeError(
-      `classify: logits ${show(logits.shape)} need labels ${show(logits.shape.slice(0, -1))}, got ${show(batch.labels.shape)}; a classifier answers one row of logits per text`,
+      `classify: logits ${show(logits.shape)} need labels ${show(logits.shape.slice(0, -1))}, got ${show(labels.shape)}; a classifier answers one row of logits per text`,
     );
   return logits;
 }
 
-const modelBatch = ({ ids, keyMask = null, types = null }: Batch): Batch => ({ ids, keyMask, types });
+const modelBatch = (loss: string, { ids, keyMask = null, types = null }: Batch): Batch => ({
+  ids: needed(loss, 'ids', ids),
+  keyMask,
+  types,
+});
+
+/** What a batch must hold; batches come from files and forms, where a part is easily forgotten. */
+function needed(loss: string, part: string, t: Tensor | undefined): Tensor {
+  if (t === undefined) throw new ShapeError(`${loss}: the batch has no ${part}; feed { ${part}: { data, shape }, … }`);
+  return t;
+}
+
+/** How many targets of a batch count: what micro-batches of `nextToken` are weighed by so that they add up to one batch. */
+export function countTargets({ targets }: { readonly targets: { readonly data: ArrayLike<number> } }): number {
+  let n = 0;
+  for (let i = 0; i < targets.data.length; i++) if (targets.data[i] !== -100) n++;
+  return n;
+}

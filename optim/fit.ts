@@ -1,6 +1,5 @@
 // The training loop: steps, evaluation now and then, early stopping, progress, and an orderly end when asked to stop.
 import { size } from '../core/shape.ts';
-import type { Tensors } from './program.ts';
 import type { TrainingState } from './state.ts';
 import { type Batch, isList, type StepReport, type Trainer } from './trainer.ts';
 
@@ -55,7 +54,7 @@ export interface Fitted {
  * Trains until the end, the last batch, an early stop or an abort. With early stopping, the state of the best evaluation is
  * put back at the end however training ended, except after an abort: then the last step is what resuming needs.
  */
-export async function fit<M, B extends Tensors>(t: Trainer<M, B>, options: FitOptions<B>): Promise<Fitted> {
+export async function fit<M, B extends object>(t: Trainer<M, B>, options: FitOptions<B>): Promise<Fitted> {
   const { evaluation, earlyStopping, onStep, signal, tokens = tokensOf } = options;
   const until = options.until ?? t.progress.total;
   check(evaluation, earlyStopping, until, options.batches);

@@ -15,9 +15,7 @@ import type { Clip } from './clip.ts';
 import { type Rates, ratesOf, some } from './groups.ts';
 import type { Optimizer } from './optimizer.ts';
 
-/** Batch tensors by name. */
-export type Tensors = { readonly [name: string]: Tensor | null | undefined };
-/** A number to make small: a recipe of shape [] over a model and a batch. */
+/** A number to make small: a recipe of one number over a model and a batch B, a record of tensors by name. */
 export type Loss<M, B> = (model: M, batch: B, ctx: Context) => Tensor;
 
 /** One attachment of a method, with the parameters it brought. */
@@ -72,13 +70,14 @@ export interface Forward {
 }
 
 /** Positions count from 0 over the last dimension of `ids`, if the batch has ids. */
-export function runLoss<M, B extends Tensors>(loss: Loss<M, B>, model: M, batch: B, change: Partial<Context>): Tensor {
-  const value = loss(model, batch, context(batch.ids?.shape.at(-1) ?? 1, change));
+export function runLoss<M, B extends object>(loss: Loss<M, B>, model: M, batch: B, change: Partial<Context>): Tensor {
+  const { ids } = batch as { readonly ids?: Tensor };
+  const value = loss(model, batch, context(ids?.shape.at(-1) ?? 1, change));
   if (size(value.shape) !== 1) throw new ShapeError(`trainer: the loss must be one number, got ${show(value.shape)}; take its mean or sum`);
   return value.reshape();
 }
 
-export function forward<M, B extends Tensors>(
+export function forward<M, B extends object>(
   loss: Loss<M, B>,
   model: M,
   batch: B,
@@ -211,7 +210,7 @@ const parts = (f: Forward, all: Tensor, sound: Tensor): (readonly [string, Tenso
 const norms = (norm: Tensor | null): (readonly [string, Tensor])[] => (norm === null ? [] : [['norm', norm]]);
 
 /** A whole step on one batch. */
-export function stepProgram<M, B extends Tensors>(
+export function stepProgram<M, B extends object>(
   loss: Loss<M, B>,
   model: M,
   batch: B,
@@ -226,7 +225,7 @@ export function stepProgram<M, B extends Tensors>(
   return built([...parts(f, all, u.sound), ...norms(u.norm)], u.next);
 }
 /** The first half of a step on several micro-batches: gradients into their sums. */
-export function addProgram<M, B extends Tensors>(loss: Loss<M, B>, model: M, batch: B, draw: Draw, t: Trainee): Built {
+export function addProgram<M, B extends object>(loss: Loss<M, B>, model: M, batch: B, draw: Draw, t: Trainee): Built {
   const f = forward(loss, model, batch, { draw }, t);
   const all = total(f);
   const grads = gradients(all, t);
@@ -239,5 +238,5 @@ export function applyProgram(reached: ReadonlySet<Param>, t: Trainee, o: Optimiz
   return built([[SOUND, u.sound], ...norms(u.norm)], u.next);
 }
 /** A measure of one batch, without randomness and without an update. */
-export const evaluateProgram = <M, B extends Tensors>(measure: Loss<M, B>, model: M, batch: B): Built =>
+export const evaluateProgram = <M, B extends object>(measure: Loss<M, B>, model: M, batch: B): Built =>
   built([['loss', runLoss(measure, model, batch, {})]], new Map());

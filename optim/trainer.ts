@@ -22,7 +22,6 @@ import {
   MORE,
   numberName,
   stepProgram,
-  type Tensors,
   WEIGHT,
 } from './program.ts';
 import type { Schedule } from './schedule.ts';
@@ -92,7 +91,7 @@ const PLANS = 32;
  * Prepares training of everything in `model` that is trainable. The model itself never changes: ask for `model()`.
  * Calls may overlap; they run one after the other.
  */
-export async function trainer<M extends Field, B extends Tensors>(model: M, options: TrainerOptions<M, B>): Promise<Trainer<M, B>> {
+export async function trainer<M extends Field, B extends object>(model: M, options: TrainerOptions<M, B>): Promise<Trainer<M, B>> {
   const { engine, loss, optimizer, schedule = () => 1, clip = null, accumulate = 1, weigh = () => 1 } = options;
   const planned = options.total ?? Number.POSITIVE_INFINITY;
   if (!(Number.isInteger(accumulate) && accumulate >= 1))
@@ -251,7 +250,7 @@ interface Ready extends Built {
 }
 
 /** Batch tensors as inputs; B says what the loss reads of them. */
-const inputs = <B extends Tensors>(batch: Batch<B>): B =>
+const inputs = <B extends object>(batch: Batch<B>): B =>
   Object.fromEntries(Object.entries<Fed>(batch).map(([name, { shape }]) => [name, input(name, shape)])) as unknown as B;
 const data = <B>(batch: Batch<B>): Feed => Object.fromEntries(Object.entries<Fed>(batch).map(([name, f]) => [name, f.data]));
 const shapes = <B>(batch: Batch<B>): string =>
