@@ -72,10 +72,9 @@ export const shifted = (ctx: Context, p: number): Context => ({ ...ctx, position
 export const withKeys = (ctx: Context, p: number): Context =>
   ctx.keyMask === null ? ctx : { ...ctx, keyMask: concat([full([ctx.keyMask.shape[0]!, p], 1), ctx.keyMask], 1) };
 
-/** p more tokens in front (a prompt): they get positions 0 … p − 1, the others move up, all may attend to them. */
+/** p more tokens in front (a prompt): they start where the text started, the text moves up, and all may attend to them. */
 export function withTokens(ctx: Context, p: number): Context {
-  const moved = shifted(ctx, p).positions;
-  const [b] = moved.shape.length === 2 ? moved.shape : [];
-  const front = b === undefined ? iota(p) : iota(p).add(full([b, p], 0));
-  return { ...withKeys(ctx, p), positions: concat([front, moved], moved.shape.length - 1) };
+  const at = ctx.positions.shape.length - 1;
+  const front = ctx.positions.slice(at, 0, 1).add(iota(p)); // not from 0: a prefix may stand before them
+  return { ...withKeys(ctx, p), positions: concat([front, shifted(ctx, p).positions], at) };
 }
