@@ -114,7 +114,7 @@ describe('account, laws', () => {
     expect(last.total.saved).toBeLessThan(all.total.saved / 4);
     expect(last.lines.filter((l) => l.phase === 'backward' && l.path.startsWith('trunk.blocks.0'))).toEqual([]);
   });
-  test('what is kept has a reader and a reason, whose parameters are the model's', () => {
+  test('what is kept has a reader, and a reason that names parameters of the model', () => {
     const kept: number[] = [];
     for (const m of [lora({ rank: 2 }), ia3()]) {
       const { program, names } = step(m(frozen));
