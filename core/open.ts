@@ -1,25 +1,44 @@
 // Picks an engine for this machine, or the one that was asked for.
 import type { Engine } from './engine.ts';
 
+const engines = ['gpujs', 'simd', 'float64'] as const;
+const modes = ['webgpu', 'webasm', 'cpu'] as const;
 export interface EngineChoice {
-  /** 'gpujs' (default) or 'float64', the slow oracle in double precision. */
-  readonly engine?: 'gpujs' | 'float64' | undefined;
-  /** Inside gpujs; the best that answers when left out. */
-  readonly mode?: 'webgpu' | 'webasm' | 'cpu' | undefined;
+  /** Left out: the fastest this machine has. */
+  readonly engine?: (typeof engines)[number] | undefined;
+  /** Inside gpujs; left out, the best that answers. Asking for a mode is asking for gpujs. */
+  readonly mode?: (typeof modes)[number] | undefined;
 }
 
 /**
  * An engine, and in its report which and why. Without a choice, the variables TINYPEFT_ENGINE and TINYPEFT_GPU_MODE decide
- * where there is an environment, else gpu.js on webgpu when an adapter answers, on webasm, or on cpu.
+ * where there is an environment; else gpu.js on webgpu where a hardware adapter answers, else WebAssembly SIMD, else gpu.js
+ * on what is left.
  */
 export async function openEngine(choice: EngineChoice = {}): Promise<Engine> {
   const env = typeof process === 'undefined' ? {} : process.env;
-  const engine = oneOf('engine', choice.engine ?? env.TINYPEFT_ENGINE, ['gpujs', 'float64'] as const) ?? 'gpujs';
-  const mode = oneOf('mode', choice.mode ?? env.TINYPEFT_GPU_MODE, ['webgpu', 'webasm', 'cpu'] as const);
-  if (engine === 'float64') return (await import('./engines/float64.ts')).float64();
-  const { gpujsEngine } = await import('./engines/gpujs.ts');
-  return gpujsEngine(mode === undefined ? {} : { mode });
+  const mode = oneOf('mode', choice.mode ?? env.TINYPEFT_GPU_MODE, modes);
+  const engine = oneOf('engine', choice.engine ?? env.TINYPEFT_ENGINE, engines) ?? (mode === undefined ? undefined : 'gpujs');
+  switch (engine) {
+    case 'float64':
+      return (await import('./engines/float64.ts')).float64();
+    case 'simd':
+      return (await import('./engines/simd.ts')).simd();
+    case 'gpujs':
+      return gpujs(mode);
+    case undefined: {
+      const { simd, simdMissing } = await import('./engines/simd.ts');
+      const { hardwareAdapter } = await import('./engines/adapter.ts');
+      const gpu = await hardwareAdapter();
+      if ('adapter' in gpu || simdMissing() !== null) return gpujs(mode);
+      return simd({ because: `no GPU: ${gpu.reason}` });
+    }
+    default:
+      return engine satisfies never;
+  }
 }
+const gpujs = async (mode: EngineChoice['mode']): Promise<Engine> =>
+  (await import('./engines/gpujs.ts')).gpujsEngine(mode === undefined ? {} : { mode });
 
 function oneOf<T extends string>(what: string, value: string | undefined, known: readonly T[]): T | undefined {
   if (value === undefined || value === '') return undefined;

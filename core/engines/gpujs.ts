@@ -5,6 +5,7 @@ import { type Engine, makeEngine } from '../engine.ts';
 import type { Device, Executable, Numbers } from '../plan.ts';
 import type { Ref, Schedule, Step } from '../schedule.ts';
 import type { Data } from '../tensor.ts';
+import { findAdapter, releaseAdapter } from './adapter.ts';
 
 export type GpuMode = 'webgpu' | 'webasm' | 'cpu';
 
@@ -206,37 +207,10 @@ function uniqueRefs(s: Schedule): Ref[] {
   return [...seen.values()];
 }
 
-/** The adapter's name when WebGPU answers here, else why it does not. In Node it comes from the optional package `webgpu`. */
-async function findAdapter(): Promise<{ adapter: string } | { reason: string }> {
-  try {
-    if (globalThis.navigator?.gpu === undefined) {
-      const { create, globals } = (await import('webgpu')) as { create(flags: string[]): GPU; globals: object };
-      Object.assign(globalThis, globals);
-      const gpu = create([]);
-      if (globalThis.navigator === undefined)
-        Object.defineProperty(globalThis, 'navigator', { value: { gpu }, configurable: true, writable: true });
-      else Object.defineProperty(globalThis.navigator, 'gpu', { value: gpu, configurable: true });
-    }
-    const adapter = await globalThis.navigator.gpu.requestAdapter();
-    if (adapter === null) return { reason: 'WebGPU is there but offers no adapter (no GPU or no driver)' };
-    return { adapter: adapter.info.description || adapter.info.device || adapter.info.vendor || 'unnamed adapter' };
-  } catch (e) {
-    return { reason: `WebGPU could not be loaded (${e instanceof Error ? e.message.split('\n')[0] : String(e)})` };
-  }
-}
-
-/** Node stays alive while `navigator.gpu` is held (DESIGN §2.2). */
-function releaseAdapter(): void {
-  if (typeof process === 'undefined' || globalThis.navigator === undefined) return;
-  Reflect.deleteProperty(globalThis.navigator, 'gpu');
-  if (Object.keys(globalThis.navigator).length === 0 && Object.getPrototypeOf(globalThis.navigator) === Object.prototype)
-    Reflect.deleteProperty(globalThis, 'navigator');
-}
-
 const hasThreadsAndSimd = (): boolean => gpujs.GPU.isWebAssemblySupported;
 
 /**
- * gpu.js on the best mode this machine has: webgpu when an adapter answers, else webasm, else cpu. With `mode`, that one
+ * gpu.js on the best mode this machine has: webgpu when a hardware adapter answers, else webasm, else cpu. With `mode`, that one
  * or an error saying why it cannot be had. The report says which and why.
  */
 export async function gpujsEngine({ mode }: { mode?: GpuMode } = {}): Promise<Engine> {
@@ -247,7 +221,7 @@ export async function gpujsEngine({ mode }: { mode?: GpuMode } = {}): Promise<En
   }
   if (mode === 'webasm' && !hasThreadsAndSimd())
     throw new Error('gpujs: mode webasm was asked for, but this runtime has no WebAssembly; use mode cpu');
-  if ('adapter' in found) {
+  if ('adapter' in found && (mode === 'webgpu' || !found.software)) {
     const device = webgpuDevice(new gpujs.GPU({ mode: 'webgpu' }));
     const close = async (): Promise<void> => {
       await device.close();
@@ -257,6 +231,7 @@ export async function gpujsEngine({ mode }: { mode?: GpuMode } = {}): Promise<En
   }
   if (mode === undefined) releaseAdapter();
   const chosen = mode === 'cpu' || !hasThreadsAndSimd() ? 'cpu' : 'webasm';
-  const why = chosen === 'cpu' && mode !== 'cpu' ? `${found.reason}, and there is no WebAssembly` : found.reason;
+  const reason = 'reason' in found ? found.reason : `the only WebGPU adapter computes in software (${found.adapter})`;
+  const why = chosen === 'cpu' && mode !== 'cpu' ? `${reason}, and there is no WebAssembly` : reason;
   return makeEngine(hostDevice(new gpujs.GPU({ mode: chosen }), chosen), { engine: 'gpujs', mode: chosen, adapter: null, why });
 }

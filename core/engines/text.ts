@@ -1,0 +1,21 @@
+// Runs a kernel's text as plain JavaScript: the float64 engine's way, and the simd engine's for ops it has no kernel for.
+
+type Floats = Float32Array | Float64Array;
+/** Fills `out`, a table of rows × cols, from operands given as lists of rows: `a[row][col]`. */
+export type Compiled = (out: Floats, rows: number, cols: number, ...args: (readonly Floats[])[]) => void;
+
+/** A gpu.js kernel's text as a loop over its table. */
+export function compileText(text: string, helpers: readonly string[]): Compiled {
+  const [, names, body] = /^function \((.*?)\) \{([\s\S]*)\}$/.exec(text) ?? [];
+  if (names === undefined || body === undefined) throw new Error(`not a kernel:\n${text}`);
+  const element = body.replaceAll('this.thread.x', 'X').replaceAll('this.thread.y', 'Y');
+  return new Function(
+    'out',
+    'rows',
+    'cols',
+    ...names.split(', ').filter(Boolean),
+    `${helpers.join('\n')}
+const element = (X, Y) => {${element}};
+for (let y = 0, k = 0; y < rows; y++) for (let x = 0; x < cols; x++) out[k++] = element(x, y);`,
+  ) as Compiled;
+}

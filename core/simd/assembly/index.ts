@@ -1,0 +1,36 @@
+// Runs a program: a list of steps in memory, which every thread walks together with a barrier after each.
+import {
+  ARGMAX, CAUSAL, COPY, FILL, GATHER, IOTA, LOGSUMEXP, MAP, MATMUL, MAX, ONE_HOT, PUT_ALONG, QUARTER, SCATTER_ADD, SUM, TAKE_ALONG,
+} from '../opcodes';
+import { map } from './map';
+import { matmul } from './matmul';
+import { causal, copy, fillAll, gather, iota, oneHot, putAlong, quarterTurn, scatterAdd, takeAlong } from './move';
+import { reduce } from './reduce';
+import { barrier } from './barrier';
+
+/** `control`: two words for the barrier. Thread 0 is the caller. */
+export function run(program: usize, end: usize, tid: i32, threads: i32, scratch: usize, control: usize): void {
+  let p = program;
+  while (p < end) {
+    const op = load<i32>(p), words = load<i32>(p, 4);
+    const q = p + 8;
+    switch (op) {
+      case MAP: map(q, tid, threads, scratch); break;
+      case MATMUL: matmul(q, tid, threads, scratch); break;
+      case SUM: case MAX: case LOGSUMEXP: case ARGMAX: reduce(op, q, tid, threads); break;
+      case COPY: copy(q, tid, threads); break;
+      case FILL: fillAll(q, tid, threads); break;
+      case GATHER: gather(q, tid, threads); break;
+      case SCATTER_ADD: scatterAdd(q, tid, threads); break;
+      case TAKE_ALONG: takeAlong(q, tid, threads); break;
+      case PUT_ALONG: putAlong(q, tid, threads); break;
+      case ONE_HOT: oneHot(q, tid, threads); break;
+      case IOTA: iota(q, tid, threads); break;
+      case CAUSAL: causal(q, tid, threads); break;
+      case QUARTER: quarterTurn(q, tid, threads); break;
+      default: unreachable();
+    }
+    p += <usize>words << 2;
+    if (threads > 1) barrier(control, threads);
+  }
+}
