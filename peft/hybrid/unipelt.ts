@@ -87,7 +87,7 @@ const gatedPrefix = (call: Layer<'attend'>, keys: Tensor, values: Tensor, gate: 
   });
 
 /**
-& In a causal network such a mean would let a
+ * The authors' gates are means over an example's tokens, padding included (`gate: 'example'`). In a causal network a mean would let a
  * token see those after it, so there it is refused, and the default is a gate for each token. LoRA has no α: the gate is its scale.
  * The prefix does not move the text's positions. Gates start at w ~ N(0, 0.02²), b = 0.
  * Count: per attention r(in + out) + d + 1 for q and for v, and (m + 1)·2HkD + d + 1 for the prefix, with pd + dm + m once;
