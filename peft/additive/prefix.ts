@@ -2,7 +2,7 @@
 //   [P_k,1, P_v,1, …, P_k,L, P_v,L] = W₂ tanh(W₁ E + b₁) + b₂
 // Li & Liang 2021, arXiv 2101.00190, §4.3.
 import { tanh } from '../../core/ops/map.ts';
-import { broadcastTo, concat, permute, reshape } from '../../core/ops/move.ts';
+import { broadcastTo, concat, pad, permute, reshape } from '../../core/ops/move.ts';
 import type { Numbers } from '../../core/plan.ts';
 import type { Rng } from '../../core/rng.ts';
 import { param, type Tensor } from '../../core/tensor.ts';
@@ -72,11 +72,16 @@ export const prefixFrom = (widths: readonly number[], p: number, numbers: readon
   table: widths.map((w, i) => param(numbers[i]!, [p, w])),
 });
 
-/** A table [p, Hk·D] as heads [B, Hk, p, D], for keys like `k` [B, Hk, T, D]. */
+/**
+ * A table [p, Hk·D] as heads [B, Hk, p, D], for keys like `k` [B, Hk, T, D]. Heads that a method above made wider (UniPELT's gate
+ * does, with zeros behind the text's keys) get rows with zeros behind them too.
+ */
 export function asHeads(rows: Tensor, k: Tensor): Tensor {
   const [b, heads, , width] = k.shape as readonly [number, number, number, number];
-  const p = rows.shape[0]!;
-  return broadcastTo(permute(reshape(rows, [p, heads, width]), [1, 0, 2]), [b, heads, p, width]);
+  const [p, all] = rows.shape as readonly [number, number];
+  const own = all / heads; // D of the network
+  const split = permute(reshape(rows, [p, heads, own]), [1, 0, 2]);
+  return broadcastTo(pad(split, 2, 0, width - own), [b, heads, p, width]);
 }
 
 /** Attention over the tables and the text: attend(q, [P_k; k], [P_v; v]). */

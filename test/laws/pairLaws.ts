@@ -16,9 +16,17 @@ export type Verdict = { readonly kind: 'holds'; readonly merged: boolean } | { r
 /** Reasons for which a method may refuse to be put on top of another: it needs a weight, and what is beneath is not one. */
 const REASONS = /cannot be folded into a weight|replaces the weight beneath/;
 
+/** Throws where a law is broken, naming methods, network and seed. */
 export async function judgePair(a: Listed, b: Listed, net: Network, seed: number, engine: Engine): Promise<Verdict> {
+  try {
+    return await judged(a, b, net, seed, engine);
+  } catch (e) {
+    throw new Error(`${a.name}, then ${b.name}, on ${net.name}, seed ${seed}: ${e instanceof Error ? e.message : String(e)}`, { cause: e });
+  }
+}
+async function judged(a: Listed, b: Listed, net: Network, seed: number, engine: Engine): Promise<Verdict> {
   const must = (holds: boolean, what: string): void => {
-    if (!holds) throw new Error(`${a.name}, then ${b.name}, on ${net.name}, seed ${seed}: ${what}`);
+    if (!holds) throw new Error(what);
   };
   const first = await ready(a.tiny({ seed }), net, engine);
   const under = perturb(first(net.base), seed);
