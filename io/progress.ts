@@ -29,7 +29,7 @@ const isTerminal = (s: NodeJS.WriteStream | Output): s is NodeJS.WriteStream => 
 
 function bar(title: string, stream: NodeJS.WriteStream): ProgressView {
   const view = new SingleBar(
-    { stream, format: `${title} {bar} {value}/{goal}  loss {loss}{validation}  {speed}  {left}`, hideCursor: true, clearOnComplete: false },
+    { stream, format: `${title} {bar} {value}/{goal}  loss {loss}{validation}  {speed}{left}`, hideCursor: true, clearOnComplete: false },
     Presets.shades_classic,
   );
   const shown = { started: false, validation: '' };
@@ -49,7 +49,7 @@ function lines(title: string, stream: Output, every: number): ProgressView {
   const last = { at: Number.NEGATIVE_INFINITY, pending: null as string | null };
   return {
     update(e) {
-      const line = `${title} ${e.step}/${goal(e)}  loss ${e.loss.toFixed(4)}${e.validation === null ? '' : `  val ${e.validation.toFixed(4)}`}  ${speed(e)}  ${left(e)}\n`;
+      const line = `${title} ${e.step}/${goal(e)}  loss ${e.loss.toFixed(4)}${e.validation === null ? '' : `  val ${e.validation.toFixed(4)}`}  ${speed(e)}${left(e)}\n`;
       const now = performance.now() / 1000;
       const due = now - last.at >= every || e.step === e.total || e.validation !== null;
       last.pending = due ? null : line;
@@ -67,7 +67,7 @@ function lines(title: string, stream: Output, every: number): ProgressView {
 const goal = (e: StepEvent): string => (Number.isFinite(e.total) ? String(e.total) : '?');
 const speed = (e: StepEvent): string =>
   `${e.tokensPerSecond >= 100 ? Math.round(e.tokensPerSecond) : e.tokensPerSecond.toPrecision(3)} tokens/s`;
-const left = (e: StepEvent): string => (Number.isFinite(e.eta) ? `${duration(e.eta)} left` : '');
+const left = (e: StepEvent): string => (Number.isFinite(e.eta) ? `  ${duration(e.eta)} left` : '');
 
 /** 75 → 1m15s */
 export function duration(seconds: number): string {
