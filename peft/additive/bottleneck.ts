@@ -14,10 +14,11 @@ export interface BottleneckConfig {
 
 /**
  * How the two matrices start; biases always start at 0.
- * `bert`: N(0, 0.02²). `houlsby`: normal with std 0.01, redrawn beyond two of it (the paper; the released code has 0.001).
+ * `bert`: N(0, 0.02²). `houlsby`: normal with std 0.01, redrawn beyond two of it (the paper); a number: the same with that std
+ * (0.001 in Houlsby's released code).
  * `zero`: W_down ~ U(±1/√d), W_up = 0, so that a fresh adapter adds nothing.
  */
-export type BottleneckInit = 'bert' | 'houlsby' | 'zero';
+export type BottleneckInit = 'bert' | 'houlsby' | 'zero' | number;
 
 /** m for a layer of width d. */
 export const widthOf = (c: BottleneckConfig, d: number): number => c.bottleneck ?? Math.max(1, Math.floor(d / c.reduction));
@@ -25,8 +26,12 @@ export const widthOf = (c: BottleneckConfig, d: number): number => c.bottleneck 
 /** 2md + m + d */
 export const sizeOf = (c: BottleneckConfig, d: number): number => 2 * widthOf(c, d) * d + widthOf(c, d) + d;
 
-/** Throws unless m is a whole number ≥ 1. */
-export function checkBottleneck(method: string, c: BottleneckConfig): void {
+/** Throws unless m is a whole number ≥ 1 and the adapter can learn from where it starts. */
+export function checkBottleneck(method: string, c: BottleneckConfig & { readonly init: BottleneckInit }): void {
+  if (typeof c.init === 'number' && !(c.init > 0 && Number.isFinite(c.init)))
+    throw new RangeError(
+      `${method}: init ${c.init} is a standard deviation and must be more than 0; 'zero' starts as the base and still learns`,
+    );
   if (c.bottleneck !== null) wholeNumber(method, 'bottleneck', c.bottleneck);
   else if (!(c.reduction > 0))
     throw new RangeError(`${method}: reduction ${c.reduction} must be more than 0 (16 makes the bottleneck a sixteenth of the width)`);
@@ -39,7 +44,7 @@ export const throughBottleneck = (x: Tensor, p: Bottleneck, activation: Activati
 export function newBottleneck(c: BottleneckConfig, d: number, init: BottleneckInit, r: Rng): Bottleneck {
   const m = widthOf(c, d);
   const numbers = (name: string): Float32Array =>
-    init === 'houlsby' ? truncatedNormal(r.split(name), m * d, 0.01) : r.split(name).normal(m * d, 0.02);
+    init === 'bert' ? r.split(name).normal(m * d, 0.02) : truncatedNormal(r.split(name), m * d, typeof init === 'number' ? init : 0.01);
   const zero = init === 'zero';
   return {
     down: param(zero ? r.split('down').uniform(m * d, -1 / Math.sqrt(d), 1 / Math.sqrt(d)) : numbers('down'), [m, d]),

@@ -61,15 +61,20 @@ test('starts: zero is the base, bert and houlsby are near it; the paper cuts its
     expect(distance).toBeLessThan(0.05);
     expect(await numbersOf(engine, net, detach(model))).toEqual(base);
   }
-  for (const { value, shape } of trainable(houlsby({ init: 'houlsby', bottleneck: 8 })(net.base)).keys())
-    if (shape.length === 2) {
-      expect(Math.max(...Array.from(value, Math.abs))).toBeLessThanOrEqual(0.02 + 1e-8);
-      expect(Math.max(...Array.from(value, Math.abs))).toBeGreaterThan(0.01);
-    }
+  for (const [init, std] of [
+    ['houlsby', 0.01],
+    [0.001, 0.001],
+  ] as const)
+    for (const { value, shape } of trainable(houlsby({ init, bottleneck: 8 })(net.base)).keys())
+      if (shape.length === 2) {
+        expect(Math.max(...Array.from(value, Math.abs))).toBeLessThanOrEqual(2 * std * (1 + 1e-6));
+        expect(Math.max(...Array.from(value, Math.abs))).toBeGreaterThan(std);
+      }
 });
 
 test('refused: a bottleneck of 0, a reduction of 0', () => {
   const { base } = gpt2Network(1);
   expect(() => houlsby({ bottleneck: 0 })(base)).toThrow(/houlsby: bottleneck 0 must be a whole number/);
+  expect(() => houlsby({ init: 0 })(base)).toThrow(/init 0 is a standard deviation and must be more than 0/);
   expect(() => houlsby({ reduction: 0 })(base)).toThrow(/houlsby: reduction 0 must be more than 0/);
 });
