@@ -9,11 +9,13 @@ import type { Configurable } from './attach.ts';
 import { mam } from './hybrid/mam.ts';
 import { unipelt } from './hybrid/unipelt.ts';
 import type { Options, Transform } from './method.ts';
+import { adalora } from './reparameterized/adalora.ts';
 import { dora } from './reparameterized/dora.ts';
 import { lora } from './reparameterized/lora.ts';
 import { pissa } from './reparameterized/pissa.ts';
 import { vera } from './reparameterized/vera.ts';
 import { bitfit } from './selective/bitfit.ts';
+import { diffPruning } from './selective/diffPruning.ts';
 import { sparseMask } from './selective/sparseMask.ts';
 import type { Where } from './site.ts';
 
@@ -83,8 +85,17 @@ export const methods: readonly Listed[] = [
   listed('peft/additive/ia3.ts', ia3, {}),
   listed('peft/selective/bitfit.ts', bitfit, {}, { llama: 'it has no biases' }),
   listed('peft/selective/sparseMask.ts', sparseMask, { density: 0.2 }),
+  listed('peft/selective/diffPruning.ts', diffPruning, {
+    density: 0.3,
+    lambda: 0.01,
+    alphaInit: 0.3,
+    alphaRate: 1,
+    group: 'row',
+    where: ['q.weight', 'down.weight', 'norm1.weight'],
+  }),
   listed('peft/reparameterized/lora.ts', lora, { rank: 2, alpha: 3, dropout: 0.25 }),
   listed('peft/reparameterized/dora.ts', dora, { rank: 2, alpha: 3 }),
+  listed('peft/reparameterized/adalora.ts', adalora, { rank: 3, targetRank: 2 }),
   listed('peft/reparameterized/pissa.ts', pissa, { rank: 2, alpha: 3 }),
   listed('peft/reparameterized/vera.ts', vera, { rank: 3 }),
   listed('peft/hybrid/unipelt.ts', unipelt, { rank: 2, length: 2, prefixBottleneck: 3, bottleneck: 3 }),
