@@ -21,6 +21,8 @@ export interface Fused {
 
 /** WebGPU guarantees eight storage buffers per kernel: seven to read, one to write (DESIGN §2.8). */
 const MAX_READS = 7;
+/** A longer chain is cut: what a kernel then reads and writes is little beside what it computes, and its text stays short. */
+const MAX_STEPS = 64;
 
 /** A chain of maps being grown: statements over the tensors it reads. */
 interface Chain {
@@ -109,7 +111,7 @@ function grow(
       ((inner.reads.length === 0 && inner.steps.length === 1) || (users.get(i) === 1 && same(i.shape, t.shape) && i.at.copy === t.at.copy));
     if (!inline) return { read: readOf(i) };
     const union = new Set([...reads, ...inner.reads, ...ins.filter((o) => o !== i)]);
-    if (union.size > MAX_READS) return { read: readOf(i) };
+    if (union.size > MAX_READS || steps.length + inner.steps.length >= MAX_STEPS) return { read: readOf(i) };
     const [base, place] = [steps.length, inner.reads.map(readOf)];
     steps = [
       ...steps,
