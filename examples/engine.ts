@@ -7,10 +7,10 @@ const ENGINES = ['gpujs', 'float64'] as const;
 const MODES = ['webgpu', 'webasm', 'cpu'] as const;
 
 /**
- * The engine an example runs on. Prints which one and why, so that no example is fast or slow for a secret reason. With `--help`, prints
- * `about` and ends the program. `--engine` and `--mode` take what `openEngine` takes, and what it does not know it refuses.
+ * The engine an example runs on: the one asked for on the command line, else `preferred`, else the best that answers. Prints which
+ * and why, so that no example is fast or slow for a secret reason. With `--help`, prints `about` in one line and ends the program.
  */
-export async function engineFor(about: string): Promise<Engine> {
+export async function engineFor(about: string, preferred?: (typeof ENGINES)[number]): Promise<Engine> {
   const { values } = parseArgs({
     options: { help: { type: 'boolean', short: 'h' }, engine: { type: 'string' }, mode: { type: 'string' } },
   });
@@ -18,9 +18,13 @@ export async function engineFor(about: string): Promise<Engine> {
     console.log(`${about}  [--engine ${ENGINES.join('|')}] [--mode ${MODES.join('|')}]`);
     process.exit(0);
   }
-  const engine = await openEngine({ engine: oneOf(ENGINES, values.engine), mode: oneOf(MODES, values.mode) });
-  const { mode, adapter, why } = engine.report;
-  console.log(`${about}\nengine: ${engine.report.engine}, ${mode}${adapter === null ? '' : ` on ${adapter}`} (${why})\n`);
+  const mode = oneOf(MODES, values.mode);
+  const asked = oneOf(ENGINES, values.engine) ?? (mode === undefined ? preferred : 'gpujs'); // only gpujs has modes
+  const engine = await openEngine({ engine: asked, mode });
+  const { report } = engine;
+  console.log(
+    `${about}\nengine: ${report.engine}, ${report.mode}${report.adapter === null ? '' : ` on ${report.adapter}`} (${report.why})\n`,
+  );
   return engine;
 }
 

@@ -17,6 +17,11 @@ const says: Readonly<Record<string, readonly (string | RegExp)[]>> = {
     /outputs differ by at most (0|\d(\.\d+)?e-(0[6-9]|[6-9]|1\d))\n/,
     /dk differs by at most (0|\d(\.\d+)?e-(0[6-9]|[6-9]|1\d))\n/,
   ],
+  '05-transformer.ts': [
+    /knowing nothing is ln 34 = 3\.526/,
+    /step 1500: training loss [12]\.\d+ █+\n/,
+    /after: +"the whale [a-z .,;!?'"\\]{70}"\nvalidation loss [12]\.\d+; the table of letter pairs has 2\.\d+: beaten/,
+  ],
   '06-lora-by-hand.ts': [
     'a gradient for W would be [16, 24]: it is nowhere',
     '|∂L/∂A| = 0 and',
@@ -29,6 +34,11 @@ const says: Readonly<Record<string, readonly (string | RegExp)[]>> = {
     'same starting values of A, B: yes',
     'second compile needed nothing new: yes',
     '100 losses equal bit for bit: yes',
+  ],
+  '10-write-your-own-method.ts': [
+    /✗ I3 .*\n +→ .*attn\.k\.ssf\.beta gets no gradient/,
+    /SSF on q, v, o, up and down:\n( +✓ .*\n)+ +keeps (\d+) of \2 laws/,
+    /careless count:\n(.*\n)+ +✗ I4 .*\n.*differ by(.*\n)+ +✗ I6 .*\n.*declares 88 trained scalars and has 176/,
   ],
 };
 
