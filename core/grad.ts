@@ -46,6 +46,12 @@ const identity = (t: Tensor): unknown => (t.source.kind === 'state' ? t.source.p
 
 const distinct = (ts: readonly Tensor[]): Tensor[] => [...new Map(ts.map((t) => [identity(t), t])).values()];
 
+/** A value to be computed again: a copy that is never merged with the one forward computed. Everything else is itself. */
+const again = (t: Tensor): Tensor =>
+  t.source.kind === 'apply' && t.source.op.recompute === true
+    ? reapply(t.source.op, t.source.ins, t.source.attrs, { path: t.at.path, phase: 'backward', copy: t.at.copy + 1 })
+    : t;
+
 /** What t's cotangent sends to each of its inputs that `marked` wants. */
 function* contributions(
   t: Tensor,
@@ -65,7 +71,7 @@ function* contributions(
     return;
   }
   if (op.vjp !== undefined) {
-    const thunks = op.vjp({ ...zip(op.inputs, ins), dy, y: t, attrs } as never); // a graph has forgotten K and A
+    const thunks = op.vjp({ ...zip(op.inputs, ins.map(again)), dy, y: t, attrs } as never); // a graph has forgotten K and A
     for (const [k, thunk] of Object.entries(thunks)) {
       const input = ins[op.inputs.indexOf(k)]!;
       if (thunk !== null && marked(input)) yield [input, thunk()];

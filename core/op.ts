@@ -22,6 +22,8 @@ export interface OpDef<K extends string, A> {
   readonly flops?: (s: Shapes<K>, out: Shape, attrs: A) => number;
   /** For inputs that hold indices: [lowest, one past the highest] that are legal. Fed values are checked against it. */
   readonly range?: (s: Shapes<K>, attrs: A) => Partial<Record<K, readonly [number, number]>>;
+  /** True when backward should compute the value again rather than keep it (a weight unpacked for one product). */
+  readonly recompute?: boolean;
 }
 
 /** A declared op is the function that applies it. */
