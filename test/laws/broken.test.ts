@@ -11,7 +11,8 @@ import { defineMethod } from '../../peft/attach.ts';
 import type { Method } from '../../peft/method.ts';
 import { frozenGradientsIn, frozenLeaves, gradients } from './graph.ts';
 import { caseOf, laws } from './methodLaws.ts';
-import { gpt2Network, networks, run } from './models.ts';
+import { gpt2Network, networks, run, snapshot } from './models.ts';
+import { judgePair } from './pairLaws.ts';
 
 type Gain = Method<'linear', { readonly size: number }, { g: Tensor }>;
 /** y = g ⊙ (W x + b), right in every respect. */
@@ -47,6 +48,9 @@ const twiceOp: Op<'x', null> = defineOp<'x'>({
   kernel: { kind: 'map', expr: 'x' },
   vjp: ({ dy }) => ({ x: () => dy.mul(2) }),
 });
+/** x, with a derivative of −1. */
+const uphillOp: Op<'x', null> = defineOp<'x'>({ ...twiceOp.def, name: 'uphill', vjp: ({ dy }) => ({ x: () => dy.neg() }) });
+const uphill = (x: Tensor): Tensor => uphillOp({ x }, null);
 const twice = (x: Tensor): Tensor => twiceOp({ x }, null);
 
 const wrong: readonly (readonly [id: string, how: string, change: Partial<Gain>, message: RegExp])[] = [
@@ -115,6 +119,17 @@ const wrong: readonly (readonly [id: string, how: string, change: Partial<Gain>,
     },
     /central differences/,
   ],
+  [
+    'I12',
+    'goes uphill',
+    {
+      around:
+        (call, { g }) =>
+        (x, ctx) =>
+          call(x, ctx).mul(uphill(g)),
+    },
+    /the loss went from/,
+  ],
   ['finish', 'finishes as something else', { finish: ({ g }) => ({ g: g.mul(2) }) }, /finished and unfinished differ/],
 ];
 
@@ -140,6 +155,42 @@ describe('the laws find', () => {
       const [leak] = grad(loss, [tensor]);
       expect(frozenGradientsIn([...own, leak!.mul(2).sum()], loss, model), path).toContain(path);
     }
+  });
+
+  it('I2 and I5: a frozen number that was written into', () => {
+    const changed = snapshot(net.base);
+    expect(changed()).toBe(null);
+    const { tensor } = [...tensors(net.base)].find(({ path }) => path === 'trunk.blocks.1.mlp.up.weight')!;
+    if (tensor.source.kind !== 'leaf') throw new Error('frozen');
+    const old = tensor.source.data[3]!;
+    tensor.source.data[3] = old + 1;
+    expect(changed()).toBe('trunk.blocks.1.mlp.up.weight');
+    tensor.source.data[3] = old;
+    expect(changed()).toBe(null);
+  });
+  it('I4: a merge that does not refuse what has no fold', async () => {
+    const { fold: _, ...unfoldable } = right;
+    const c = await caseOf(listed('', defineMethod(unfoldable), {}), net, 3, engine);
+    await laws.find((x) => x.id === 'I4')!.check(c); // refused as it should be
+    const lies = { ...c, method: made({}).tiny() };
+    await expect(laws.find((x) => x.id === 'I4')!.check(lies)).rejects.toThrow(/merge: gain at .* cannot be merged/);
+  });
+  it('pairs: a method that forgets what is beneath it, and one that is different only on top of another', async () => {
+    const lora = methods.find((m) => m.name === 'lora')!;
+    const forgets = made({
+      around:
+        (_, { g }, __, site) =>
+        (x) =>
+          x
+            .matmul(plain(`${site.path}.weight`).T)
+            .add(plain(`${site.path}.bias`))
+            .mul(g),
+    });
+    const plain = (path: string): Tensor => [...tensors(net.base)].find((t) => t.path === path)!.tensor;
+    await expect(judgePair(lora, forgets, net, 3, engine)).rejects.toThrow(
+      /lora, then gain, on gpt2, seed 3: the second declares 'bitwise' but changes the first/,
+    );
+    await expect(judgePair(lora, made({}), net, 3, engine)).resolves.toEqual({ kind: 'holds', merged: true });
   });
 
   it('depth: a method on the first block makes backward run through both', async () => {

@@ -3,21 +3,24 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Engine } from '../../core/engine.ts';
+import { crossEntropy } from '../../core/ops/fused.ts';
 import type { Numbers } from '../../core/plan.ts';
 import { rng } from '../../core/rng.ts';
 import { size } from '../../core/shape.ts';
-import { type Data, type Param, stateOf, topological } from '../../core/tensor.ts';
+import { type Data, type Param, stateOf, type Tensor, topological } from '../../core/tensor.ts';
 import { loadAdapter, saveAdapter } from '../../io/adapters.ts';
-import { stochastic } from '../../nn/context.ts';
+import { type Context, context, stochastic } from '../../nn/context.ts';
 import { realize } from '../../nn/freeze.ts';
 import type { Model } from '../../nn/layer.ts';
 import { layers, params, tensors, trainable } from '../../nn/tree.ts';
+import { adamw } from '../../optim/adamw.ts';
+import { type Fed, trainer } from '../../optim/trainer.ts';
 import type { Listed } from '../../peft/all.ts';
 import { detach, finish, merge } from '../../peft/merge.ts';
 import type { Start, Transform } from '../../peft/method.ts';
 import { matches, pick, type Where } from '../../peft/site.ts';
 import { backwardPaths, frozenGradientsIn, gradients, held, ownTensors } from './graph.ts';
-import { type Network, numbersOf, perturb, run, snapshot } from './models.ts';
+import { type Network, numbersOf, perturb, run, snapshot, TOKENS } from './models.ts';
 
 /** One method on one network. */
 export interface Case {
@@ -285,6 +288,40 @@ const finishing: Law = {
   },
 };
 
+const training: Law = {
+  id: 'I12',
+  says: 'a dozen real steps, hooks and controllers included, lower the loss; what comes out merges, finishes and comes off',
+  async check(c) {
+    const changed = snapshot(c.fresh);
+    const options = {
+      engine: c.engine,
+      loss: (m: Model, b: { ids: Tensor; targets: Tensor }, { draw, aux }: Context) =>
+        crossEntropy(m({ ...c.net.batch, ids: b.ids }, context(TOKENS, { draw, aux })), b.targets),
+      optimizer: adamw({ lr: 0.02 }),
+      total: 12,
+      seed: c.seed,
+    };
+    await using t = await trainer(c.fresh, options);
+    const batch = { ids: fed(c.net.batch.ids), targets: fed(c.net.targets) };
+    const before = await t.evaluate([batch]);
+    for (let k = 0; k < options.total; k++) await t.step(batch);
+    const after = await t.evaluate([batch]);
+    must(c, after < before, `the loss went from ${before} to ${after}`);
+    must(c, changed() === null, `training wrote into the frozen ${changed()}`);
+    const trained = await t.model();
+    const y = await numbersOf(c.engine, c.net, trained);
+    must(c, apart(y, await numbersOf(c.engine, c.net, finish(trained))) <= CLOSE, 'trained and finished differ');
+    if (mergeable(c.method)) must(c, apart(y, await numbersOf(c.engine, c.net, merge(trained))) <= CLOSE, 'trained and merged differ');
+    const base = await numbersOf(c.engine, c.net, c.net.base);
+    must(c, sameBits(base, await numbersOf(c.engine, c.net, detach(trained))), 'trained and detached is not the base bit for bit');
+  },
+};
+
+const fed = (t: Tensor): Fed => {
+  if (t.source.kind !== 'leaf') throw new Error('a network of the laws has its text as numbers');
+  return { data: t.source.data, shape: t.shape };
+};
+
 /** Kinds that sit inside a block, so that a method can be placed on the last block alone. */
 const INSIDE: ReadonlySet<string> = new Set(['weight', 'linear', 'norm', 'attend', 'branch', 'block']);
 const lastOnly: Law = {
@@ -326,5 +363,6 @@ export const laws: readonly Law[] = [
   deterministic,
   derivative,
   finishing,
+  training,
   lastOnly,
 ];
