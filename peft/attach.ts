@@ -96,8 +96,12 @@ function attach<K extends Kind, C, T extends Tensors, S, P>(
   const application: Application = {
     method: m.name,
     config: c,
-    control: m.control === undefined ? null : (at) => m.control!(at as readonly { path: string; own: T }[], c),
+    control:
+      m.control === undefined
+        ? null
+        : (at) => m.control!(at.filter(({ path, own }) => live.get(path)!(own)) as unknown as readonly { path: string; own: T }[], c),
   };
+  const live = new Map<string, (own: Fields) => boolean>();
   const byPath = new Map(sites.map((s) => [s.path, s]));
   return substitute(model, m.at, (base, path) => {
     const found = byPath.get(path);
@@ -111,8 +115,16 @@ function attach<K extends Kind, C, T extends Tensors, S, P>(
         );
       return numbers;
     };
-    return wrap(m, c, site, base, m.init(site, c, r.split(path), { shared, prepared, weight }), application);
+    const brought = m.init(site, c, r.split(path), { shared, prepared, weight });
+    live.set(path, stillTraining(brought));
+    return wrap(m, c, site, base, brought, application);
   });
+}
+
+/** A method with buffers steers only while all it trains and keeps are parameters: not when finished, not when frozen. */
+function stillTraining<T extends Tensors>({ train, buffer }: Brought<T>): (own: Fields) => boolean {
+  const needed = buffer === undefined ? [] : [...Object.keys(train), ...Object.keys(buffer)];
+  return (own) => needed.every((k) => own[k] !== undefined && [...tensors(own[k])].every(({ tensor }) => paramOf(tensor) !== null));
 }
 
 /** The attached layer: the base, the method's tensors under its name, and the method's equation around the base's call. */
@@ -129,6 +141,7 @@ function wrap<K extends Kind, C, T extends Tensors, S, P>(
   const own = { ...brought.train, ...brought.fixed, ...brought.buffer } as unknown as Fields;
   const fields: Fields = { [BASE]: beneath, [field]: own };
   const mine = (f: Fields): T => f[field] as unknown as T;
+  const live = stillTraining(brought);
   return layer<K, Fields>(
     m.at,
     fields,
@@ -137,7 +150,7 @@ function wrap<K extends Kind, C, T extends Tensors, S, P>(
       method: m.name,
       field,
       application,
-      hooks: m.hooks?.(mine(f), c, site) ?? {},
+      hooks: live(f[field] as Fields) ? (m.hooks?.(mine(f), c, site) ?? {}) : {},
       fold: m.fold === undefined ? null : (w) => m.fold!(w, mine(f), c, site),
       finish: m.finish === undefined ? null : () => m.finish!(mine(f), c) as unknown as Fields,
       under: beneath === base ? ofKind(f[BASE], m.at) : base,

@@ -3,9 +3,9 @@
 //   importance of a scalar w: I = |w·∂w|,  Ī ← β₁Ī + (1−β₁)I,  Ū ← β₂Ū + (1−β₂)|I − Ī|,  score Ī·Ū
 //   score of triplet j: score(E_j) + mean score(A_j·) + mean score(B_·j); the lowest are masked, E_j ← 0, and may grow again
 // Zhang et al. 2023, arXiv 2303.10512, §3. After each step: new values, then importance, then the budget, as the authors do.
-import { abs, max, sqrt, square } from '../../core/ops/map.ts';
-import { type Data, leaf, type Param, param, paramOf, type Tensor } from '../../core/tensor.ts';
-import type { Hooks } from '../../nn/hooks.ts';
+import { iota, oneHot } from '../../core/ops/index.ts';
+import { abs, full, max, sqrt, square } from '../../core/ops/map.ts';
+import { type Data, type Param, param, paramOf, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { between, wholeNumber } from '../check.ts';
 import { checkUpdate, dropped } from './lora.ts';
@@ -22,10 +22,10 @@ export interface AdaloraConfig {
   readonly beta2: number;
   readonly orthogonality: number; // γ, times the mean of ‖AAᵀ − I‖_F and ‖BᵀB − I‖_F (the paper: their squares, summed)
 }
-/** Ī and Ū of A, E and B in this order, the triplets' scores [k, 1], and 1 for those that may be used; dropped by `finish`. */
-type Adalora = { A: Tensor; E: Tensor; B: Tensor; average?: readonly Tensor[]; spread?: readonly Tensor[]; score?: Tensor; kept?: Tensor };
-const own = ({ A, E, B }: Adalora): readonly Tensor[] => [A, E, B];
+/** Buffers: Ī and Ū of A, E and B in this order, the triplets' scores [k, 1], and 1 for triplets that may be used in the end. */
+type Adalora = { A: Tensor; E: Tensor; B: Tensor; average: readonly Tensor[]; spread: readonly Tensor[]; score: Tensor; kept: Tensor };
 const scale = (c: AdaloraConfig): number => c.alpha / (c.rank + 1e-5);
+const buffer = (n: number, m: number, value = 0): Tensor => param(new Float32Array(n * m).fill(value), [n, m], { active: false });
 
 /** How many triplets all n matrices together keep after step t: b⁰, then a cubic down to bᵀ, then bᵀ. */
 export function budget(t: number, total: number, c: AdaloraConfig, n: number): number {
@@ -35,14 +35,7 @@ export function budget(t: number, total: number, c: AdaloraConfig, n: number): n
 }
 
 /** ‖M Mᵀ − I‖_F, with the subgradient 0 where the rows are orthonormal. */
-const skew = (m: Tensor): Tensor => {
-  const k = m.shape[0]!;
-  const one = leaf(
-    Float32Array.from({ length: k * k }, (_, i) => (i % (k + 1) === 0 ? 1 : 0)),
-    [k, k],
-  );
-  return sqrt(max(square(m.matmul(m.T).sub(one)).sum(), 1e-30));
-};
+const skew = (m: Tensor): Tensor => sqrt(max(square(m.matmul(m.T).sub(oneHot(iota(m.shape[0]!), m.shape[0]!))).sum(), 1e-30));
 
 export const adalora = defineMethod<'linear', AdaloraConfig, Adalora>({
   name: 'adalora',
@@ -55,35 +48,24 @@ export const adalora = defineMethod<'linear', AdaloraConfig, Adalora>({
   },
   check: (site, c) => {
     checkUpdate('adalora')(site, { ...c, rankStabilized: false });
-    wholeNumber('adalora', 'targetRank', c.targetRank);
-    wholeNumber('adalora', 'deltaT', c.deltaT);
-    if (c.targetRank > c.rank)
-      throw new RangeError(`adalora: targetRank ${c.targetRank} must be at most rank ${c.rank}: the budget shrinks`);
+    for (const name of ['targetRank', 'deltaT'] as const) wholeNumber('adalora', name, c[name]);
+    between('adalora', 'targetRank', c.targetRank, 1, c.rank, true); // the budget shrinks
     for (const name of ['beta1', 'beta2'] as const) between('adalora', name, c[name], 0, 1);
-    for (const name of ['tinit', 'tfinal'] as const) between('adalora', name, c[name], 0, Number.POSITIVE_INFINITY);
+    for (const name of ['tinit', 'tfinal', 'orthogonality'] as const) between('adalora', name, c[name], 0, Number.MAX_VALUE);
   },
-  init: ({ shape: [out, into] }, { rank }, r) => {
-    const shapes = [
-      [rank, into!],
-      [rank, 1],
-      [out!, rank],
-    ] as const; // prettier-ignore
-    const buffer = ([n, m]: readonly [number, number], value = 0): Tensor =>
-      param(new Float32Array(n * m).fill(value), [n, m], { active: false });
-    return {
-      train: {
-        A: param(r.split('A').normal(rank * into!, 0.02), [rank, into!]),
-        E: param(new Float32Array(rank), [rank, 1]),
-        B: param(r.split('B').normal(out! * rank, 0.02), [out!, rank]),
-      },
-      buffer: {
-        average: shapes.map((s) => buffer(s)),
-        spread: shapes.map((s) => buffer(s)),
-        score: buffer([rank, 1]),
-        kept: buffer([rank, 1], 1),
-      },
-    };
-  },
+  init: ({ shape: [out, into] }, { rank: k }, r) => ({
+    train: {
+      A: param(r.split('A').normal(k * into!, 0.02), [k, into!]),
+      E: param(new Float32Array(k), [k, 1]),
+      B: param(r.split('B').normal(out! * k, 0.02), [out!, k]),
+    },
+    buffer: {
+      average: [buffer(k, into!), buffer(k, 1), buffer(out!, k)],
+      spread: [buffer(k, into!), buffer(k, 1), buffer(out!, k)],
+      score: buffer(k, 1),
+      kept: buffer(k, 1, 1),
+    },
+  }),
   around:
     (call, { A, E, B }, c, site) =>
     (x, ctx) =>
@@ -93,41 +75,49 @@ export const adalora = defineMethod<'linear', AdaloraConfig, Adalora>({
     penalty: () =>
       skew(p.A)
         .add(skew(p.B.T))
-        .mul(c.orthogonality / (2 * site.of)),
-    ...importance(p, c),
+        .mul(c.orthogonality / (2 * site.of)), // the mean over all A and B
+    afterStep: ({ grad, next }) => {
+      const updates = new Map<Param, Tensor>();
+      const [a, e, b] = [p.A, p.E, p.B].map((t, k) => {
+        const [w, average, spread] = [t, p.average[k]!, p.spread[k]!].map((x) => paramOf(x)!) as [Param, Param, Param];
+        const now = grad.has(w) ? abs(next(w).mul(grad.get(w)!)) : full(w.shape, 0); // I
+        const mean = p.average[k]!.mul(c.beta1).add(now.mul(1 - c.beta1)); // Ī
+        const unsure = p.spread[k]!.mul(c.beta2).add(abs(now.sub(mean)).mul(1 - c.beta2)); // Ū
+        updates.set(average, mean).set(spread, unsure);
+        return mean.mul(unsure);
+      }) as [Tensor, Tensor, Tensor];
+      const E = paramOf(p.E)!;
+      return updates.set(paramOf(p.score)!, e.add(a.mean([1], true)).add(b.mean([0], true).T)).set(E, next(E).mul(p.kept));
+    },
   }),
-  control: (at, c) => {
-    const live = at.flatMap(({ own: p }) => {
-      const [E, score, kept] = [p.E, p.score, p.kept].map((t) => (t === undefined ? null : paramOf(t)));
-      return E && score && kept ? [{ E, score, kept }] : [];
-    });
-    return {
-      begin: (total) => {
-        if (total - c.tfinal <= c.tinit)
-          throw new RangeError(
-            `adalora: ${total} steps leave none between tinit ${c.tinit} and the last tfinal ${c.tfinal} for the budget to shrink in; train longer, or lower them`,
-          );
-      },
-      after: async ({ step, total }, read) => {
-        const final = step === total - c.tfinal;
-        if (!(final || (step > c.tinit && step < total - c.tfinal && step % c.deltaT === 0))) return null;
-        const drop = live.length * c.rank - budget(step, total, c, live.length);
-        if (drop === 0) return null;
-        const now = await read(live.flatMap(({ E, score }) => [E, score]));
-        const threshold = live.flatMap(({ score }) => [...now.get(score)!]).sort((a, b) => a - b)[drop - 1]!;
-        const write = new Map<Param, Data>();
-        for (const { E, score, kept } of live) {
-          const stays = now.get(score)!.map((s) => (s > threshold ? 1 : 0)); // equal scores go together
-          write.set(
-            E,
-            now.get(E)!.map((e, j) => e * stays[j]!),
-          ); // prettier-ignore
-          if (final) write.set(kept, stays);
-        }
-        return write;
-      },
-    };
-  },
+  control: (at, c) => ({
+    begin: (total) => {
+      if (!Number.isFinite(total))
+        throw new RangeError('adalora: the budget depends on how many steps there will be; tell the trainer its total');
+      if (total - c.tfinal <= c.tinit)
+        throw new RangeError(
+          `adalora: ${total} steps leave none between tinit ${c.tinit} and the last tfinal ${c.tfinal} for the budget to shrink in; train longer, or lower them`,
+        );
+    },
+    after: async ({ step, total }, read) => {
+      const end = total - c.tfinal;
+      const drop = at.length * c.rank - budget(step, total, c, at.length);
+      if (drop === 0 || step > end || (step < end && step % c.deltaT !== 0)) return null;
+      const live = at.map(({ own }) => ({ E: paramOf(own.E)!, score: paramOf(own.score)!, kept: paramOf(own.kept)! }));
+      const now = await read(live.flatMap(({ E, score }) => [E, score]));
+      const threshold = live.flatMap(({ score }) => [...now.get(score)!]).sort((x, y) => x - y)[drop - 1]!;
+      const write = new Map<Param, Data>();
+      for (const { E, score, kept } of live) {
+        const stays = now.get(score)!.map((s) => (s > threshold ? 1 : 0)); // equal scores go together
+        write.set(
+          E,
+          now.get(E)!.map((v, j) => v * stays[j]!),
+        );
+        if (step === end) write.set(kept, stays); // from here on E is masked after every step
+      }
+      return write;
+    },
+  }),
   finish: ({ A, E, B }) => ({ A, E, B }),
   count: (sites, { rank }) => {
     const train = sites.reduce((n, { shape: [out, into] }) => n + rank * (out! + into! + 1), 0);
@@ -135,28 +125,3 @@ export const adalora = defineMethod<'linear', AdaloraConfig, Adalora>({
   },
   startsAsBase: () => 'close', // adds an exact zero
 });
-
-/** What follows each optimizer step: averages and scores from its gradients and new values, and the final mask once there is one. */
-function importance(p: Adalora, c: AdaloraConfig): Hooks {
-  const params = own(p).map(paramOf);
-  const { average, spread, score, kept } = p;
-  const buffers = [...(average ?? []), ...(spread ?? []), score, kept].map((t) => (t === undefined ? null : paramOf(t)));
-  if (buffers.includes(null) || !average || !spread || !score || !kept) return {}; // finished, or frozen
-  return {
-    afterStep: ({ grad, next }) => {
-      const updates = new Map<Param, Tensor>();
-      const scores = params.map((w, k) => {
-        const g = w === null ? undefined : grad.get(w);
-        if (w === null || g === undefined) throw new Error('adalora: A, E and B are trained together; freeze all of them or none');
-        const now = abs(next(w).mul(g));
-        const mean = average[k]!.mul(c.beta1).add(now.mul(1 - c.beta1));
-        const unsure = spread[k]!.mul(c.beta2).add(abs(now.sub(mean)).mul(1 - c.beta2));
-        updates.set(paramOf(average[k]!)!, mean).set(paramOf(spread[k]!)!, unsure);
-        return mean.mul(unsure);
-      });
-      const [a, e, b] = scores as [Tensor, Tensor, Tensor];
-      updates.set(paramOf(score)!, e.add(a.mean([1], true)).add(b.mean([0], true).T)); // [k, 1]
-      return updates.set(params[1]!, next(params[1]!).mul(kept));
-    },
-  };
-}

@@ -3,7 +3,7 @@
 //   loss + λ Σ P(z ≠ 0),   P(z ≠ 0) = σ(α − log(−l/r));   with groups z is the product of the entry's gate and its group's
 // Three phases: random gates; then the ρN largest |z w| of all weights together are kept, the rest goes to 0; then w alone is
 // tuned on that mask. Guo et al. 2021, arXiv 2012.07463, §3. Without a draw u = ½, the median gate.
-import { clamp, log, sigmoid, where } from '../../core/ops/map.ts';
+import { add, clamp, log, sigmoid, where } from '../../core/ops/map.ts';
 import { type Shape, size } from '../../core/shape.ts';
 import { type Data, type Param, param, paramOf, type Tensor } from '../../core/tensor.ts';
 import type { Context } from '../../nn/context.ts';
@@ -19,17 +19,17 @@ export interface DiffPruningConfig {
   readonly gates: number; // share of the steps with random gates
   readonly group: 'none' | 'row' | 'tensor'; // a further gate for each row or each weight ("structured")
 }
-/** `mask` and `phase` (0 gates, 1 mask) are buffers; `finish` leaves w alone, holding z ⊙ w. */
+/** `mask` and `phase` (0: gates, 1: mask) are buffers. Finished, w alone is left, and holds z ⊙ w. */
 type Diff = { w: Tensor; alpha?: Tensor; groupAlpha?: Tensor; mask?: Tensor; phase?: Tensor };
 
-export const [LOW, HIGH] = [-1.5, 1.5] as const;
+const [LOW, HIGH] = [-1.5, 1.5];
 /** log u − log(1 − u), u kept away from its ends; 0 without a draw. */
-const logit = (u: Tensor | null): Tensor | number => {
+function logit(u: Tensor | null): Tensor | number {
   if (u === null) return 0;
   const safe = clamp(u, 1e-4, 1 - 1e-4);
   return log(safe).sub(log(safe.neg().add(1)));
-};
-/** z of a gate [shape of α]. */
+}
+/** z for α and u of one shape. */
 export const gate = (alpha: Tensor, u: Tensor | null): Tensor =>
   clamp(
     sigmoid(alpha.add(logit(u)))
@@ -37,20 +37,20 @@ export const gate = (alpha: Tensor, u: Tensor | null): Tensor =>
       .add(LOW),
     0,
     1,
-  ); // prettier-ignore
-/** P(z ≠ 0), summed. */
+  );
+/** Σ P(z ≠ 0) */
 export const openGates = (alpha: Tensor): Tensor => sigmoid(alpha.sub(Math.log(-LOW / HIGH))).sum();
 
-/** z ⊙ w. */
+/** z ⊙ w, with the mask in the place of z once there is one. */
 function difference({ w, alpha, groupAlpha, mask, phase }: Diff, field: string, ctx?: Context): Tensor {
   if (!alpha || !mask || !phase) return w;
-  const draw = (name: string, t: Tensor): Tensor | null => ctx?.draw.uniform(name, t.shape) ?? null;
-  const z = gate(alpha, draw(field, alpha));
-  const both = groupAlpha === undefined ? z : z.mul(gate(groupAlpha, draw(`${field} group`, groupAlpha)));
-  return w.mul(where(phase, mask, both));
+  const z = (a: Tensor, name: string): Tensor => gate(a, ctx?.draw.uniform(name, a.shape) ?? null);
+  const all = groupAlpha === undefined ? z(alpha, field) : z(alpha, field).mul(z(groupAlpha, `${field} group`));
+  return w.mul(where(phase, mask, all));
 }
-const groupsOf = (shape: Shape, { group }: DiffPruningConfig): Shape =>
+const groups = (shape: Shape, { group }: DiffPruningConfig): Shape =>
   group === 'row' && shape.length > 1 ? [...shape.slice(0, -1), 1] : [1];
+const alphas = ({ alpha, groupAlpha }: Diff): Param[] => [alpha, groupAlpha].flatMap((t) => (t === undefined ? [] : (paramOf(t) ?? [])));
 
 export const diffPruning = defineMethod<'weight', DiffPruningConfig, Diff>({
   name: 'diffPruning',
@@ -65,9 +65,9 @@ export const diffPruning = defineMethod<'weight', DiffPruningConfig, Diff>({
   init: ({ shape }, c) => {
     const logits = (s: Shape): Tensor => param(new Float32Array(size(s)).fill(c.alphaInit), s, { lr: c.alphaRate, decay: false });
     const buffer = (s: Shape): Tensor => param(new Float32Array(size(s)), s, { active: false });
-    const groupAlpha = c.group === 'none' ? {} : { groupAlpha: logits(groupsOf(shape, c)) };
+    const group = c.group === 'none' ? {} : { groupAlpha: logits(groups(shape, c)) };
     return {
-      train: { w: param(new Float32Array(size(shape)), shape), alpha: logits(shape), ...groupAlpha },
+      train: { w: param(new Float32Array(size(shape)), shape), alpha: logits(shape), ...group },
       buffer: { mask: buffer(shape), phase: buffer([1]) },
     };
   },
@@ -75,47 +75,42 @@ export const diffPruning = defineMethod<'weight', DiffPruningConfig, Diff>({
     (call, p, _, { field }) =>
     (ctx) =>
       call(ctx).add(difference(p, field, ctx)),
-  fold: ({ weight, bias }, p) => ({ weight: weight.add(difference(p, '')), bias }),
-  hooks: ({ alpha, groupAlpha, phase }, { lambda }) => {
-    if (!alpha || !phase) return {};
-    const groups = groupAlpha === undefined ? 0 : openGates(groupAlpha);
-    return { penalty: () => openGates(alpha).add(groups).mul(phase.neg().add(1)).mul(lambda).sum() };
-  },
+  fold: ({ weight, bias }, p, _, { field }) => ({ weight: weight.add(difference(p, field)), bias }),
+  hooks: ({ alpha, groupAlpha, phase }, { lambda }) => ({
+    penalty: () => [alpha!, ...(groupAlpha ? [groupAlpha] : [])].map(openGates).reduce(add).mul(phase!.neg().add(1)).mul(lambda).sum(),
+  }),
   control: (at, c) => {
-    const live = at.flatMap(({ own: p }) => {
-      const [w, mask, phase] = [p.w, p.mask, p.phase].map((t) => (t === undefined ? null : paramOf(t)));
-      return w && mask && phase && p.alpha
-        ? [{ w, mask, phase, gates: [p.alpha, p.groupAlpha].flatMap((t) => (t && paramOf(t)) ?? []) }]
-        : [];
-    });
     const projection = (total: number): number => Math.max(1, Math.round(c.gates * total));
     return {
       begin: (total) => {
+        if (!Number.isFinite(total))
+          throw new RangeError('diffPruning: its phases depend on how many steps there will be; tell the trainer its total');
         if (projection(total) >= total)
           throw new RangeError(
             `diffPruning: of ${total} steps, gates ${c.gates} leaves none to tune on the mask; train longer, or lower it`,
           );
       },
       after: async ({ step, total }, read) => {
-        if (step !== projection(total) || live.length === 0) return null;
-        const now = await read(live.flatMap(({ w, gates }) => [w, ...gates]));
-        const diffs = live.map(({ w, gates }) => now.get(w)!.map((v, k) => gates.reduce((d, a) => d * openness(now.get(a)!, k, w), v)));
-        const total_ = diffs.reduce((n, d) => n + d.length, 0);
+        if (step !== projection(total) || at.length === 0) return null;
+        const live = at.map(({ own }) => ({
+          w: paramOf(own.w)!,
+          mask: paramOf(own.mask!)!,
+          phase: paramOf(own.phase!)!,
+          alphas: alphas(own),
+        }));
+        const now = await read(live.flatMap((p) => [p.w, ...p.alphas]));
+        const diffs = live.map((p) => p.alphas.reduce((d, a) => d.map((v, k) => v * medianGate(now.get(a)!, k, d.length)), now.get(p.w)!));
+        const kept = Math.max(1, Math.round(c.density * diffs.reduce((n, d) => n + d.length, 0)));
         const places = largest(
           diffs.map((d) => d.map(Math.abs)),
-          Math.max(1, Math.round(c.density * total_)),
-        ); // prettier-ignore
+          kept,
+        );
         const write = new Map<Param, Data>();
         for (const [n, { w, mask, phase }] of live.entries()) {
-          const kept = new Float32Array(size(w.shape));
-          for (const k of places[n]!) kept[k] = 1;
-          write
-            .set(
-              w,
-              diffs[n]!.map((d, k) => d * kept[k]!),
-            )
-            .set(mask, kept)
-            .set(phase, Float32Array.of(1)); // prettier-ignore
+          const on = new Float32Array(size(w.shape));
+          for (const k of places[n]!) on[k] = 1;
+          const left = diffs[n]!.map((d, k) => d * on[k]!); // z ⊙ w, so that tuning starts where the gates ended
+          write.set(w, left).set(mask, on).set(phase, Float32Array.of(1));
         }
         return write;
       },
@@ -124,13 +119,12 @@ export const diffPruning = defineMethod<'weight', DiffPruningConfig, Diff>({
   finish: (p) => ({ w: difference(p, '') }),
   count: (sites, c) => {
     const n = sites.reduce((sum, { shape }) => sum + size(shape), 0);
-    const groups = c.group === 'none' ? 0 : sites.reduce((sum, { shape }) => sum + size(groupsOf(shape, c)), 0);
-    return { train: 2 * n + groups, stored: n }; // w and α; z ⊙ w, of which ρn are not zero
+    const grouped = c.group === 'none' ? 0 : sites.reduce((sum, { shape }) => sum + size(groups(shape, c)), 0);
+    return { train: 2 * n + grouped, stored: n }; // w and α; z ⊙ w, of which ρn are not zero
   },
   startsAsBase: () => 'close', // adds an exact zero
 });
-/** The median gate of entry k of w, on the host; a group's gates are fewer than w's entries. */
-const openness = (alpha: Data, k: number, w: Param): number => {
-  const a = alpha[Math.floor((k * alpha.length) / size(w.shape))]!;
-  return Math.min(1, Math.max(0, (HIGH - LOW) / (1 + Math.exp(-a)) + LOW));
-};
+
+/** z of entry k of n without a draw, on the host. A group's α are fewer than n, each for as many entries in a row. */
+const medianGate = (alpha: Data, k: number, n: number): number =>
+  Math.min(1, Math.max(0, (HIGH - LOW) / (1 + Math.exp(-alpha[Math.floor((k * alpha.length) / n)]!)) + LOW));
