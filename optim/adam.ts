@@ -5,7 +5,7 @@
 
 import { sqrt } from '../core/ops/map.ts';
 import type { Tensor } from '../core/tensor.ts';
-import { type At, type Common, defineOptimizer, type Optimizer, rate, zeros } from './optimizer.ts';
+import { type At, again, type Common, defineOptimizer, type Optimizer, rate, zeros } from './optimizer.ts';
 
 export interface AdamConfig extends Common {
   readonly beta1: number;
@@ -26,12 +26,18 @@ export const corrections = (c: AdamConfig, { step, lr }: At): { rate: number; sc
   scale: 1 / Math.sqrt(1 - c.beta2 ** step),
 });
 
-/** The averages after this gradient, and the step to subtract. */
-export function adamStep(c: AdamConfig, g: Tensor, state: { m: Tensor; v: Tensor }, n: { rate: Tensor; scale: Tensor }) {
-  const m = state.m.mul(c.beta1).add(g.mul(1 - c.beta1));
-  const v = state.v.mul(c.beta2).add(g.mul(g).mul(1 - c.beta2));
-  return { state: { m, v }, step: m.mul(n.rate).div(sqrt(v).mul(n.scale).add(c.eps)) };
+interface Averages {
+  readonly m: Tensor;
+  readonly v: Tensor;
 }
+/** The averages after one more gradient. */
+export const averages = (c: AdamConfig, g: Tensor, { m, v }: Averages): Averages => ({
+  m: m.mul(c.beta1).add(g.mul(1 - c.beta1)),
+  v: v.mul(c.beta2).add(g.mul(g).mul(1 - c.beta2)),
+});
+/** What is taken off the value. */
+export const stepOf = (c: AdamConfig, { m, v }: Averages, n: { readonly rate: Tensor; readonly scale: Tensor }): Tensor =>
+  m.mul(n.rate).div(sqrt(v).mul(n.scale).add(c.eps));
 
 /** Defaults: lr 1e-3, beta1 0.9, beta2 0.999, eps 1e-8, weightDecay 0. */
 export function adam(options: Partial<AdamConfig> = {}): Optimizer {
@@ -43,8 +49,8 @@ export function adam(options: Partial<AdamConfig> = {}): Optimizer {
     init: (p) => ({ m: zeros(p), v: zeros(p) }),
     numbers: (at) => ({ ...corrections(c, at), decay: at.decay }),
     update: ({ value, grad, state, numbers }) => {
-      const next = adamStep(c, grad.add(value.mul(numbers.decay)), state, numbers);
-      return { value: value.sub(next.step), state: next.state };
+      const g = grad.add(value.mul(numbers.decay));
+      return { value: again(() => value.sub(stepOf(c, averages(c, g, state), numbers))), state: averages(c, g, state) };
     },
   });
 }

@@ -1,8 +1,8 @@
 // AdamW: Adam with weight decay taken off the value instead of added to the gradient.
 //   θ ← (1 − ηλ)θ, then Adam's step with the plain gradient
 // Loshchilov & Hutter 2019, arXiv 1711.05101, algorithm 2; decay multiplied by the learning rate, as torch.optim.AdamW.
-import { type AdamConfig, adamStep, checkBetas, corrections } from './adam.ts';
-import { defineOptimizer, type Optimizer, zeros } from './optimizer.ts';
+import { type AdamConfig, averages, checkBetas, corrections, stepOf } from './adam.ts';
+import { again, defineOptimizer, type Optimizer, zeros } from './optimizer.ts';
 
 /** Defaults: lr 1e-3, beta1 0.9, beta2 0.999, eps 1e-8, weightDecay 0.01. */
 export function adamw(options: Partial<AdamConfig> = {}): Optimizer {
@@ -13,9 +13,9 @@ export function adamw(options: Partial<AdamConfig> = {}): Optimizer {
     config: { ...c },
     init: (p) => ({ m: zeros(p), v: zeros(p) }),
     numbers: (at) => ({ ...corrections(c, at), keep: 1 - at.lr * at.decay }),
-    update: ({ value, grad, state, numbers }) => {
-      const next = adamStep(c, grad, state, numbers);
-      return { value: value.mul(numbers.keep).sub(next.step), state: next.state };
-    },
+    update: ({ value, grad, state, numbers }) => ({
+      value: again(() => value.mul(numbers.keep).sub(stepOf(c, averages(c, grad, state), numbers))),
+      state: averages(c, grad, state),
+    }),
   });
 }

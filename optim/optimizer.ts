@@ -1,5 +1,6 @@
 // An optimizer is two recipes per parameter (its next value, its next state) and the host's few numbers per step.
 
+import { here, within } from '../core/scope.ts';
 import { size } from '../core/shape.ts';
 import { type Param, param, type Tensor } from '../core/tensor.ts';
 import type { Group } from './groups.ts';
@@ -57,6 +58,12 @@ export function defineOptimizer<S extends string, N extends string>(def: Optimiz
 
 /** State of a parameter's shape that starts at 0 and that no optimizer changes by itself. */
 export const zeros = (p: Param): Tensor => param(new Float32Array(size(p.shape)), p.shape, { active: false, decay: false });
+
+/**
+ * Computes inside f again what was computed outside (copies are never merged). A value that reads the next state
+ * would need it stored and then copied into its slot; computed twice, each next value is one kernel.
+ */
+export const again = <T>(f: () => T): T => within({ copy: here().copy + 1 }, f);
 
 /** Refuses a rate outside [0, 1). */
 export function rate(optimizer: string, what: string, v: number): void {

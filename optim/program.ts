@@ -30,7 +30,8 @@ export interface Trainee {
   readonly trained: ReadonlyMap<Param, string>;
   readonly attachments: readonly Attachment[];
   readonly applications: ReadonlyMap<Application, readonly { readonly path: string; readonly own: Fields }[]>;
-  readonly rates: ReadonlyMap<Param, Rates>;
+  readonly rates: readonly Rates[]; // the different ones
+  readonly sharing: ReadonlyMap<Param, number>; // which of them a parameter has
   readonly moments: ReadonlyMap<Param, Readonly<Record<string, Tensor>>>;
   readonly sums: ReadonlyMap<Param, Tensor>; // accumulated gradients
 }
@@ -56,10 +57,20 @@ export function inspect(model: Field, optimizer: Optimizer): Trainee {
     trained,
     attachments,
     applications,
-    rates: ratesOf(trained, optimizer.config.groups, optimizer.config.weightDecay),
+    ...sharedRates(ratesOf(trained, optimizer.config.groups, optimizer.config.weightDecay)),
     moments: new Map([...trained.keys()].map((p) => [p, optimizer.init(p)])),
     sums: new Map([...trained.keys()].map((p) => [p, param(new Float32Array(size(p.shape)), p.shape, { active: false })])),
   };
+}
+
+function sharedRates(own: ReadonlyMap<Param, Rates>): Pick<Trainee, 'rates' | 'sharing'> {
+  const rates: Rates[] = [];
+  const sharing = new Map<Param, number>();
+  for (const [p, r] of own) {
+    const known = rates.findIndex((o) => o.lr === r.lr && o.decay === r.decay);
+    sharing.set(p, known >= 0 ? known : rates.push(r) - 1);
+  }
+  return { rates, sharing };
 }
 
 /** What the forward pass answers: the loss, and what is added to it. */
@@ -127,8 +138,8 @@ export function accumulated(grads: Grads, { sums }: Trainee): Map<Param, Tensor>
 export const WEIGHT = 'accumulate weight';
 export const MORE = 'accumulate more';
 
-/** The name under which a number of the optimizer is fed for one combination of rates. */
-export const numberName = (name: string, r: Rates): string => `optimizer ${name} lr×${r.lr} decay ${r.decay}`;
+/** The name under which a number of the optimizer is fed for the parameters that share rates: no rate is part of it. */
+export const numberName = (name: string, sharing: number): string => `optimizer ${name} ${sharing}`;
 
 export interface Updated {
   readonly next: ReadonlyMap<Param, Tensor>;
@@ -142,7 +153,6 @@ const soundness = (grads: Grads): Tensor => within({ phase: 'update' }, () => [.
 /** From gradients to next values: afterGrad → clip → optimizer → afterStep. */
 export function updated(raw: Grads, t: Trainee, optimizer: Optimizer, clip: Clip | null): Updated {
   return within({ phase: 'update' }, () => {
-    const sound = soundness(raw);
     const masked = new Map(raw);
     const own = (a: Attachment): Grads => new Map([...masked].filter(([p]) => a.own.has(p)));
     for (const a of t.attachments) {
@@ -156,9 +166,9 @@ export function updated(raw: Grads, t: Trainee, optimizer: Optimizer, clip: Clip
     const next = new Map<Param, Tensor>();
     for (const [p, grad] of grads) {
       const state = t.moments.get(p)!;
-      const rates = t.rates.get(p)!;
+      const sharing = t.sharing.get(p)!;
       const numbers = Object.fromEntries(
-        Object.keys(optimizer.numbers({ step: 1, lr: 0, decay: 0 })).map((k) => [k, input(numberName(k, rates), [])]),
+        Object.keys(optimizer.numbers({ step: 1, lr: 0, decay: 0 })).map((k) => [k, input(numberName(k, sharing), [])]),
       );
       const now = within({ path: t.trained.get(p)! }, () => optimizer.update({ value: stateOf(p), grad, state, numbers }));
       next.set(p, now.value);
@@ -173,7 +183,7 @@ export function updated(raw: Grads, t: Trainee, optimizer: Optimizer, clip: Clip
         next.set(p, value);
       }
     }
-    return { next, norm, sound };
+    return { next, norm, sound: norm ?? soundness(raw) };
   });
 }
 const foreign = (a: Attachment, hook: string, what: string): string =>

@@ -1,7 +1,7 @@
 // Stochastic gradient descent with momentum, as PyTorch defines it.
 //   g ← g + λθ;  b ← μb + (1 − τ)g, but b ← g in the first step;  θ ← θ − η(g + μb) with Nesterov, else θ − ηb
 // Sutskever et al. 2013 (momentum in deep learning); torch.optim.SGD for where the rate and the dampening stand.
-import { type Common, defineOptimizer, type Optimizer, rate, zeros } from './optimizer.ts';
+import { again, type Common, defineOptimizer, type Optimizer, rate, zeros } from './optimizer.ts';
 
 export interface SgdConfig extends Common {
   /** μ, 0 for none. */
@@ -33,8 +33,9 @@ export function sgd(options: Partial<SgdConfig> = {}): Optimizer {
     numbers: ({ step, lr, decay }) => ({ lr, decay, fresh: step === 1 ? 1 : 1 - c.dampening }),
     update: ({ value, grad, state, numbers: { lr, decay, fresh } }) => {
       const g = grad.add(value.mul(decay));
-      const momentum = state.momentum.mul(c.momentum).add(g.mul(fresh));
-      return { value: value.sub((c.nesterov ? g.add(momentum.mul(c.momentum)) : momentum).mul(lr)), state: { momentum } };
+      const average = () => state.momentum.mul(c.momentum).add(g.mul(fresh));
+      const direction = () => (c.nesterov ? g.add(average().mul(c.momentum)) : average());
+      return { value: again(() => value.sub(direction().mul(lr))), state: { momentum: average() } };
     },
   });
 }

@@ -131,8 +131,8 @@ export async function trainer<M extends Field, B extends object>(model: M, optio
     const lr = optimizer.config.lr * schedule({ step, total: planned });
     if (!Number.isFinite(lr)) throw new RangeError(`trainer: the learning rate of step ${step} is ${lr}; check the schedule`);
     const feed: Record<string, number> = {};
-    for (const r of t.rates.values())
-      for (const [k, v] of Object.entries(optimizer.numbers({ step, lr: lr * r.lr, decay: r.decay }))) feed[numberName(k, r)] = v;
+    for (const [k, r] of t.rates.entries())
+      for (const [name, v] of Object.entries(optimizer.numbers({ step, lr: lr * r.lr, decay: r.decay }))) feed[numberName(name, k)] = v;
     return { lr, feed };
   };
 

@@ -38,10 +38,10 @@ describe('where the output is no terminal', () => {
     const out = sink();
     const view = progress({ stream: out, every: 3600 });
     for (let k = 1; k <= 3; k++)
-      view.update(event(k, { total: Number.POSITIVE_INFINITY, eta: Number.POSITIVE_INFINITY, tokensPerSecond: 3.14159 }));
+      view.update(event(k, { total: Number.POSITIVE_INFINITY, eta: Number.POSITIVE_INFINITY, tokensPerSecond: 3.2149 }));
     view.stop();
     view.stop();
-    expect(out.text.at(-1)).toBe('training 3/?  loss 0.3333  3.14 tokens/s\n');
+    expect(out.text.at(-1)).toBe('training 3/?  loss 0.3333  3.21 tokens/s\n');
     expect(out.text).toHaveLength(2);
   });
 });
