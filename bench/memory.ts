@@ -1,0 +1,73 @@
+// Does training leak? A thousand steps of a tiny model; resident memory after step 100 and after step 1,000.
+//   npx tsx bench/memory.ts [--engine gpujs|float64|simd] [--mode webgpu|webasm|cpu] [--steps 1000]
+// Exits with 1 when memory grew by more than 5 %. Lengths alternate, so that several plans share the store.
+
+import { parseArgs } from 'node:util';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
+import type { Engine } from '../core/engine.ts';
+import { rng } from '../core/rng.ts';
+import { decoder, gpt2 } from '../nn/decoder.ts';
+import { freeze } from '../nn/freeze.ts';
+import { nextToken } from '../nn/losses.ts';
+import { adamw } from '../optim/adamw.ts';
+import { clipByNorm } from '../optim/clip.ts';
+import { trainer } from '../optim/trainer.ts';
+import { lora } from '../peft/reparameterized/lora.ts';
+
+const { values: flags } = parseArgs({
+  options: { engine: { type: 'string', default: 'float64' }, mode: { type: 'string' }, steps: { type: 'string', default: '1000' } },
+});
+const MOST_GROWTH = 0.05;
+const EARLY = 100;
+
+async function open(): Promise<Engine> {
+  const { engine, mode } = flags;
+  if (engine === 'float64') return (await import('../core/engines/float64.ts')).float64();
+  if (engine === 'simd') return (await import('../core/engines/simd.ts')).simd();
+  if (engine !== 'gpujs') throw new RangeError(`--engine ${engine}: use gpujs, float64 or simd`);
+  if (mode !== undefined && mode !== 'webgpu' && mode !== 'webasm' && mode !== 'cpu')
+    throw new RangeError(`--mode ${mode}: use webgpu, webasm or cpu`);
+  return (await import('../core/engines/gpujs.ts')).gpujsEngine(mode === undefined ? {} : { mode });
+}
+
+setFlagsFromString('--expose-gc');
+const collect = runInNewContext('gc') as () => void; // the one way to reach the collector without a flag on the command line
+/** Resident bytes once what is garbage has been collected. */
+async function resident(): Promise<number> {
+  for (let k = 0; k < 3; k++) {
+    collect();
+    await new Promise((r) => setTimeout(r, 50)); // finalizers run between tasks
+  }
+  return process.memoryUsage.rss();
+}
+const mb = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(1)} MB`;
+
+const steps = Number(flags.steps);
+await using engine = await open();
+const base = freeze(decoder(gpt2({ vocabulary: 32, width: 16, layers: 1, heads: 2, positions: 8 }), rng(1)));
+const model = lora({ rank: 2, dropout: 0.1 })(base);
+await using t = await trainer(model, { engine, loss: nextToken, optimizer: adamw(), clip: clipByNorm(1) });
+const r = rng(2);
+const started = performance.now();
+let early = 0;
+for (let step = 1; step <= steps; step++) {
+  const tokens = step % 2 === 0 ? 4 : 8;
+  const text = () => ({ data: Int32Array.from({ length: 2 * tokens }, () => r.below(32)), shape: [2, tokens] });
+  const batch = { ids: text(), targets: text() };
+  await t.step(step % 10 === 0 ? [batch, batch] : batch);
+  if (step % 50 === 0) {
+    await t.evaluate([batch]);
+    await t.state();
+  }
+  if (step === EARLY) early = await resident();
+}
+const seconds = (performance.now() - started) / 1000;
+const late = await resident();
+const growth = late / early - 1;
+const { engine: name, mode } = engine.report;
+console.log(`engine ${name} (${mode}), ${steps} steps in ${seconds.toFixed(1)} s`);
+console.log(
+  `resident after step ${EARLY}: ${mb(early)}; after step ${steps}: ${mb(late)}; growth ${(100 * growth).toFixed(1)} %, at most ${100 * MOST_GROWTH} % is allowed`,
+);
+if (growth > MOST_GROWTH) process.exitCode = 1;
