@@ -93,11 +93,7 @@ describe('codes', () => {
       fc.property(fc.integer(), fc.integer({ min: -20, max: 20 }), fc.constantFrom(3, 16, 64), (seed, e, block) => {
         const r = rng(seed);
         const w = Float32Array.from({ length: 128 }, (_, i) => (i % block === 0 ? 127 : r.below(255) - 127) * 2 ** e);
-        expect(
-          dequantizeInt8(quantizeInt8(w, [2, 64], block), [2, 64], block).filter(
-            (v, i) => Math.floor((i % 64) % block) !== 0 && v !== w[i],
-          ),
-        ).toHaveLength(0);
+        expect(dequantizeInt8(quantizeInt8(w, [2, 64], block), [2, 64], block)).toEqual(w); // each block has a 127 or is one number
       }),
     );
   });
@@ -113,7 +109,7 @@ describe('codes', () => {
     expect(() => quantizeInt8([1], [2])).toThrow('1 numbers for shape [2]');
     expect(() => dequantize(leaf(new Int8Array(4), [1, 4]), leaf([1, 1, 1], [1, 3]), 2)).toThrow('need scales [1, 2], got [1, 3]');
   });
-  test('the op computes what the host does, and stays in float32 range', async () => {
+  test('the op computes what the host does', async () => {
     await fc.assert(
       fc.asyncProperty(table, async (t) => {
         const q = quantizeInt8(numbers(t), t.shape, t.block);
