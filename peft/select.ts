@@ -1,5 +1,7 @@
-// The k best of many scores, in one tensor or over all of them together.
-import type { Data } from '../core/tensor.ts';
+// Which entries of weights are trained: the k best of many scores, and their places as a sparse matrix has them.
+import type { Places } from '../core/ops/sparse.ts';
+import { type Shape, show, table } from '../core/shape.ts';
+import { type Data, leaf } from '../core/tensor.ts';
 
 /**
  * Positions of the k largest scores in each list, ascending, chosen over all lists together. Of equal scores the earlier one
@@ -28,4 +30,22 @@ export function largest(scores: readonly Data[], k: number): number[][] {
     }
     return chosen;
   });
+}
+
+/** Places as leaves, from flat row-major positions in a tensor of this shape. Throws on one that is outside, or twice there. */
+export function placesAt(positions: ArrayLike<number>, shape: Shape): Places {
+  const { rows, cols } = table(shape);
+  const sorted = Float64Array.from(positions).sort();
+  const start = new Int32Array(rows + 1);
+  const col = new Int32Array(sorted.length);
+  for (const [j, p] of sorted.entries()) {
+    if (!Number.isInteger(p) || p < 0 || p >= rows * cols || p === sorted[j - 1])
+      throw new RangeError(
+        `placesAt: position ${p} is ${p === sorted[j - 1] ? 'there twice' : `outside a tensor of shape ${show(shape)}`}`,
+      );
+    start[Math.floor(p / cols) + 1]!++;
+    col[j] = p % cols;
+  }
+  for (let r = 0; r < rows; r++) start[r + 1]! += start[r]!;
+  return { start: leaf(start, [rows + 1]), col: leaf(col, [sorted.length]) };
 }

@@ -4,31 +4,13 @@
 import { X, Y } from '../kernel.ts';
 import { defineOp, type Op } from '../op.ts';
 import { dim, type Shape, ShapeError, same, show, size, table } from '../shape.ts';
-import { leaf, type Tensor } from '../tensor.ts';
+import type { Tensor } from '../tensor.ts';
 import { add, full } from './map.ts';
 
 /** Places in a table: where `k` values stand. */
 export interface Places {
   readonly start: Tensor; // [rows + 1]
   readonly col: Tensor; // [k]
-}
-
-/** Places as leaves, from flat row-major positions in a tensor of this shape. Throws on one that is outside, or twice there. */
-export function placesAt(positions: ArrayLike<number>, shape: Shape): Places {
-  const { rows, cols } = table(shape);
-  const sorted = Float64Array.from(positions).sort();
-  const start = new Int32Array(rows + 1);
-  const col = new Int32Array(sorted.length);
-  for (const [j, p] of sorted.entries()) {
-    if (!Number.isInteger(p) || p < 0 || p >= rows * cols || p === sorted[j - 1])
-      throw new RangeError(
-        `placesAt: position ${p} is ${p === sorted[j - 1] ? 'there twice' : `outside a tensor of shape ${show(shape)}`}`,
-      );
-    start[Math.floor(p / cols) + 1]!++;
-    col[j] = p % cols;
-  }
-  for (let r = 0; r < rows; r++) start[r + 1]! += start[r]!;
-  return { start: leaf(start, [rows + 1]), col: leaf(col, [sorted.length]) };
 }
 
 /** The first place in [low, high) for which `before` fails, by halving; `n` bounds the length. */
@@ -61,6 +43,7 @@ const sparseAddOp: Op<'w' | 'start' | 'col' | 'values', null> = defineOp<'w' | '
   if (low < end && ${at('col', ['found'])} == ${X} && v != 0.0) { return w + v; }
   return w;`,
   },
+  range: ({ w }) => ({ col: [0, table(w).cols] }),
   vjp: ({ start, col, dy }) => ({ w: () => dy, start: null, col: null, values: () => sparseTake(dy, { start, col }) }),
 });
 /** w with `values` [k] added at the places. w of any shape, as a table; a value of 0 leaves every bit of w. */
@@ -88,6 +71,7 @@ const takeOp: Op<'x' | 'start' | 'col', null> = defineOp<'x' | 'start' | 'col'>(
     kind: 'custom',
     body: ({ shapes, at }) => `${rowOf(table(shapes.x).rows, (r) => at('start', [r]))} return a0[row][${at('col', [X])}];`,
   },
+  range: ({ x }) => ({ col: [0, table(x).cols] }),
   vjp: ({ x, start, col, dy }) => ({ x: () => sparseAdd(full(x.shape, 0), { start, col }, dy), start: null, col: null }),
 });
 

@@ -3,12 +3,12 @@
 // Places by magnitude: the smallest |W| as in PaFi (Liao et al. 2023, arXiv 2305.16742, §3), or the largest as in SHiRA's WM
 // mask (Bhardwaj et al. 2024, arXiv 2406.13175, §3); random places are both papers' baseline. Only values and places are kept,
 // never a dense copy: k trained scalars, and besides them one column for each and where each row starts (CSR).
-import { placesAt, sparseAdd } from '../../core/ops/sparse.ts';
+import { sparseAdd } from '../../core/ops/sparse.ts';
 import { size } from '../../core/shape.ts';
 import { type Data, param, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { between } from '../check.ts';
-import { largest } from '../select.ts';
+import { largest, placesAt } from '../select.ts';
 
 export interface SparseMaskConfig {
   readonly density: number; // share of each weight's entries that is trained, rounded to whole entries, at least one
