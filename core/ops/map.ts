@@ -111,8 +111,30 @@ export const sqrt = unary('sqrt', 'Math.sqrt(x)', ({ y, dy }) => div(mul(dy, 0.5
 /** 1/√x. d = −½·y³ */
 export const rsqrt = unary('rsqrt', '(1.0 / Math.sqrt(x))', ({ y, dy }) => mul(dy, mul(-0.5, mul(y, mul(y, y)))));
 export const square = unary('square', 'x * x', ({ x, dy }) => mul(dy, mul(2, x)));
-export const sin = unary('sin', 'Math.sin(x)', ({ x, dy }) => mul(dy, cos(x)));
-export const cos = unary('cos', 'Math.cos(x)', ({ x, dy }) => neg(mul(dy, sin(x))));
+/** −1/3!, 1/5!, −1/7!, … 1/17!, −1/19! */
+const SERIES = [3, 5, 7, 9, 11, 13, 15, 17, 19].map(
+  (n) => (n % 4 === 3 ? -1 : 1) / Array.from({ length: n }, (_, k) => k + 1).reduce((a, b) => a * b),
+);
+/**
+ * WGSL promises sin and cos only to 2⁻¹¹ and only on [−π, π]; rotary angles need better and go further. So x = jπ + r with
+ * |r| ≤ π/2 (π in three pieces, so that j·piece is exact in float32 for |j| < 2¹⁶; Cody & Waite), and the series
+ * sin r = r − r³/3! + … − r¹⁹/19!, good to 3e-16. For the sine j = n is whole, for the cosine j = n + ½.
+ */
+const turn = (name: string, n: string, j: string, sign: string): string => `function ${name}(x) {
+  const n = ${n};
+  const j = ${j};
+  const odd = n - 2.0 * Math.floor(0.5 * n);
+  const r = ((x - j * 3.140625) - j * 0.0009670257568359375) - j * 0.00000062783295730096264;
+  const z = r * r;
+  const s = z * (${SERIES.reduceRight((inner, c) => (inner === '' ? `${c}` : `${c} + z * (${inner})`), '')});
+  return ${sign} * (r + r * s);
+}`;
+export const sin = unary('sin', 'sine(x)', ({ x, dy }) => mul(dy, cos(x)), [
+  turn('sine', 'Math.floor(x * 0.3183098861837907 + 0.5)', 'n', '(1.0 - 2.0 * odd)'),
+]);
+export const cos = unary('cos', 'cosine(x)', ({ x, dy }) => neg(mul(dy, sin(x))), [
+  turn('cosine', 'Math.floor(x * 0.3183098861837907)', 'n + 0.5', '(2.0 * odd - 1.0)'),
+]);
 /** Written with exp(−2|x|), which cannot overflow. d = 1 − y² */
 export const tanh = unary(
   'tanh',

@@ -45,9 +45,9 @@ const binary = (
   ),
 });
 /** A comparison at real operands that differ (derivative 0) and at whole ones that tie. */
-const comparison = (name: 'eq' | 'ne' | 'lt' | 'le' | 'gt' | 'ge', f: (a: number, b: number) => boolean): Case[] => [
-  binary(name, map[name], (a, b) => Number(f(a, b)), [grid(0), grid(0.25)], 0),
-  binary(`${name}:ties`, map[name], (a, b) => Number(f(a, b)), [whole(-1, 2), whole(-1, 2)], 0, 'integer'),
+const comparison = (name: string, op: (a: Tensor, b: Tensor) => Tensor, f: (a: number, b: number) => boolean): Case[] => [
+  binary(name, op, (a, b) => Number(f(a, b)), [grid(0), grid(0.25)], 0),
+  binary(`${name}:ties`, op, (a, b) => Number(f(a, b)), [whole(-1, 2), whole(-1, 2)], 0, 'integer'),
 ];
 
 const real = between(-2, 2);
@@ -59,14 +59,14 @@ export const mapCases: readonly Case[] = [
   binary('mul', map.mul, (a, b) => a * b, [real, real], 1),
   binary('div', map.div, (a, b) => a / b, [real, awayFromZero(0.4)], 4),
   binary('pow', map.pow, (a, b) => a ** b, [positive, real], 32),
-  binary('min', map.min, (a, b) => (a < b ? a : b), [grid(0), grid(0.25)], 0),
-  binary('max', map.max, (a, b) => (a > b ? a : b), [grid(0), grid(0.25)], 0),
-  ...comparison('eq', (a, b) => a === b),
-  ...comparison('ne', (a, b) => a !== b),
-  ...comparison('lt', (a, b) => a < b),
-  ...comparison('le', (a, b) => a <= b),
-  ...comparison('gt', (a, b) => a > b),
-  ...comparison('ge', (a, b) => a >= b),
+  binary('min', map.min, (a, b) => (a + b - Math.abs(a - b)) / 2, [grid(0), grid(0.25)], 0),
+  binary('max', map.max, (a, b) => (a + b + Math.abs(a - b)) / 2, [grid(0), grid(0.25)], 0),
+  ...comparison('eq', map.eq, (a, b) => a === b),
+  ...comparison('ne', map.ne, (a, b) => a !== b),
+  ...comparison('lt', map.lt, (a, b) => a < b),
+  ...comparison('le', map.le, (a, b) => a <= b),
+  ...comparison('gt', map.gt, (a, b) => a > b),
+  ...comparison('ge', map.ge, (a, b) => a >= b),
   unary('neg', map.neg, (x) => 0 - x, real, 0),
   unary('exp', map.exp, (x) => Math.E ** x, real, 16),
   unary('log', map.log, (x) => Math.log2(x) * Math.LN2, positive, 8),
@@ -75,6 +75,8 @@ export const mapCases: readonly Case[] = [
   unary('square', map.square, (x) => x ** 2, real, 1),
   unary('sin', map.sin, (x) => Math.cos(x - Math.PI / 2), real, 8),
   unary('cos', map.cos, (x) => Math.sin(x + Math.PI / 2), real, 8),
+  unary('sin:far', map.sin, (x) => Math.sin(x), between(-9000, 9000), 16),
+  unary('cos:far', map.cos, (x) => Math.cos(x), between(-9000, 9000), 16),
   unary('tanh', map.tanh, (x) => Math.tanh(x), real, 32),
   unary('tanh:far', map.tanh, (x) => Math.tanh(x), between(-90, 90), 32),
   unary('sigmoid', map.sigmoid, (x) => 0.5 * (1 + Math.tanh(x / 2)), real, 32),
@@ -90,7 +92,7 @@ export const mapCases: readonly Case[] = [
     (u) => Math.floor(8 * u - 4) + 0.2 + 0.6 * ((u * 97) % 1),
     0,
   ),
-  unary('relu', map.relu, (x) => (x < 0 ? 0 : x), awayFromZero(), 0),
+  unary('relu', map.relu, (x) => (x + Math.sqrt(x * x)) / 2, awayFromZero(), 0),
   unary('silu', map.silu, (x) => x / (1 + Math.exp(-x)), real, 32),
   unary('silu:far', map.silu, (x) => x / (1 + Math.exp(-x)), between(-80, 80), 256),
   unary('erf', map.erf, erf, between(-3.5, 3.5), 100),
@@ -116,7 +118,7 @@ export const mapCases: readonly Case[] = [
   unary(
     'clamp',
     (x) => map.clamp(x, -1, 0.75),
-    (x) => (x < -1 ? -1 : x > 0.75 ? 0.75 : x),
+    (x) => [x, -1, 0.75].sort((a, b) => a - b)[1]!, // the middle one
     (u) => [-1.8, -0.9, 0.1, 0.6, 0.9][Math.floor(5 * u)]! + 0.05 * ((u * 97) % 1),
     0,
   ),
