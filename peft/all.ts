@@ -88,7 +88,7 @@ export const methods: readonly Listed[] = [
   listed('peft/selective/diffPruning.ts', diffPruning, {
     density: 0.3,
     lambda: 0.01,
-    alphaInit: 0.3,
+    alphaInit: 1,
     alphaRate: 1,
     group: 'row',
     where: ['q.weight', 'down.weight', 'norm1.weight'],
