@@ -1,8 +1,8 @@
 // Picks an engine for this machine, or the one that was asked for.
 import type { Engine } from './engine.ts';
 
-const engines = ['gpujs', 'simd', 'float64'] as const;
-const modes = ['webgpu', 'webasm', 'cpu'] as const;
+export const engines = ['gpujs', 'simd', 'float64'] as const;
+export const modes = ['webgpu', 'webasm', 'cpu'] as const;
 export interface EngineChoice {
   /** Left out: the fastest this machine has. */
   readonly engine?: (typeof engines)[number] | undefined;

@@ -1,25 +1,22 @@
 // What every example starts with: an engine, chosen with `--engine` and `--mode`, and `--help` in one line.
 import { parseArgs } from 'node:util';
 import type { Engine } from '../core/engine.ts';
-import { openEngine } from '../core/open.ts';
-
-const ENGINES = ['gpujs', 'float64'] as const;
-const MODES = ['webgpu', 'webasm', 'cpu'] as const;
+import { engines, modes, openEngine } from '../core/open.ts';
 
 /**
  * The engine an example runs on: the one asked for on the command line, else `preferred`, else the best that answers. Prints which
  * and why, so that no example is fast or slow for a secret reason. With `--help`, prints `about` in one line and ends the program.
  */
-export async function engineFor(about: string, preferred?: (typeof ENGINES)[number]): Promise<Engine> {
+export async function engineFor(about: string, preferred?: (typeof engines)[number]): Promise<Engine> {
   const { values } = parseArgs({
     options: { help: { type: 'boolean', short: 'h' }, engine: { type: 'string' }, mode: { type: 'string' } },
   });
   if (values.help) {
-    console.log(`${about}  [--engine ${ENGINES.join('|')}] [--mode ${MODES.join('|')}]`);
+    console.log(`${about}  [--engine ${engines.join('|')}] [--mode ${modes.join('|')}]`);
     process.exit(0);
   }
-  const mode = oneOf(MODES, values.mode);
-  const asked = oneOf(ENGINES, values.engine) ?? (mode === undefined ? preferred : 'gpujs'); // only gpujs has modes
+  const mode = oneOf(modes, values.mode);
+  const asked = oneOf(engines, values.engine) ?? (mode === undefined ? preferred : 'gpujs'); // only gpujs has modes
   const engine = await openEngine({ engine: asked, mode });
   const { report } = engine;
   console.log(

@@ -11,6 +11,13 @@ const tsx = createRequire(import.meta.url).resolve('tsx/cli');
 /** Lines of its output that must be there. */
 const says: Readonly<Record<string, readonly (string | RegExp)[]>> = {
   '01-tensor.ts': ['not computed yet', 'dw       [ 40.5, 54, 67.5 ]', 'nudged   [ 40.5, 54, 67.5 ]', /one step downhill the loss is 0\.69/],
+  '02-recipe.ts': [
+    'forward in kernels:  matmul, tanh+mul, logsumexp, sub+exp+mul, sum',
+    'mul in head: ∂/∂b needs it, the gradient of gain',
+    /matmul in hidden \[4, 5\]: not kept for backward/,
+    /never stored: it is computed inside the one kernel that reads it/,
+    /and on float64 differ by at most (0|\d\.\d)e(\+0|-(0[6-9]|[6-9]|1\d))\n/,
+  ],
   '03-mlp.ts': [/after step 1: loss 0\.[67]/, /after step 300: loss 0\.0\d+, 1(59|60) of 160 points on the right side/, /▓▓xxx▓▓▓/],
   '04-attention.ts': [
     /weights .*\n +1\.000 +· +· +· +·\n/,
@@ -34,6 +41,22 @@ const says: Readonly<Record<string, readonly (string | RegExp)[]>> = {
     'same starting values of A, B: yes',
     'second compile needed nothing new: yes',
     '100 losses equal bit for bit: yes',
+  ],
+  '08-four-families.ts': [
+    /full fine-tuning +\(none\) +everything +54080 +100\.00 %/,
+    /houlsby +additive .* 2336 +4\.32 %/,
+    /bitfit +selective .* 1440 +2\.66 %/,
+    /lora +reparameterized .* 2048 +3\.79 %/,
+    /mam +hybrid .* 3232 +5\.98 %/,
+    /in the last block alone, [12]\d % is kept and 1\d % of backward is left/,
+    'as a picture: out/08-four-families.svg',
+  ],
+  '09-composing.ts': [
+    /and ia3\(lora\(base\)\) are one recipe: yes\n.*is another one: +yes/,
+    "MAM is prefixTuning + parallelAdapter; the library's own is the same recipe: yes",
+    /frozen arrays: base (\d+), shared by all three models \1\n/,
+    /no adapter .* 0 1 2 3 4 5 6 7 8 9 10 11\n.*adapter up .* 1 2 3 4 5 6 7 8 9 10 11 0\n.*adapter down .* 11 0 1 2 3 4 5 6 7 8 9 10\n/,
+    /every logit the same bit for bit: yes\n.*two trainings on top of it: +yes/,
   ],
   '10-write-your-own-method.ts': [
     /✗ I3 .*\n +→ .*attn\.k\.ssf\.beta gets no gradient/,
@@ -78,11 +101,11 @@ describe('examples', { concurrent: true, timeout: 120_000 }, () => {
   it('explain themselves in one line', async ({ expect }) => {
     const { code, out } = await run('01-tensor.ts', '--help');
     expect(code).toBe(0);
-    expect(out).toBe('01: a tensor and its gradient  [--engine gpujs|float64] [--mode webgpu|webasm|cpu]\n');
+    expect(out).toBe('01: a tensor and its gradient  [--engine gpujs|simd|float64] [--mode webgpu|webasm|cpu]\n');
   });
   it('refuse an engine they do not know, and say what there is', async ({ expect }) => {
     const { code, err } = await run('01-tensor.ts', '--engine', 'abacus');
     expect(code).not.toBe(0);
-    expect(err).toContain("'abacus' is none of gpujs, float64");
+    expect(err).toContain("'abacus' is none of gpujs, simd, float64");
   });
 });
