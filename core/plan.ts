@@ -3,7 +3,7 @@
 
 import { type AnyOp, defineOp, type Op } from './op.ts';
 import { rng } from './rng.ts';
-import { attrsKey, type Bound, type InputSpec, type Ref, type Schedule, type Step, schedule } from './schedule.ts';
+import { attrsKey, type Bound, type InputSpec, lower, type Ref, type Schedule, schedule } from './schedule.ts';
 import { place } from './scope.ts';
 import { type Shape, ShapeError, same, show, size, table } from './shape.ts';
 import type { DeviceStore, Numbers } from './store.ts';
@@ -26,7 +26,7 @@ export interface Program<O extends string = string> {
 export interface Plan<O extends string = string> {
   /** Runs once. `seed` fills the inputs that draw (dropout masks) and are not fed. Throws on a missing or unfit input. */
   run(feed?: Feed, seed?: number): Promise<Readonly<Record<O, Numbers>> & { readonly taps: Readonly<Record<string, Numbers>> }>;
-  /** Runs without fusing and without keeping state; answers the first step whose result is not finite, or null. */
+  /** Runs without fusing and without keeping state; answers the first op whose result is not finite, or null. */
   diagnose(feed?: Feed, seed?: number): Promise<string | null>;
   readonly report: PlanReport;
 }
@@ -220,21 +220,27 @@ export async function compile<H, O extends string>(
         }
       }),
     async diagnose(feed = {}, seed = 0) {
-      const every = schedule(roots).steps.filter((st) => st.node.at.phase !== 'update');
-      for (const st of every) {
-        const probe = await compile(device, store, leafOn, lru<H>(1), { outputs: { y: st.node } });
-        const used = Object.fromEntries(Object.entries(feed).filter(([k]) => probeReads(st.node, k)));
-        const { y } = await probe.run(used, seed);
-        const bad = y.findIndex((v) => !Number.isFinite(v));
-        if (bad >= 0) return `${describe(st)}: element ${bad} of ${show(st.node.shape)} is ${y[bad]}`;
+      // Inputs before users: the first bad value has none among what it reads. A few at a time, so that not all are kept at once.
+      const every = topological(lower(roots)).filter((t) => t.source.kind === 'apply' && t.at.phase !== 'update');
+      for (let k = 0; k < every.length; k += PROBED) {
+        const some = every.slice(k, k + PROBED);
+        const outputs = Object.fromEntries(some.map((t, n) => [`t${n}`, t]));
+        const probe = await compile(device, store, leafOn, lru<H>(1), { outputs });
+        const names = new Set(topological(some).flatMap((t) => (t.source.kind === 'input' ? [t.source.name] : [])));
+        const got = await probe.run(Object.fromEntries(Object.entries(feed).filter(([name]) => names.has(name))), seed);
+        for (const [n, t] of some.entries()) {
+          const bad = got[`t${n}`]!.findIndex((v) => !Number.isFinite(v));
+          if (bad >= 0) return `${describe(t)}: element ${bad} of ${show(t.shape)} is ${got[`t${n}`]![bad]}`;
+        }
       }
       return null;
     },
   };
 }
 
-const describe = (s: Step): string => `${s.kernel.name} ${place(s.node.at)} (${s.node.at.phase})`;
-const probeReads = (t: Tensor, name: string): boolean => topological([t]).some((x) => x.source.kind === 'input' && x.source.name === name);
+/** Values that diagnose looks at in one run. */
+const PROBED = 64;
+const describe = (t: Tensor): string => `${t.source.kind === 'apply' ? t.source.op.name : t.source.kind} ${place(t.at)} (${t.at.phase})`;
 
 /** Where the graph first shows a value. An op's composition may only use its operands: their numbers are what a plan binds. */
 function indexIn<T>(all: readonly T[], one: T): number {

@@ -45,6 +45,19 @@ const maxOp: Op<'x', Axes> = defineOp<'x', Axes>({
   }),
 });
 
+/** Adds `term` to s over the reduced axes. A long axis (a vocabulary) goes in pieces, which keeps float32 sums accurate. */
+function inPieces(b: Body<'x', Axes>, term: (v: string) => string): string {
+  const { shapes, attrs, i, at } = b;
+  const axis = attrs.axes[0]!;
+  const n = shapes.x[axis]!;
+  if (attrs.axes.length > 1 || n <= PIECE) return over(b, (v) => `s += ${term(v)};`);
+  const value = term(at('x', i.with(axis, 'k')));
+  const whole = Math.floor(n / PIECE);
+  const rest = n % PIECE === 0 ? '' : `let p = 0.0; for (let k = ${whole * PIECE}; k < ${n}; k++) { p += ${value}; } s += p;`;
+  return `for (let c = 0; c < ${whole}; c++) { let p = 0.0; for (let j = 0; j < ${PIECE}; j++) { const k = c * ${PIECE} + j; p += ${value}; } s += p; } ${rest}`;
+}
+const PIECE = 256;
+
 const logsumexpOp: Op<'x', Axes> = defineOp<'x', Axes>({
   name: 'logsumexp',
   inputs: ['x'],
@@ -53,7 +66,7 @@ const logsumexpOp: Op<'x', Axes> = defineOp<'x', Axes>({
   kernel: {
     kind: 'custom',
     body: (b) => `let m = -1e38; ${over(b, (v) => `m = Math.max(m, ${v});`)}
-  let s = 0.0; ${over(b, (v) => `s += Math.exp(${v} - m);`)} return m + Math.log(s);`,
+  let s = 0.0; ${inPieces(b, (v) => `Math.exp(${v} - m)`)} return m + Math.log(s);`,
   },
   vjp: ({ x, y, dy }) => ({ x: () => mul(dy, exp(sub(x, y))) }), // softmax
 });

@@ -1,0 +1,108 @@
+// A schedule as one program: words for the WebAssembly module, the places in it where addresses are filled in before a run,
+// and the steps that have no kernel and run as JavaScript in between.
+import type { Ref, Schedule } from '../schedule.ts';
+import { encode, type Instructions } from './encode.ts';
+
+/** The size of a step's result. */
+export interface Size {
+  readonly rows: number;
+  readonly cols: number;
+}
+/** Instructions from one word to another, run in one go; or one step's kernel text. */
+export type Segment =
+  | { readonly kind: 'native'; readonly from: number; readonly to: number }
+  | {
+      readonly kind: 'script';
+      readonly text: string;
+      readonly helpers: readonly string[];
+      readonly result: number;
+      readonly args: readonly Ref[];
+    };
+
+export interface Assembled {
+  readonly words: Int32Array;
+  /** Words that hold the address of something outside the plan's own block: known only when it runs. */
+  readonly patches: readonly { readonly word: number; readonly ref: Ref }[];
+  readonly segments: readonly Segment[];
+  readonly sizes: readonly Size[];
+  /** Where each temporary lies in the plan's block, in bytes; −1 for results that belong to the caller. */
+  readonly offsets: readonly number[];
+  readonly owned: readonly number[];
+  readonly roots: readonly Ref[];
+  readonly scripts: readonly string[];
+}
+
+/** Bytes of the block that a plan's temporaries share. */
+export interface Placement {
+  readonly offsets: readonly number[];
+  readonly bytes: number;
+}
+
+/** Where each result lies: a place is used again once its last reader is done. */
+export function placeTemporaries(s: Schedule): Placement {
+  const owned = ownedBy(s);
+  const offsets: number[] = [];
+  const lengths: number[] = [];
+  const idle: { at: number; bytes: number }[] = [];
+  let top = 0;
+  for (const [k, st] of s.steps.entries()) {
+    offsets[k] = -1;
+    if (!owned.has(k)) {
+      const need = Math.ceil((st.kernel.rows * st.kernel.cols * 4 + 16) / 64) * 64; // a vector may be read past the end
+      const fit = idle.filter((f) => f.bytes >= need && f.bytes <= 2 * need).sort((a, b) => a.bytes - b.bytes)[0];
+      if (fit !== undefined) idle.splice(idle.indexOf(fit), 1);
+      const place = fit ?? { at: top, bytes: need };
+      if (fit === undefined) top += need;
+      offsets[k] = place.at;
+      lengths[k] = place.bytes;
+    }
+    for (const f of st.free) if (offsets[f]! >= 0) idle.push({ at: offsets[f]!, bytes: lengths[f]! });
+  }
+  return { offsets, bytes: top };
+}
+const ownedBy = (s: Schedule): Set<number> => new Set(s.roots.flatMap((r) => (r.kind === 'step' ? [r.index] : [])));
+
+/** The program of a schedule whose temporaries lie from byte `base` on. Keeps nothing of the graph. */
+export function assemble(s: Schedule, { offsets }: Placement, base: number): Assembled {
+  const encoded = s.steps.map(encode);
+  const words = new Int32Array(encoded.reduce((n, e) => n + lengthOf(e), 0));
+  const floats = new Float32Array(words.buffer);
+  const patches: { word: number; ref: Ref }[] = [];
+  const segments: Segment[] = [];
+  let [from, at] = [0, 0];
+  const flush = (): void => {
+    if (at > from) segments.push({ kind: 'native', from, to: at });
+    from = at;
+  };
+  for (const [k, st] of s.steps.entries()) {
+    const instructions = encoded[k];
+    if (instructions == null) {
+      flush();
+      segments.push({ kind: 'script', text: st.kernel.text, helpers: st.kernel.helpers, result: k, args: st.args });
+      continue;
+    }
+    for (const i of instructions)
+      for (const w of i) {
+        if (typeof w === 'number') words[at] = w;
+        else if ('float' in w) floats[at] = w.float;
+        else {
+          const ref: Ref = w.operand < 0 ? { kind: 'step', index: k } : st.args[w.operand]!;
+          if (ref.kind === 'step' && offsets[ref.index]! >= 0) words[at] = base + offsets[ref.index]!;
+          else patches.push({ word: at, ref });
+        }
+        at++;
+      }
+  }
+  flush();
+  return {
+    words,
+    patches,
+    segments,
+    offsets,
+    roots: s.roots,
+    owned: [...ownedBy(s)],
+    sizes: s.steps.map(({ kernel }) => ({ rows: kernel.rows, cols: kernel.cols })),
+    scripts: [...new Set(s.steps.flatMap((st, k) => (encoded[k] === null ? [st.kernel.name] : [])))],
+  };
+}
+const lengthOf = (e: Instructions | null): number => e?.reduce((n, i) => n + i.length, 0) ?? 0;
