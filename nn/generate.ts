@@ -98,8 +98,11 @@ export async function decoding(model: Model, prompts: readonly (readonly number[
   const longest = Math.max(...lengths);
   const text = Math.min(bucket(longest), room);
   const columns = Math.min(bucket(Math.max(front + text, front + longest + o.tokens - 1)), room + front);
-  const store = o.store ?? o.engine.store();
   const first = prefill(model, prompts.length, text, columns);
+  const unread = Object.keys(o.feed ?? {}).find((name) => !first.reads.has(name));
+  if (unread !== undefined)
+    throw new RangeError(`generate: fed ${unread}, which this model does not read; it reads ${[...first.reads].join(', ')}`);
+  const store = o.store ?? o.engine.store();
   const caches = [...first.slots.values()].flatMap((s) => [paramOf(s.k)!, paramOf(s.v)!]);
   const close = (): void => (o.store === undefined ? store.close() : store.forget(caches));
   const run = async (plan: Plan<'logits'>, reads: ReadonlySet<string>, feed: Feed): Promise<Numbers> =>

@@ -1,10 +1,10 @@
 // Generation: the cache changes nothing, batches change nothing, growing text compiles nothing, and misuse is explained.
 import fc from 'fast-check';
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import { float64 } from '../../core/engines/float64.ts';
 import { broadcastTo, concat } from '../../core/ops/move.ts';
 import { rng } from '../../core/rng.ts';
-import { leaf, type Tensor } from '../../core/tensor.ts';
+import { input, leaf, param, paramOf, type Tensor } from '../../core/tensor.ts';
 import { context, shifted, withKeys, withTokens } from '../../nn/context.ts';
 import { decoder, llama } from '../../nn/decoder.ts';
 import { decoding, generate } from '../../nn/generate.ts';
@@ -175,9 +175,11 @@ describe('plans', () => {
     await store.write(new Map([...params(model).keys()].map((p, k) => [p, theirs[k]!.value])));
     const o = { engine, tokens: 5, temperature: 0 };
     const wanted = await generate(other, [1, 2], o);
+    const forget = vi.spyOn(store, 'forget');
     expect(await generate(model, [1, 2], { ...o, store })).toEqual(wanted);
     expect(await generate(model, [1, 2], { ...o, store })).toEqual(wanted);
     expect(await generate(model, [1, 2], o)).not.toEqual(wanted);
+    expect(forget.mock.calls.map(([slots]) => [...slots].map((p) => p.shape))).toEqual([0, 1].map(() => Array(4).fill([1, 2, 16, 4])));
   });
 });
 
@@ -222,6 +224,9 @@ describe('misuse', () => {
   ])('%s', async (_, prompt, message) => {
     await expect(generate(model, prompt, o)).rejects.toThrow(message);
   });
+  test('feeding what no method reads', async () => {
+    await expect(generate(model, [1], { ...o, feed: { route: [0] } })).rejects.toThrow(/fed route, which this model does not read/);
+  });
   test('an empty prompt among others', async () => {
     await expect(generate(model, [[1], []], o)).rejects.toThrow(/prompt 1 is empty/);
   });
@@ -234,6 +239,26 @@ describe('misuse', () => {
   ])('%o', async (bad, message) => {
     await expect(generate(model, [1], { ...o, ...bad })).rejects.toThrow(message);
   });
+});
+
+test('inputs of methods are fed on every pass, and read by name', async () => {
+  const engine = float64();
+  const model = tiny('gpt2', 6);
+  const switched = substitute(model, 'trunk', (base) =>
+    layer('trunk', { inner: base }, (f) => (h, ctx) => f.inner(h, ctx).mul(input('sign', []))),
+  );
+  const o = { engine, tokens: 5, temperature: 0 };
+  expect(await generate(switched, [1, 2], { ...o, feed: { sign: [1] } })).toEqual(await generate(model, [1, 2], o));
+  expect(await generate(switched, [1, 2], { ...o, feed: { sign: [-1] } })).not.toEqual(await generate(model, [1, 2], o));
+});
+
+test('a forgotten parameter has its starting value again', async () => {
+  const p = paramOf(param([1, 2], [2]))!;
+  const store = float64().store();
+  await store.write(new Map([[p, Float32Array.of(3, 4)]]));
+  expect([...(await store.read([p])).get(p)!]).toEqual([3, 4]);
+  store.forget([p]);
+  expect([...(await store.read([p])).get(p)!]).toEqual([1, 2]);
 });
 
 describe('seeds', () => {

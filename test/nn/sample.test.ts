@@ -58,6 +58,10 @@ describe('distribution', () => {
         expect(Math.max(...[...all].filter((_, i) => p[i] === 0), 0)).toBeLessThanOrEqual(Math.min(...shares));
       }),
     ));
+  test('topP stops where it is reached exactly', () => {
+    expect(kept(distribution([0, 0], { topP: 0.5 }))).toEqual([0]);
+    expect(kept(distribution([0, 0, 0, 0], { topP: 0.75 }))).toEqual([0, 1, 2]);
+  });
   test('topP counts shares of what topK left', () => {
     // 0.4 0.3 0.2 0.1; the top two are 4/7 and 3/7 of their sum, so 0.57 needs one of them and 0.58 both
     const x = [0.4, 0.3, 0.2, 0.1].map(Math.log);

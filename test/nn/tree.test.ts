@@ -3,11 +3,12 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { float64 } from '../../core/engines/float64.ts';
 import { rng } from '../../core/rng.ts';
-import { leaf, paramOf, type Tensor } from '../../core/tensor.ts';
+import { leaf, param, paramOf, stateOf, type Tensor } from '../../core/tensor.ts';
 import { bert, encoder, roberta } from '../../nn/encoder.ts';
 import { freeze, realize, unfreeze, withValues } from '../../nn/freeze.ts';
 import { classifier } from '../../nn/heads.ts';
 import { type AnyLayer, isLayer, type Kind, layer, type Model } from '../../nn/layer.ts';
+import { linear } from '../../nn/linear.ts';
 import { layers, mapTensors, params, rewrite, substitute, tensors, trainable } from '../../nn/tree.ts';
 import { DECODERS, lively, randomRows, read, SIZES, tiny } from './models.ts';
 
@@ -89,6 +90,11 @@ describe('surgery', () => {
       }),
       runs,
     ));
+  test('a layer at two places stays one layer', () => {
+    const moved = mapTensors(freeze(tiny('gpt2', 1)), (t) => t.mul(2));
+    const at = new Map([...layers(moved)].map((l) => [l.path, l.layer]));
+    expect(at.get('head.weight')).toBe(at.get('embed.weight'));
+  });
   test('a replaced layer is the one that is called', async () => {
     const model = tiny('gpt2', 2);
     const silent = substitute(model, 'branch', () => layer('branch', {}, () => (x) => x.mul(0)));
@@ -123,6 +129,15 @@ describe('freezing', () => {
       }),
       runs,
     ));
+  test('two tensors of one parameter become one leaf, and one parameter again', () => {
+    const p = paramOf(param([1, 2, 3, 4], [2, 2]))!;
+    const both = [linear(stateOf(p)), linear(stateOf(p))];
+    const frozen = freeze(both);
+    const [a, b] = [...tensors(frozen)].map((t) => t.tensor);
+    expect(a).toBe(b);
+    expect(params(unfreeze(frozen, () => true)).size).toBe(1);
+    expect(params(withValues(both, new Map([[p, Float32Array.of(5, 6, 7, 8)]]))).size).toBe(1);
+  });
   test('unfreeze thaws what is asked for and nothing else', () =>
     fc.assert(
       fc.property(models, ({ model }) => {
