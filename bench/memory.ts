@@ -16,7 +16,7 @@ import { trainer } from '../optim/trainer.ts';
 import { lora } from '../peft/reparameterized/lora.ts';
 
 const { values: flags } = parseArgs({
-  options: { engine: { type: 'string', default: 'float64' }, mode: { type: 'string' }, steps: { type: 'string', default: '1000' } },
+  options: { engine: { type: 'string', default: 'gpujs' }, mode: { type: 'string' }, steps: { type: 'string', default: '1000' } },
 });
 const MOST_GROWTH = 0.05;
 const EARLY = 100;
