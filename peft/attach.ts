@@ -16,6 +16,7 @@ import {
 } from '../nn/layer.ts';
 import { weight } from '../nn/linear.ts';
 import { substitute, tensors } from '../nn/tree.ts';
+import { replaceable } from './check.ts';
 import type { AnyMethod, Brought, Env, Method, Options, Tensors, Transform } from './method.ts';
 import { atHand, bare, pick, type Site, type Where } from './site.ts';
 
@@ -184,8 +185,6 @@ function refuseTied(model: Model, sites: readonly Site<Kind>[], method: string):
 /** The layer with another number table as its weight. */
 function replaceWeight<K extends Kind>(base: Layer<K>, value: Tensor): Layer<K> {
   const l: AnyLayer<K> = base;
-  const there = l.attached ?? (isLayer(l.fields.weight) ? l.fields.weight.attached : null);
-  if (there !== null)
-    throw new Error(`${there.method} is already attached here, and this method replaces the weight beneath it; attach this one first`);
+  replaceable(l);
   return ofKind(l.with(l.kind === 'weight' ? { value } : { ...l.fields, weight: weight(value) }), l.kind);
 }

@@ -1,5 +1,5 @@
 // Configurations refused before anything is built.
-import type { Kind } from '../nn/layer.ts';
+import { type AnyLayer, isLayer, type Kind } from '../nn/layer.ts';
 import { pick, type Site } from './site.ts';
 
 /** 1 ≤ rank ≤ min(in, out) of the site's weight. */
@@ -43,4 +43,11 @@ export function idsFit(method: string, site: Site<Kind>, ids: readonly number[])
     throw new RangeError(
       `${method}: init names token ${bad}, but the vocabulary of this model is 0 … ${rows - 1}; encode the text with its own tokenizer`,
     );
+}
+
+/** For methods that put another number table in the place of a weight: it must be the whole weight, with no method on it. */
+export function replaceable(l: AnyLayer): void {
+  const there = l.attached ?? (isLayer(l.fields.weight) ? l.fields.weight.attached : null);
+  if (there !== null)
+    throw new Error(`${there.method} is already attached here, and this method replaces the weight beneath it; attach this one first`);
 }

@@ -7,6 +7,7 @@ import { type Data, leaf, param } from '../../core/tensor.ts';
 import { type AnyLayer, BASE, isLayer, type Model } from '../../nn/layer.ts';
 import { layers, mapTensors, rewrite, tensors } from '../../nn/tree.ts';
 import { defineMethod } from '../attach.ts';
+import { replaceable } from '../check.ts';
 import { product, randomizedSvd, type Svd, svd } from '../linalg.ts';
 import { atHand, effective } from '../site.ts';
 import { checkUpdate, type Factors, lora, scaling, type UpdateConfig, update } from './lora.ts';
@@ -33,7 +34,10 @@ export const pissa = defineMethod<'linear', PissaConfig, Factors>({
   at: 'linear',
   defaults: { rank: 8, alpha: 8, rankStabilized: false, dropout: 0, iterations: null, where: ['q', 'v'] },
   readsWeight: true,
-  check: checkUpdate('pissa'),
+  check: (site, c) => {
+    checkUpdate('pissa')(site, c);
+    replaceable(site.layer);
+  },
   init: ({ shape: [out, into] }, c, r, given) => {
     const [w, s] = [given.weight(), scaling(c)];
     const principal = c.iterations === null ? svd(w, out!, into!, c.rank) : randomizedSvd(w, out!, into!, c.rank, c.iterations, r);
