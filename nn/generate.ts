@@ -6,10 +6,10 @@ import { pad, reshape } from '../core/ops/move.ts';
 import type { Feed, Numbers, Plan } from '../core/plan.ts';
 import { rng } from '../core/rng.ts';
 import { here } from '../core/scope.ts';
-import { ShapeError, size } from '../core/shape.ts';
+import { ShapeError, show, size } from '../core/shape.ts';
 import type { Store } from '../core/store.ts';
 import { input, type Param, paramOf, stateOf, type Tensor, topological } from '../core/tensor.ts';
-import { numberOf } from './backbone.ts';
+import { numberOf, pickToken } from './backbone.ts';
 import { type Cache, context } from './context.ts';
 import { BASE, isLayer, type Model, ofKind } from './layer.ts';
 import { checkSampling, distribution, pick, type Sampling } from './sample.ts';
@@ -89,6 +89,9 @@ export async function decoding(model: Model, prompts: readonly (readonly number[
   if (!Number.isInteger(o.tokens) || o.tokens < 1)
     throw new RangeError(`generate: tokens is ${o.tokens}; it must be a whole number from 1 upwards`);
   if (prompts.length === 0) throw new RangeError('generate: no prompt given; give one or more');
+  for (const { layer } of layers(model))
+    if (layer.kind === 'model' && layer.fields.causal === false)
+      throw new Error('generate: this model is an encoder, whose tokens see the ones after them; generation needs a decoder');
   checkIds(prompts, vocabularyOf(model));
   const lengths = prompts.map((p) => p.length);
   const front = tokensInFront(model);
@@ -199,8 +202,17 @@ function prefill(model: Model, rows: number, text: number, columns: number | nul
     slots.set(name, { k: keep(k), v: keep(v), before: s - text });
     return { k, v };
   });
-  const ctx = context(text, { cache, causal: true, keyMask: input('mask', [rows, text]), only: input('last', [rows]) });
-  return { ...pass(model({ ids: input('ids', [rows, text]) }, ctx), next), slots };
+  const last = input('last', [rows]);
+  const y = model(
+    { ids: input('ids', [rows, text]) },
+    context(text, { cache, causal: true, keyMask: input('mask', [rows, text]), only: last }),
+  );
+  if (y.shape.length !== 3)
+    throw new ShapeError(
+      `generate: this model answers ${show(y.shape)}, not logits [B, T, V]; it needs a language model, not a classifier`,
+    );
+  const logits = y.shape[1] === 1 ? y : pickToken(y, last); // a model of another make may not heed `only`
+  return { ...pass(logits, next), slots };
 }
 
 /** One token per row, written at its own column; columns after it are not read. */

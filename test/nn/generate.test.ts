@@ -7,7 +7,9 @@ import { rng } from '../../core/rng.ts';
 import { input, leaf, param, paramOf, type Tensor } from '../../core/tensor.ts';
 import { context, shifted, withKeys, withTokens } from '../../nn/context.ts';
 import { decoder, llama } from '../../nn/decoder.ts';
+import { bert, encoder } from '../../nn/encoder.ts';
 import { decoding, generate } from '../../nn/generate.ts';
+import { classifier } from '../../nn/heads.ts';
 import { type Layer, layer, type Model } from '../../nn/layer.ts';
 import { params, substitute } from '../../nn/tree.ts';
 import { apart, DECODERS, lively, randomRows, read, SIZES, tiny } from './models.ts';
@@ -73,7 +75,7 @@ const fresh = async (model: Model, text: readonly number[]): Promise<number[]> =
 const largest = (x: ArrayLike<number>): number => Array.from(x).reduce((b, v, i) => (v > x[b]! ? i : b), 0);
 
 describe('a cache changes nothing', () => {
-  const runs = { numRuns: 3 };
+  const runs = { numRuns: 2 };
   for (const name of Object.keys(DECODERS))
     for (const [how, wrap] of Object.entries(WRAPPERS))
       test(`${name}, ${how}: each step's logits are those of a full forward pass`, () =>
@@ -223,6 +225,20 @@ describe('misuse', () => {
     ['half an id', [0.5], /has 0.5 at place 0/],
   ])('%s', async (_, prompt, message) => {
     await expect(generate(model, prompt, o)).rejects.toThrow(message);
+  });
+  test('a model that is no language model', async () => {
+    await expect(generate(classifier(model, { classes: 3 }, rng(0)), [1, 2], o)).rejects.toThrow(/answers \[1, 3\], not logits/);
+    await expect(generate(encoder(bert(SIZES), rng(0)), [1, 2], o)).rejects.toThrow(/is an encoder.*needs a decoder/);
+  });
+  test('a model that answers for all tokens although one is asked for', async () => {
+    const all = layer(
+      'model',
+      { base: model },
+      (f) =>
+        (batch, { only: _, ...ctx }) =>
+          f.base(batch, ctx),
+    );
+    expect(await generate(all, [1, 2, 3], { ...o, temperature: 0 })).toEqual(await generate(model, [1, 2, 3], { ...o, temperature: 0 }));
   });
   test('feeding what no method reads', async () => {
     await expect(generate(model, [1], { ...o, feed: { route: [0] } })).rejects.toThrow(/fed route, which this model does not read/);
