@@ -1,7 +1,6 @@
 // What a program costs, counted from its schedule: kernels, operations, bytes moved, bytes kept for backward. Runs nothing.
 
-import { stopGradient } from './ops/map.ts';
-import type { Program } from './plan.ts';
+import { nextValue, type Program } from './plan.ts';
 import { type Ref, type Schedule, schedule } from './schedule.ts';
 import type { Phase } from './scope.ts';
 import { size } from './shape.ts';
@@ -41,8 +40,9 @@ export interface Account {
 /** The recipes that running a program computes; a list of recipes stands for itself. */
 export const rootsOf = (p: Program | readonly Tensor[] | Tensor): readonly Tensor[] => {
   if (p instanceof Tensor) return [p];
-  if ('outputs' in p) return [...Object.values<Tensor>(p.outputs), ...[...(p.next ?? new Map<Param, Tensor>()).values()].map(stopGradient)];
-  return p;
+  if (!('outputs' in p)) return p;
+  const next = [...(p.next ?? new Map<Param, Tensor>())];
+  return [...Object.values<Tensor>(p.outputs), ...next.map(([q, t], slot) => nextValue(q, t, slot))];
 };
 
 /**

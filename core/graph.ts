@@ -34,9 +34,9 @@ export function dot(program: Program | readonly Tensor[] | Tensor, options: Grap
   const root: Box = { name: '', nodes: [], boxes: new Map() };
   for (const [k, { node, kernel }] of s.steps.entries()) {
     const path = node.at.path.split('.').filter(Boolean).slice(0, depth);
-    const label = `${kernel.name}\\n${show(node.shape)}${saved.has(k) ? `\\nkept ${short(4 * size(node.shape), 'B')}` : ''}`;
+    const label = `${title(kernel.name)}\\n${show(node.shape)}${saved.has(k) ? `\\nkept ${short(4 * size(node.shape), 'B')}` : ''}`;
     const border = saved.has(k) ? `, color="${SAVED_COLOUR}", penwidth=2` : '';
-    const tip = `${node.at.path} (${node.at.phase}): ${short(kernel.flops)} FLOP`;
+    const tip = `${kernel.name} in ${node.at.path} (${node.at.phase}): ${short(kernel.flops)} FLOP`;
     boxAt(root, path).nodes.push(
       `s${k} [label=${quote(label)}, fillcolor="${PHASE_COLOURS[node.at.phase]}"${border}, tooltip=${quote(tip)}];`,
     );
@@ -45,7 +45,7 @@ export function dot(program: Program | readonly Tensor[] | Tensor, options: Grap
   const edges = s.steps.flatMap(({ args, node }, k) =>
     args.filter(drawn).map((r) => {
       const kept = r.kind === 'step' && saved.has(r.index) && node.at.phase === 'backward';
-      return `${id(r)} -> s${k}${kept ? ` [color="${SAVED_COLOUR}", penwidth=2, constraint=false]` : ''};`;
+      return `${id(r)} -> s${k}${kept ? ` [color="${SAVED_COLOUR}", penwidth=2]` : ''};`;
     }),
   );
   const sources = [
@@ -55,8 +55,8 @@ export function dot(program: Program | readonly Tensor[] | Tensor, options: Grap
   ];
   return [
     'digraph {',
-    '  rankdir=TB; ranksep=0.3; nodesep=0.2; fontname="sans-serif";',
-    '  node [shape=box, style="rounded,filled", fontname="sans-serif", fontsize=10, margin="0.08,0.04", color="#888888"];',
+    '  rankdir=TB; ranksep=0.3; nodesep=0.2; fontname="Helvetica";',
+    '  node [shape=box, style="rounded,filled", fontname="Helvetica", fontsize=10, margin="0.14,0.05", color="#888888"];',
     '  edge [color="#888888", arrowsize=0.5];',
     ...inside(root, '', '  '),
     ...sources.map((l) => `  ${l}`),
@@ -92,6 +92,11 @@ const inside = (box: Box, path: string, indent: string): string[] => [
   }),
 ];
 
+/** A fused kernel's name, shortened in the middle. */
+const title = (name: string): string => {
+  const ops = name.split('+').filter((op, _, all) => op !== 'next' || all.length === 1);
+  return ops.length <= 4 ? ops.join('+') : `${ops.slice(0, 2).join('+')}+…+${ops.at(-1)} (${ops.length} ops)`;
+};
 const id = ({ kind, index }: Ref): string => `${{ step: 's', input: 'i', state: 'p', leaf: 'l' }[kind]}${index}`;
 const source = (name: string, label: string, kind: keyof typeof SOURCE_COLOUR): string =>
   `${name} [label=${quote(label)}, fillcolor="${SOURCE_COLOUR[kind]}", shape=ellipse];`;

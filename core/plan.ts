@@ -137,7 +137,7 @@ const nextOp: Op<'x', { slot: number }> = defineOp<'x', { slot: number }>({
   kernel: { kind: 'map', expr: 'x' },
   vjp: () => ({ x: null }),
 });
-function nextValue(p: Param, x: Tensor, slot: number): Tensor {
+export function nextValue(p: Param, x: Tensor, slot: number): Tensor {
   if (!same(p.shape, x.shape))
     throw new ShapeError(`next: a parameter of shape ${show(p.shape)} cannot become ${show(x.shape)} (${place(x.at)})`, '');
   return nextOp({ x }, { slot }, x.at);

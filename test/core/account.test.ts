@@ -93,6 +93,7 @@ describe('account, laws', () => {
         expect(a.lines.reduce((n, l) => n + l[k], 0)).toBe(a.total[k]);
         expect(a.phases.forward[k] + a.phases.backward[k] + a.phases.update[k]).toBe(a.total[k]);
       }
+      expect(a.phases.update.kernels).toBe(p.next!.size); // p − 0.1·g, one kernel each
       expect(a.total.saved).toBeLessThanOrEqual(a.phases.forward.written);
       expect(a.total.saved).toBeGreaterThan(0);
       expect(a.peak).toBeLessThanOrEqual(a.total.written);
