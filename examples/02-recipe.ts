@@ -28,20 +28,16 @@ const name = (t: Tensor): string => (t.source.kind === 'apply' ? t.source.op.nam
 console.log('the recipe of the loss:');
 for (const [k, t] of order.entries()) {
   const reads = inputsOf(t).map((i) => `#${order.indexOf(i)}`);
-  console.log(
-    `  #${k} ${name(t).padEnd(8)} ${show(t.shape).padEnd(7)} ${reads.length === 0 ? '' : `of ${reads.join(' and ')}`} ${t.at.path === '' ? '' : `in ${t.at.path}`}`,
-  );
+  const line = `  #${k} ${name(t).padEnd(8)} ${show(t.shape).padEnd(7)}`;
+  console.log(line + (reads.length === 0 ? '' : ` of ${reads.join(' and ')}`) + (t.at.path === '' ? '' : ` in ${t.at.path}`));
 }
 
 /* 2. An engine turns the graph into kernels. Ops with a name in every paper (softmax) are opened into what they are made of,
  *    equal parts are merged, and chains of element-by-element ops become one kernel: a + is between what was fused. */
-const list = (roots: readonly Tensor[]): string =>
-  schedule(roots)
-    .steps.map(({ kernel }) => kernel.name)
-    .join(', ');
-console.log(`\nforward in kernels:  ${list([loss])}`);
+const kernels = (roots: readonly Tensor[]): string[] => schedule(roots).steps.map(({ kernel }) => kernel.name);
+console.log(`\nforward in kernels:  ${kernels([loss]).join(', ')}`);
 const grads = grad(loss, [W, gain]); //                         ∂L/∂W [3, 5] and ∂L/∂gain [5]: recipes like any other
-console.log(`with both gradients: ${schedule([loss, ...grads]).steps.length} kernels`);
+console.log(`with both gradients: ${kernels([loss, ...grads]).length} kernels`);
 
 /* 3. Why is a value still in memory when backward runs? Because some derivative is written in terms of it. Which one that is
  *    depends on what is trained, and that is most of what there is to know about the memory of PEFT methods. */

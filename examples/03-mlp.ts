@@ -1,5 +1,4 @@
 // 03: an MLP learns two spirals, with Adam and the training loop written by hand. You can watch the boundary curl up.
-
 import { grad } from '../core/grad.ts';
 import { sigmoid, softplus, sqrt, tanh } from '../core/ops/map.ts';
 import { rng } from '../core/rng.ts';
@@ -16,18 +15,13 @@ const N = 2 * PER_ARM;
 const points = Array.from({ length: N }, (_, i) => {
   const arm = i % 2;
   const t = (i / N) * 3 * Math.PI; // one and a half turns
-  const [dx, dy] = r.normal(2, 0.02) as unknown as [number, number];
-  const radius = 0.1 + t / 10;
-  return { x: radius * Math.cos(t + arm * Math.PI) + dx, y: radius * Math.sin(t + arm * Math.PI) + dy, arm };
+  const [radius, angle, noise] = [0.1 + t / 10, t + arm * Math.PI, r.normal(2, 0.02)];
+  return { x: radius * Math.cos(angle) + noise[0]!, y: radius * Math.sin(angle) + noise[1]!, arm };
 });
-const data = leaf(
-  points.flatMap(({ x, y }) => [x, y]),
-  [N, 2],
-);
-const labels = leaf(
-  points.map(({ arm }) => arm),
-  [N, 1],
-);
+const coordinates = points.flatMap(({ x, y }) => [x, y]);
+const arms = points.map(({ arm }) => arm);
+const data = leaf(coordinates, [N, 2]);
+const labels = leaf(arms, [N, 1]);
 
 /* 2. The model: x → 32 → 32 → 1 with tanh between. A layer is y = x·W + b; a parameter is a tensor that training may change. */
 
@@ -71,13 +65,9 @@ function zerosLike(w: Tensor): Tensor {
 
 const WIDE = 56;
 const HIGH = 26;
-const grid = leaf(Array.from({ length: WIDE * HIGH }, (_, i) => [place(i % WIDE, WIDE), -place(Math.floor(i / WIDE), HIGH)]).flat(), [
-  WIDE * HIGH,
-  2,
-]);
-function place(i: number, n: number): number {
-  return ((i + 0.5) / n) * 2.4 - 1.2; // the middle of cell i of n, in −1.2 … 1.2
-}
+const middle = (i: number, n: number): number => ((i + 0.5) / n) * 2.4 - 1.2; // of cell i of n, in −1.2 … 1.2
+const cells = Array.from({ length: WIDE * HIGH }, (_, i) => [middle(i % WIDE, WIDE), -middle(Math.floor(i / WIDE), HIGH)]);
+const grid = leaf(cells.flat(), [WIDE * HIGH, 2]);
 const store = engine.store();
 const step = await engine.compile(store, { outputs: { loss }, next });
 const look = await engine.compile(store, { outputs: { p: sigmoid(mlp(grid)), z } });
@@ -95,12 +85,11 @@ for (let t = 1; t <= STEPS; t++) {
 /** The plane as the network sees it: shaded where it says arm 1; `o` and `x` are the points of arm 0 and arm 1. */
 async function show(t: number, now: number): Promise<void> {
   const { p, z } = await look.run();
-  const rows = Array.from({ length: HIGH }, (_, y) =>
-    Array.from({ length: WIDE }, (_, x) => ' ░▒▓'[Math.min(3, Math.floor(p[y * WIDE + x]! * 4))]!),
-  );
-  for (const { x, y, arm } of points) rows[Math.floor(((1.2 - y) / 2.4) * HIGH)]![Math.floor(((x + 1.2) / 2.4) * WIDE)] = 'ox'[arm]!;
+  const shade = (probability: number): string => ' ░▒▓'[Math.min(3, Math.floor(4 * probability))]!;
+  const picture = Array.from({ length: HIGH }, (_, y) => [...p.slice(y * WIDE, (y + 1) * WIDE)].map(shade));
+  const cell = (v: number, n: number): number => Math.floor(((v + 1.2) / 2.4) * n);
+  for (const { x, y, arm } of points) picture[cell(-y, HIGH)]![cell(x, WIDE)] = 'ox'[arm]!;
   const right = points.filter(({ arm }, i) => z[i]! > 0 === (arm === 1)).length;
-  console.log(
-    `\nafter step ${t}: loss ${now.toFixed(4)}, ${right} of ${N} points on the right side\n${rows.map((row) => row.join('')).join('\n')}`,
-  );
+  console.log(`\nafter step ${t}: loss ${now.toFixed(4)}, ${right} of ${N} points on the right side`);
+  console.log(picture.map((row) => row.join('')).join('\n'));
 }

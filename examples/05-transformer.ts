@@ -41,29 +41,26 @@ const batch = (of: readonly number[], starts: readonly number[]) => ({
   targets: { data: starts.flatMap((s) => of.slice(s + 1, s + T + 1)), shape: [B, T] },
 });
 const draws = rng(5).split('batches');
-const randomBatch = () =>
-  batch(
-    training,
-    Array.from({ length: B }, () => draws.below(training.length - T)),
-  );
-const held = Array.from({ length: 16 }, (_, k) =>
-  batch(
-    validation,
-    Array.from({ length: B }, (_, row) => (k * B + row) * 2 * T),
-  ),
-);
+const perRow = (of: (row: number) => number): number[] => Array.from({ length: B }, (_, row) => of(row));
+const randomBatch = () => {
+  const starts = perRow(() => draws.below(training.length - T));
+  return batch(training, starts);
+};
+const held = Array.from({ length: 16 }, (_, k) => {
+  const starts = perRow((row) => (k * B + row) * 2 * T);
+  return batch(validation, starts);
+});
 
 /* 4. Something to beat: the best that a table of letter pairs can do, counted from the same training text.
  *    p(b | a) = (count of ab + ½) / (count of a + ½V);   loss = mean −log p, in nats, as below. */
 const pairs = new Float64Array(V * V).fill(0.5);
 for (let i = 0; i + 1 < training.length; i++) pairs[training[i]! * V + training[i + 1]!]!++;
-const log = (a: number, b: number): number => {
+const surprise = (a: number, b: number): number => {
   const row = pairs.subarray(a * V, (a + 1) * V);
-  return Math.log(row[b]! / row.reduce((x, y) => x + y));
+  return -Math.log(row[b]! / row.reduce((x, y) => x + y));
 };
-const tableLoss = held
-  .flatMap(({ ids, targets }) => ids.data.map((a, i) => -log(a, targets.data[i]!)))
-  .reduce((x, y, _, all) => x + y / all.length, 0);
+const surprises = held.flatMap(({ ids, targets }) => ids.data.map((a, i) => surprise(a, targets.data[i]!)));
+const tableLoss = surprises.reduce((x, y) => x + y) / surprises.length;
 
 /* 5. Training. `trainer` builds loss, gradients and AdamW once, as 03 did by hand; a step feeds it a batch. */
 const STEPS = 1500;
@@ -79,7 +76,7 @@ console.log(`validation loss ${(await t.evaluate(held)).toFixed(3)}; knowing not
 const started = performance.now();
 for (let k = 1; k <= STEPS; k++) {
   const { loss } = await t.step(randomBatch());
-  if (k % 250 === 0) console.log(`step ${String(k).padStart(3)}: training loss ${loss.toFixed(3)} ${'█'.repeat(Math.round(loss * 20))}`);
+  if (k % 250 === 0) console.log(`step ${String(k).padStart(4)}: training loss ${loss.toFixed(3)} ${'█'.repeat(Math.round(loss * 20))}`);
 }
 const seconds = (performance.now() - started) / 1000;
 console.log(`${STEPS} steps in ${seconds.toFixed(1)} s, ${Math.round((STEPS * B * T) / seconds)} letters per second\n`);

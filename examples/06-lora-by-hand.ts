@@ -19,17 +19,14 @@ const [u1, u2] = orthonormal(OUT);
 const [v1, v2] = orthonormal(IN);
 const best = W.add(u1.matmul(v1.T).mul(3)).add(u2.matmul(v2.T).mul(1)); //  [out, in]
 const y = leaf((await engine.read(x.matmul(best.T))).slice(), [N, OUT]);
-const lossOf = (output: Tensor): Tensor =>
-  output
-    .sub(y)
-    .mul(output.sub(y))
-    .sum()
-    .mul(1 / N); // mean over examples of ‖ŷ − y‖²
+const lossOf = (output: Tensor): Tensor => {
+  const error = output.sub(y);
+  return error.mul(error).sum().div(N); // mean over examples of ‖ŷ − y‖²
+};
 
 const frozen = x.matmul(W.T); //                                          [N, out]
-console.log(
-  `the frozen W on the new task: loss ${(await engine.item(lossOf(frozen))).toFixed(3)}   (3² + 1² = 10, about, for unit normal x)`,
-);
+const before = await engine.item(lossOf(frozen));
+console.log(`the frozen W on the new task: loss ${before.toFixed(3)}   (3² + 1² = 10, about, for unit normal x)`);
 
 /* 2. The method, all of it. B starts at zero, so the first output is the frozen one, bit for bit; A starts at random, because
  *    with both at zero neither would ever receive a gradient. */
@@ -57,9 +54,8 @@ console.log(`\nat the start |∂L/∂A| = ${sizeA} and |∂L/∂B| = ${sizeB.toF
 const backward = topological(grads).filter((t) => t.at.phase === 'backward' && t.source.kind === 'apply');
 const shapes = [...new Set(backward.map((t) => show(t.shape)))].join(' ');
 console.log(`backward has ${backward.length} operations, of shapes ${shapes}`);
-console.log(
-  `a gradient for W would be ${show(W.shape)}: ${backward.some((t) => show(t.shape) === show(W.shape)) ? 'it is there' : 'it is nowhere'}`,
-);
+const found = backward.some((t) => show(t.shape) === show(W.shape));
+console.log(`a gradient for W would be ${show(W.shape)}: ${found ? 'it is there' : 'it is nowhere'}`);
 
 /* 5. Train, with gradient descent and momentum:  m ← μm + g,  w ← w − ηm.
  *    The best change of rank 1 keeps 3·u₁v₁ᵀ and misses the rest (Eckart–Young), so its loss cannot go below 1² = 1, about. */
@@ -83,10 +79,9 @@ for (const rank of [1, 2, 4]) {
   const got = await check.run();
   const apart = Math.max(...got.beside.map((v, i) => Math.abs(v - got.folded[i]!)));
   const trained = rank * (IN + OUT);
-  const percent = ((100 * trained) / (OUT * IN)).toFixed(0);
-  console.log(
-    `${String(rank).padStart(7)}${String(trained).padStart(10)}${`${percent} %`.padStart(13)}   ${got.loss[0]!.toFixed(6)}   merged and unmerged differ by at most ${apart.toExponential(0)}`,
-  );
+  const percent = `${((100 * trained) / (OUT * IN)).toFixed(0)} %`;
+  const cells = [String(rank).padStart(7), String(trained).padStart(10), percent.padStart(13), `   ${got.loss[0]!.toFixed(6)}`];
+  console.log(`${cells.join('')}   merged and unmerged differ by at most ${apart.toExponential(0)}`);
   store.close();
 }
 
@@ -96,11 +91,7 @@ function orthonormal(n: number): readonly [Tensor, Tensor] {
   const dot = (p: Float32Array, q: Float32Array): number => p.reduce((sum, v, i) => sum + v * q[i]!, 0);
   const along = dot(a, b) / dot(a, a);
   const c = b.map((v, i) => v - along * a[i]!); // b without its part along a
-  const unit = (v: Float32Array): Tensor =>
-    leaf(
-      v.map((e) => e / Math.sqrt(dot(v, v))),
-      [n, 1],
-    );
+  const unit = (v: Float32Array): Tensor => leaf(v, [n, 1]).div(Math.sqrt(dot(v, v)));
   return [unit(a), unit(c)];
 }
 async function norm(t: Tensor): Promise<number> {

@@ -76,13 +76,13 @@ const steps = [await engine.compile(engine.store(), hand), await engine.compile(
 console.log(`second compile needed nothing new: ${yes(steps[1].report.cached)}\n`);
 
 /* 6. Equal training, to the last bit. */
-let equal = true;
+const differing: number[] = [];
 for (let t = 1; t <= 100; t++) {
   const [a, b] = [(await steps[0].run()).loss[0]!, (await steps[1].run()).loss[0]!];
-  equal &&= Object.is(a, b);
+  if (!Object.is(a, b)) differing.push(t);
   if (t === 1 || t % 25 === 0) console.log(`step ${String(t).padStart(3)}: loss by hand ${a.toFixed(6)}, with the library ${b.toFixed(6)}`);
 }
-console.log(`100 losses equal bit for bit: ${yes(equal)}`);
+console.log(`100 losses equal bit for bit: ${yes(differing.length === 0)}`);
 
 function yes(holds: boolean): string {
   return holds ? 'yes' : 'NO';

@@ -111,8 +111,9 @@ const figure = Plot.plot({
   height: 420,
   marginLeft: 110,
   marginRight: 120,
+  marginBottom: 44,
   style: { background: 'white', color: '#222', fontSize: '12px' },
-  x: { label: 'share of full fine-tuning', percent: true, grid: true },
+  x: { label: 'share of full fine-tuning (%)', labelAnchor: 'center', labelArrow: 'none', percent: true, grid: true },
   y: { label: null, domain: contestants.map((c) => c.name) },
   fy: { label: null, domain: ['optimizer memory', 'kept for backward', 'backward FLOP'] },
   marks: [
