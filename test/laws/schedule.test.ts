@@ -123,6 +123,8 @@ describe('fusing and merging', () => {
     expect(schedule([gelu(x.mul(2).add(1)).neg()]).steps.map((s) => s.kernel.name)).toEqual(['mul+add+gelu+neg']);
     expect(schedule([sum(exp(x), [0]), sum(exp(x), [0])]).steps.length).toBe(2); // exp, sum
     expect(schedule([x.reshape(2, 2, 6)]).steps.length).toBe(0);
+    // A small value stretched over a large one is computed once, not once per element of the large one.
+    expect(schedule([x.add(exp(random(2, [6])))]).steps.map((s) => s.kernel.name)).toEqual(['exp', 'add']);
   });
 
   it('cuts very long chains', async () => {
@@ -264,7 +266,8 @@ describe('state', () => {
 
   it('gives equal new values of two parameters a table each', () => {
     const [a, b] = [param([1, 2], [2]), param([3, 4], [2])];
-    const next = [a, b].map((t) => [paramOf(t)!, exp(random(1, [2]))] as const);
+    const x = random(1, [2]);
+    const next = [a, b].map((t) => [paramOf(t)!, exp(x)] as const); // merged into one value
     return nextTables(next).then((tables) => expect(new Set(tables).size).toBe(2));
   });
 
