@@ -1,7 +1,7 @@
 // npm run laws -- NAME: the laws of one method, on every network.
 import { parseArgs } from 'node:util';
+import { nearest } from '../core/nearest.ts';
 import { methods } from '../peft/all.ts';
-import { nearest } from './nearest.ts';
 import { vitest } from './vitest.ts';
 
 const help = `npm run laws -- [NAME …] [--seed N] [--pairs] [--long]

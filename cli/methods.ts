@@ -1,6 +1,7 @@
 // npm run methods: what the library can attach, as a table, as JSON, or one method in detail.
 import { parseArgs } from 'node:util';
 import { columns } from '../core/columns.ts';
+import { nearest } from '../core/nearest.ts';
 import { rng } from '../core/rng.ts';
 import { decoder, gpt2 } from '../nn/decoder.ts';
 import { freeze } from '../nn/freeze.ts';
@@ -8,7 +9,6 @@ import type { Model } from '../nn/layer.ts';
 import { type Listed, methods } from '../peft/all.ts';
 import type { Part } from '../peft/method.ts';
 import { pick } from '../peft/site.ts';
-import { nearest } from './nearest.ts';
 
 const help = `npm run methods -- [show NAME] [--family NAME] [--json]
 

@@ -98,7 +98,7 @@ export const methods: readonly Listed[] = [
   listed('peft/reparameterized/adalora.ts', adalora, { rank: 3, targetRank: 2 }),
   listed('peft/reparameterized/pissa.ts', pissa, { rank: 2, alpha: 3 }),
   listed('peft/reparameterized/vera.ts', vera, { rank: 3 }),
-  listed('peft/hybrid/unipelt.ts', unipelt, { rank: 2, length: 2, prefixBottleneck: 3, bottleneck: 3 }),
+  listed('peft/hybrid/unipelt.ts', unipelt, { rank: 2, length: 2, prefixBottleneck: 3, bottleneck: 3, activation: 'silu' }),
   composition(
     { name: 'mam', family: 'hybrid', paper: 'arXiv:2110.04366', file: 'peft/hybrid/mam.ts' },
     () => mam(),

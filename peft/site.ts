@@ -1,4 +1,6 @@
 // A site: one place of a model where a method may attach, with what the method may ask about it.
+
+import { nearest } from '../core/nearest.ts';
 import { named as inside, within } from '../core/scope.ts';
 import { type Shape, ShapeError } from '../core/shape.ts';
 import type { Data, Tensor } from '../core/tensor.ts';
@@ -121,7 +123,10 @@ export function matches(where: Where, path: string): boolean {
 
 /** The sites `where` picks, or an error that lists what there is and what was probably meant. */
 export const pick = <K extends Kind>(model: Model, kind: K, where: Where, method: string, otherwise = ''): Site<K>[] =>
-  numbered(choose(sitesOf(model, kind), kind, where, method, otherwise));
+  numbered(once(choose(sitesOf(model, kind), kind, where, method, otherwise)));
+/** A layer that stands at two paths (a tied weight) is one site, at the first. */
+const once = <K extends Kind>(sites: readonly Site<K>[]): Site<K>[] =>
+  sites.filter((s, k) => sites.findIndex((o) => o.layer === s.layer) === k);
 
 const numbered = <K extends Kind>(sites: readonly Site<K>[]): Site<K>[] =>
   sites.map(
@@ -141,16 +146,6 @@ function choose<K extends Kind>(all: readonly Site<K>[], kind: K, where: Where, 
 
 function nothing(method: string, kind: Kind, name: string, paths: readonly string[]): string {
   const roles = [...new Set(paths.map((p) => p.split('.').at(-1)!))];
-  const near = [...roles].sort((a, b) => distance(name, a) - distance(name, b)).slice(0, 3);
+  const near = nearest(name, roles);
   return `${method}: where '${name}' matches no ${kind} of this model.${near.length > 0 ? ` Nearest: ${near.join(', ')}.` : ''} Its ${kind} sites: ${paths.length > 8 ? `${paths.slice(0, 8).join(', ')}, … (${paths.length})` : paths.join(', ') || 'none'}`;
-}
-/** Levenshtein. */
-function distance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
-  for (let i = 1; i <= a.length; i++)
-    row = row.reduce<number[]>(
-      (now, _, j) => [...now, j === 0 ? i : Math.min(row[j]! + 1, now[j - 1]! + 1, row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1))],
-      [],
-    );
-  return row[b.length]!;
 }

@@ -1,4 +1,4 @@
-// Names that were probably meant, for commands that were given one they do not know.
+// Names that were probably meant, for whoever was given one that does not exist.
 
 /** The few of `names` nearest to `name` (Levenshtein). */
 export const nearest = (name: string, names: readonly string[], count = 3): string[] =>
