@@ -18,7 +18,7 @@ import { weight } from '../nn/linear.ts';
 import { substitute, tensors } from '../nn/tree.ts';
 import { replaceable } from './check.ts';
 import type { AnyMethod, Brought, Env, Method, Options, Tensors, Transform } from './method.ts';
-import { atHand, bare, pick, type Site, type Where } from './site.ts';
+import { atHand, bare, matches, pick, type Site, type Where } from './site.ts';
 
 export interface Configurable<C> {
   (options?: Options<C>): Transform;
@@ -91,7 +91,7 @@ function attach<K extends Kind, C, T extends Tensors, S, P>(
   model: Model,
 ): Model {
   const sites = sitesFor(m, c, model);
-  if (REPLACES_WEIGHT.has(m.at)) refuseTied(model, sites as readonly Site<Kind>[], m.name);
+  if (REPLACES_WEIGHT.has(m.at)) refuseTied(model, sites as readonly Site<Kind>[], m.name, m.at === 'weight' ? c.where : null);
   const r = rng(seed).split(m.name);
   const shared = (m.shared?.(sites, c, r.split('shared')) ?? null) as S;
   const application: Application = {
@@ -166,18 +166,20 @@ function freeName(name: string, base: AnyLayer): string {
   return taken === 0 ? name : `${name}${taken + 1}`;
 }
 
-/** Wrapping one side of a tied pair would silently untie it, or adapt both: refused. */
-function refuseTied(model: Model, sites: readonly Site<Kind>[], method: string): void {
+/** Wrapping one side of a tied pair would silently untie it, or adapt both: refused, unless `both` names the two sides of one weight. */
+function refuseTied(model: Model, sites: readonly Site<Kind>[], method: string, both: Where | null): void {
   const places = new Map<unknown, Set<string>>();
   const identity = (t: Tensor): unknown => paramOf(t) ?? t;
   for (const { path, tensor } of tensors(model)) places.set(identity(tensor), (places.get(identity(tensor)) ?? new Set()).add(path));
   const inside = (path: string, site: string): boolean => path === site || path.startsWith(`${site}.`);
   for (const s of sites)
     for (const { tensor } of tensors(bare(s.layer).fields)) {
-      const elsewhere = [...(places.get(identity(tensor)) ?? [])].filter((p) => !sites.some((o) => inside(p, o.path)));
+      const elsewhere = [...(places.get(identity(tensor)) ?? [])].filter(
+        (p) => !sites.some((o) => inside(p, o.path)) && (both === null || !matches(both, p)),
+      );
       if (elsewhere.length > 0)
         throw new Error(
-          `${method}: ${s.path} shares its weight with ${elsewhere.join(', ')} (tied), and wrapping one side would untie them. Choose other sites, or untie the model first (decoder({ tied: false }))`,
+          `${method}: ${s.path} shares its weight with ${elsewhere.join(', ')} (tied), and wrapping one side would untie them. Choose other sites${both === null ? '' : ', name both (one change for both)'}, or untie the model first (decoder({ tied: false }))`,
         );
     }
 }

@@ -4,6 +4,7 @@
 // Three phases: random gates; then the ρN largest |z w| of all weights together are kept, the rest goes to 0; then w alone is
 // tuned on that mask. Guo et al. 2021, arXiv 2012.07463, §3. Without a draw u = ½, the median gate.
 import { add, clamp, log, sigmoid, where } from '../../core/ops/map.ts';
+import { within } from '../../core/scope.ts';
 import { type Shape, size } from '../../core/shape.ts';
 import { type Data, type Param, param, paramOf, type Tensor } from '../../core/tensor.ts';
 import type { Context } from '../../nn/context.ts';
@@ -72,9 +73,9 @@ export const diffPruning = defineMethod<'weight', DiffPruningConfig, Diff>({
     };
   },
   around:
-    (call, p, _, { field }) =>
+    (call, p, _, { field, path }) =>
     (ctx) =>
-      call(ctx).add(difference(p, field, ctx)),
+      call(ctx).add(within({ path }, () => difference(p, field, ctx))), // a tied weight draws once, wherever it is used
   fold: ({ weight, bias }, p, _, { field }) => ({ weight: weight.add(difference(p, field)), bias }),
   hooks: ({ alpha, groupAlpha, phase }, { lambda }) => ({
     penalty: () => [alpha!, ...(groupAlpha ? [groupAlpha] : [])].map(openGates).reduce(add).mul(phase!.neg().add(1)).mul(lambda).sum(),

@@ -14,9 +14,10 @@ import { trainer } from '../../optim/trainer.ts';
 import { finish, merge } from '../../peft/merge.ts';
 import type { Options } from '../../peft/method.ts';
 import { type DiffPruningConfig, diffPruning, gate, openGates } from '../../peft/selective/diffPruning.ts';
-import { perturb } from '../laws/models.ts';
+import { pick } from '../../peft/site.ts';
+import { gpt2Network, perturb, run } from '../laws/models.ts';
 import { counting, frozen, type Text } from '../optim/tiny.ts';
-import { affine, apart, flat, layerAt, random, rowsOf, sigmoid } from './naive.ts';
+import { affine, apart, flat, layerAt, random, rowsOf, sigmoid, trained } from './naive.ts';
 
 const engine = float64();
 const base = frozen();
@@ -245,6 +246,17 @@ describe('three phases', () => {
     expect(() => controller.begin!(Number.POSITIVE_INFINITY)).toThrow(/tell the trainer its total/);
     expect(() => controller.begin!(2)).not.toThrow();
   });
+});
+
+it('on a tied weight is one difference with one draw for both its uses; naming one side is refused', async () => {
+  const net = gpt2Network(1); // the head is the embedding
+  const both = ['embed.weight', 'head.weight'];
+  const model = diffPruning({ where: both })(net.base);
+  expect(diffPruning.method.count(pick(net.base, 'weight', both, ''), diffPruning.method.defaults).train).toBe(trained(model));
+  const { loss } = run(net, model, stochastic());
+  const drawn = new Set(topological([loss]).flatMap((t) => (t.source.kind === 'input' ? [t.source.name] : [])));
+  expect([...drawn].length).toBe(1);
+  for (const where of both) expect(() => diffPruning({ where })(net.base)).toThrow(/shares its weight with .* \(tied\).* name both/);
 });
 
 it('refuses settings that cannot work', () => {
