@@ -44,7 +44,7 @@ export function decodeNumbers(bytes: Uint8Array, dtype: Dtype): Data {
     case 'U8':
       return new Uint8Array(b.buffer, b.byteOffset, n);
     case 'F16':
-      return Float32Array.from(new Uint16Array(b.buffer, b.byteOffset, n), halfToFloat);
+      return halvesToFloats(new Uint16Array(b.buffer, b.byteOffset, n));
     case 'BF16':
       return new Float32Array(Uint32Array.from(new Uint16Array(b.buffer, b.byteOffset, n), (h) => h << 16).buffer);
     case 'I64':
@@ -91,6 +91,14 @@ export function encodeNumbers(data: Data, dtype: Dtype, name: string): Uint8Arra
   }
 }
 
+/** There are only 65,536 halves: for long arrays each is widened once and looked up after that. */
+function halvesToFloats(h: Uint16Array): Float32Array {
+  const table = h.length > 65536 ? Float32Array.from({ length: 65536 }, (_, v) => halfToFloat(v)) : null;
+  const out = new Float32Array(h.length);
+  if (table === null) for (let i = 0; i < h.length; i++) out[i] = halfToFloat(h[i]!);
+  else for (let i = 0; i < h.length; i++) out[i] = table[h[i]!]!;
+  return out;
+}
 /** IEEE half → float: sign, 5 bits of exponent, 10 of fraction. */
 export function halfToFloat(h: number): number {
   const sign = h & 0x8000 ? -1 : 1;
