@@ -93,8 +93,19 @@ async function nodeThread(): Promise<(fail: (e: unknown) => void) => Thread> {
       });
       w.once('error', bad);
     });
+    const closing = { now: false };
     w.on('error', fail);
-    return { send: (m) => w.postMessage(m), ready, end: async () => void (await w.terminate()) };
+    w.on('exit', () => {
+      if (!closing.now) fail('it stopped');
+    });
+    return {
+      send: (m) => w.postMessage(m),
+      ready,
+      end: async () => {
+        closing.now = true;
+        await w.terminate();
+      },
+    };
   };
 }
 

@@ -1,7 +1,8 @@
 // All threads wait for the last one. A short spin first: steps are often over in microseconds.
 
-/** control: [arrived, generation] */
+/** control: [arrived, generation]. Compiled away where there are no threads. */
 export function barrier(control: usize, threads: i32): void {
+  if (!ASC_FEATURE_THREADS) return;
   const generation = atomic.load<i32>(control, 4);
   if (atomic.add<i32>(control, 1) == threads - 1) {
     atomic.store<i32>(control, 0);
