@@ -4,6 +4,7 @@ import { describe, expect, test, vi } from 'vitest';
 import { float64 } from '../../core/engines/float64.ts';
 import { broadcastTo, concat } from '../../core/ops/move.ts';
 import { rng } from '../../core/rng.ts';
+import { ShapeError } from '../../core/shape.ts';
 import { input, leaf, param, paramOf, type Tensor } from '../../core/tensor.ts';
 import { context, shifted, withKeys, withTokens } from '../../nn/context.ts';
 import { decoder, llama } from '../../nn/decoder.ts';
@@ -201,6 +202,21 @@ describe('the end of the positions', () => {
       expect(text[4]).toBe(largest(await fresh(model, [...prompt!, ...text.slice(0, 4)])));
       await expect(generate(model, prompt!, { engine, tokens: 6 })).rejects.toThrow(/1 too many.*24 positions.*at most 5 tokens/);
     }
+  });
+  test.each([1, 5, 11])('a method that takes %i positions and adds no token: what fits is found by asking', async (p) => {
+    const model = substitute(tiny('gpt2', 3), 'trunk', (base) =>
+      layer('trunk', { inner: base }, (f) => (h, ctx) => {
+        if (h.shape[1]! + p > SIZES.positions) throw new ShapeError(`${h.shape[1]} tokens and ${p} positions are too many`);
+        return f.inner(h, shifted(ctx, p));
+      }),
+    );
+    const [prompt] = randomRows(1, 1, 10);
+    const fits = SIZES.positions - p - 10 + 1;
+    const text = await generate(model, prompt!, { engine, tokens: fits, temperature: 0 });
+    expect(text.at(-1)).toBe(largest(await fresh(model, [...prompt!, ...text.slice(0, -1)])));
+    await expect(generate(model, prompt!, { engine, tokens: fits + 1 })).rejects.toThrow(
+      `1 too many: this model has 24 positions, ${p} of them taken by a prompt or prefix`,
+    );
   });
   test('a prompt that does not fit at all', async () => {
     const [prompt] = randomRows(1, 1, 30);
