@@ -30,6 +30,8 @@ export interface Engine extends AsyncDisposable {
   print(...ts: Tensor[]): Promise<void>;
   store(): Store;
   compile<O extends string>(store: Store, program: Program<O>): Promise<Plan<O>>;
+  /** Bytes the engine's own memory has grown to, where it has one. */
+  readonly memory?: () => number;
   close(): Promise<void>;
 }
 
@@ -37,7 +39,7 @@ export interface Engine extends AsyncDisposable {
 const PLANS = 32;
 
 export function makeEngine<H extends object>(
-  device: Device<H> & { close(): Promise<void>; readonly compiled: () => number },
+  device: Device<H> & { close(): Promise<void>; readonly compiled: () => number; readonly memory?: () => number },
   report: EngineReport,
 ): Engine {
   const cache = lru<H>(PLANS);
@@ -59,14 +61,13 @@ export function makeEngine<H extends object>(
   };
   const store = (): Store => {
     if (life.closed) throw new Error('engine: it was closed; open another with openEngine()');
-    const s = deviceStore(device);
+    const s = deviceStore(device, () => stores.delete(s));
     stores.set(s, s);
     return s;
   };
   const own = async <O extends string>(s: Store, program: Program<O>): Promise<Plan<O>> => {
     const mine = stores.get(s);
-    if (mine === undefined)
-      throw new Error('compile: this store belongs to another engine (or the engine was closed); make it with engine.store()');
+    if (mine === undefined) throw new Error('compile: this store belongs to another engine, or was closed; make one with engine.store()');
     const plan = await compile(device, mine, leafOn, cache, program);
     if (plan.report.cached) counts.plansReused++;
     else counts.plansCompiled++;
@@ -78,14 +79,12 @@ export function makeEngine<H extends object>(
       return (await (await own(scratch, { outputs: { y: t } })).run(feed)).y;
     } finally {
       scratch.close();
-      stores.delete(scratch);
     }
   };
   const close = async (): Promise<void> => {
     if (life.closed) return;
     life.closed = true;
-    for (const s of stores.values()) s.close();
-    stores.clear();
+    for (const s of [...stores.values()]) s.close();
     uploaded = new WeakMap();
     await device.close();
   };
@@ -94,6 +93,7 @@ export function makeEngine<H extends object>(
     get stats() {
       return { ...counts, kernelsCompiled: device.compiled() };
     },
+    ...(device.memory === undefined ? {} : { memory: device.memory }),
     read,
     store,
     close,

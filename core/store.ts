@@ -22,7 +22,7 @@ export interface DeviceStore<H> extends Store {
   put(p: Param, h: H): void;
 }
 
-export function deviceStore<H>(device: Device<H>): DeviceStore<H> {
+export function deviceStore<H>(device: Device<H>, closed: () => void): DeviceStore<H> {
   const slots = new Map<Param, Promise<H>>();
   const release = (h: Promise<H> | undefined): void => void h?.then((old) => device.free(old));
   const upload = (p: Param, data: Data): Promise<H> => {
@@ -73,6 +73,7 @@ export function deviceStore<H>(device: Device<H>): DeviceStore<H> {
     close() {
       for (const h of slots.values()) release(h);
       slots.clear();
+      closed();
     },
   };
 }

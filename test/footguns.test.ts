@@ -236,7 +236,7 @@ describe('engines and plans', () => {
   });
   it('a store of another engine', async () => {
     expect(await rejects(engine.compile(float64().store(), { outputs: { y: zeros(1) } }))).toBe(
-      'compile: this store belongs to another engine (or the engine was closed); make it with engine.store()',
+      'compile: this store belongs to another engine, or was closed; make one with engine.store()',
     );
   });
   it('a closed engine', async () => {

@@ -17,7 +17,7 @@ export function simdDevice(
   mem: Arena,
   run: (from: number, to: number) => void,
   close: () => Promise<void>,
-): Device<Table> & { close(): Promise<void>; compiled: () => number } {
+): Device<Table> & { close(): Promise<void>; compiled: () => number; memory: () => number } {
   const texts = new Map<string, Compiled>();
   const compiled = new Set<string>();
   const plans = new FinalizationRegistry<readonly Block[]>((blocks) => {
@@ -79,6 +79,7 @@ export function simdDevice(
     free: (t) => mem.free(t.block),
     prepare,
     compiled: () => compiled.size,
+    memory: () => mem.held,
     close: async () => {
       texts.clear();
       await close();
