@@ -10,11 +10,12 @@ import { add, exp, gelu, mul, neg, sigmoid, tanh } from '../../core/ops/map.ts';
 import { matmul } from '../../core/ops/matmul.ts';
 import { concat, slice } from '../../core/ops/move.ts';
 import { logsumexp, sum } from '../../core/ops/reduce.ts';
-import { lru, structure } from '../../core/plan.ts';
+import { compile, lru, structure } from '../../core/plan.ts';
 import { type Rng, rng } from '../../core/rng.ts';
 import { type Schedule, schedule } from '../../core/schedule.ts';
 import { named } from '../../core/scope.ts';
 import { type Shape, size } from '../../core/shape.ts';
+import { deviceStore } from '../../core/store.ts';
 import { input, leaf, param, paramOf, type Tensor } from '../../core/tensor.ts';
 import { seeds } from './arbitraries.ts';
 import { largest } from './naive.ts';
@@ -296,8 +297,6 @@ describe('state', () => {
 /** The roots that a program's `next` values end in. */
 async function nextTables(next: readonly (readonly [NonNullable<ReturnType<typeof paramOf>>, Tensor])[]): Promise<unknown[]> {
   const put: unknown[] = [];
-  const { compile } = await import('../../core/plan.ts');
-  const { deviceStore } = await import('../../core/store.ts');
   const device = {
     upload: async () => ({}),
     download: async () => new Float32Array(2),
@@ -311,7 +310,7 @@ async function nextTables(next: readonly (readonly [NonNullable<ReturnType<typeo
       },
     }),
   };
-  const store = deviceStore<object>(device);
+  const store = deviceStore<object>(device, () => {});
   const spy = { ...store, put: (_: unknown, h: object) => void put.push(h) };
   const plan = await compile<object, string>(device, spy, async () => ({}), lru<object>(1), { outputs: {}, next: new Map(next) });
   await plan.run();
