@@ -52,12 +52,14 @@ export function numbers(n: number, seed: number, offset = 0): Float32Array {
   return w;
 }
 
-/** A pre-norm GPT-2 with fused qkv and tied head; LoRA of rank 8 on qkv with B ≠ 0, so that A learns from the first step. */
-export function model(work: Work): Model {
-  const {
-    sizes: { V, d, L, H, F, T },
-    mode,
-  } = workloads[work];
+/** The model of a workload. */
+export const model = (work: Work): Model => build(workloads[work].sizes, workloads[work].mode);
+
+/**
+ * A pre-norm GPT-2 with fused qkv and tied head; LoRA of rank 8 on qkv with B ≠ 0, so that A learns from the first step.
+ * `lastOnly` attaches it to the last block alone.
+ */
+export function build({ V, d, L, H, F, T }: Sizes, mode: 'lora' | 'full', lastOnly = false): Model {
   let seed = 0;
   const make = mode === 'full' ? param : leaf;
   const vector = (n: number, offset = 0): Tensor => make(numbers(n, ++seed, offset), [n]);
@@ -69,7 +71,7 @@ export function model(work: Work): Model {
     for (let i = 0; i < into; i++) for (let o = 0; o < out; o++) t[o * into + i] = w[i * out + o]!;
     return make(t, [out, into]);
   };
-  const tokens = weight(table(V));
+  const words = weight(table(V));
   const positions = weight(table(T));
   const blocks = Array.from({ length: L }, () => {
     const norm1 = layerNorm(vector(d, 1), vector(d));
@@ -87,9 +89,10 @@ export function model(work: Work): Model {
     });
   });
   const last = layerNorm(vector(d, 1), vector(d));
-  const base = languageModel(embedding(tokens), trunk(embedding(positions), blocks, last, d, T), tiedHead(tokens));
+  const base = languageModel(embedding(words), trunk(embedding(positions), blocks, last, d, T), tiedHead(words));
   if (mode === 'full') return base;
-  const attached = lora({ rank: RANK, alpha: ALPHA, where: 'qkv' })(base);
+  const where = lastOnly ? (path: string): boolean => path.endsWith(`blocks.${L - 1}.attn.qkv`) : 'qkv';
+  const attached = lora({ rank: RANK, alpha: ALPHA, where })(base);
   return mapTensors(attached, (t, path) => {
     const found = /blocks\.(\d+)\..*lora\.([AB])$/.exec(path);
     if (found === null) return t;
@@ -99,8 +102,9 @@ export function model(work: Work): Model {
 }
 
 /** The same tokens every step. */
-export function batch(work: Work): Batch<{ ids: Tensor; targets: Tensor }> {
-  const { V, T, B } = workloads[work].sizes;
+export const batch = (work: Work): Batch<{ ids: Tensor; targets: Tensor }> => tokens(workloads[work].sizes);
+
+export function tokens({ V, T, B }: Sizes): Batch<{ ids: Tensor; targets: Tensor }> {
   const at = (shift: number): Int32Array =>
     Int32Array.from({ length: B * T }, (_, i) => hash(Math.floor(i / T) * (T + 1) + (i % T) + shift, 7777) % V);
   return { ids: { data: at(0), shape: [B, T] }, targets: { data: at(1), shape: [B, T] } };
