@@ -68,17 +68,17 @@ async function inBrowser(page: string, isolated: boolean): Promise<Report> {
       `--user-data-dir=${profile}`,
       `http://127.0.0.1:${(server.address() as AddressInfo).port}/`,
     ],
-    { stdio: 'ignore' },
+    { stdio: 'ignore', detached: true },
   );
   browser.on('exit', (code) => failed(new Error(`Chromium ended with ${code} before the page reported`)));
   try {
     return await answer;
   } finally {
     const gone = new Promise((ok) => browser.once('exit', ok));
-    browser.kill('SIGKILL');
+    process.kill(-browser.pid!, 'SIGKILL'); // with its helper processes, which still write to the profile
     await gone;
     server.close();
-    rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
+    rmSync(profile, { recursive: true, force: true, maxRetries: 10, retryDelay: 200 });
   }
 }
 
