@@ -43,9 +43,9 @@ export interface Schedule {
 
 /** Attributes as text. They are plain data: what JSON cannot tell apart would be merged. */
 export const attrsKey = (op: AnyOp, attrs: unknown): string =>
-  op === checkpointOp
+  op === checkpointOp || attrs === null || attrs === undefined
     ? ''
-    : JSON.stringify(attrs ?? null, (name, v: unknown) => {
+    : JSON.stringify(attrs, (name, v: unknown) => {
         if (typeof v === 'function' || v instanceof Tensor || v instanceof Map || v instanceof Set)
           throw new Error(`op ${op.name}: attribute ${name} must be plain data (numbers, texts, lists of them); make it an operand`);
         return typeof v === 'number' && !Number.isFinite(v) ? String(v) : v;
