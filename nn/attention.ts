@@ -3,7 +3,7 @@ import { attention, keyBias, rope, ropeAngles } from '../core/ops/fused.ts';
 import { permute, reshape, slice } from '../core/ops/move.ts';
 import type { Rng } from '../core/rng.ts';
 import type { Tensor } from '../core/tensor.ts';
-import type { Cache } from './context.ts';
+import type { Cache, Context } from './context.ts';
 import { type Layer, layer } from './layer.ts';
 import { newLinear } from './linear.ts';
 
@@ -16,11 +16,13 @@ export const attend = (heads: number, kvHeads: number, headWidth: number): Layer
       attention(q, k, v, { causal: ctx.causal && !ctx.cache?.filled, bias: ctx.keyMask === null ? null : keyBias(ctx.keyMask) }),
   );
 
+/** Rotary positions: position m turns pair k of a head of width D by scale·m·base^(−2k/D). A field of the branch, so that a transform may change it. */
+export type Rope = { readonly base: number; readonly scale: number };
 export interface AttentionSizes {
   readonly width: number;
   readonly heads: number;
   readonly kvHeads: number;
-  readonly rope: { readonly base: number; readonly scale: number } | null;
+  readonly rope: Rope | null;
 }
 interface Projections {
   readonly q: Layer<'linear'>;
@@ -40,14 +42,18 @@ const joined = (x: Tensor): Tensor => {
   return reshape(permute(x, [0, 2, 1, 3]), [b, t, h * d]);
 };
 
+interface Mixed {
+  readonly attend: Layer<'attend'>;
+  readonly rope: Rope | null;
+}
 /** Rotates, exchanges with the cache, attends. q, k, v as projected: [B, T, ·]. */
-function mix(call: Layer<'attend'>, q: Tensor, k: Tensor, v: Tensor, s: AttentionSizes, ctx: Parameters<Layer<'branch'>>[1]): Tensor {
-  const angles = s.rope === null ? null : ropeAngles(headPositions(ctx.positions), s.width / s.heads, s.rope.base, s.rope.scale);
+function mix(f: Mixed, q: Tensor, k: Tensor, v: Tensor, s: AttentionSizes, ctx: Context): Tensor {
+  const angles = f.rope === null ? null : ropeAngles(headPositions(ctx.positions), s.width / s.heads, f.rope.base, f.rope.scale);
   const turn = (x: Tensor): Tensor => (angles === null ? x : rope(x, angles));
   const fresh = { k: turn(heads(k, s.kvHeads)), v: heads(v, s.kvHeads) };
   const all: ReturnType<Cache['exchange']> = ctx.cache === null ? fresh : ctx.cache.exchange(fresh.k, fresh.v);
   const c = all.keyMask !== undefined ? { ...ctx, keyMask: all.keyMask } : ctx; // a cache has unused columns
-  return joined(call(turn(heads(q, s.heads)), all.k, all.v, c));
+  return joined(f.attend(turn(heads(q, s.heads)), all.k, all.v, c));
 }
 const headPositions = (p: Tensor): Tensor => (p.shape.length === 1 ? p : reshape(p, [p.shape[0]!, 1, p.shape[1]!])); // [T] or [B, 1, T]
 
@@ -55,16 +61,16 @@ const headPositions = (p: Tensor): Tensor => (p.shape.length === 1 ? p : reshape
 export const selfAttention = (p: Projections, s: AttentionSizes): Layer<'branch'> =>
   layer(
     'branch',
-    { ...p, attend: attend(s.heads, s.kvHeads, s.width / s.heads), width: s.width },
-    (f) => (x, ctx) => f.o(mix(f.attend, f.q(x, ctx), f.k(x, ctx), f.v(x, ctx), s, ctx), ctx),
+    { ...p, attend: attend(s.heads, s.kvHeads, s.width / s.heads), rope: s.rope, width: s.width },
+    (f) => (x, ctx) => f.o(mix(f, f.q(x, ctx), f.k(x, ctx), f.v(x, ctx), s, ctx), ctx),
   );
 
 /** One fused linear layer for q, k and v, as in GPT-2. */
 export const fusedAttention = (qkv: Layer<'linear'>, o: Layer<'linear'>, s: AttentionSizes): Layer<'branch'> =>
-  layer('branch', { qkv, o, attend: attend(s.heads, s.heads, s.width / s.heads), width: s.width }, (f) => (x, ctx) => {
+  layer('branch', { qkv, o, attend: attend(s.heads, s.heads, s.width / s.heads), rope: s.rope, width: s.width }, (f) => (x, ctx) => {
     const all = f.qkv(x, ctx); // [B, T, 3D]
     const part = (k: number): Tensor => slice(all, 2, k * s.width, (k + 1) * s.width);
-    return f.o(mix(f.attend, part(0), part(1), part(2), s, ctx), ctx);
+    return f.o(mix(f, part(0), part(1), part(2), s, ctx), ctx);
   });
 
 export function newAttention(

@@ -1,11 +1,14 @@
 // Every method of the library in one list, each with a small configuration for small networks: for tests, tables and the lab.
 import type { Kind } from '../nn/layer.ts';
+import { adapterFusion } from './additive/adapterFusion.ts';
 import { houlsby } from './additive/houlsby.ts';
 import { ia3 } from './additive/ia3.ts';
 import { parallelAdapter } from './additive/parallelAdapter.ts';
+import { pfeiffer } from './additive/pfeiffer.ts';
 import { prefixTuning } from './additive/prefixTuning.ts';
 import { promptTuning } from './additive/promptTuning.ts';
 import type { Configurable } from './attach.ts';
+import { longlora } from './hybrid/longlora.ts';
 import { mam } from './hybrid/mam.ts';
 import { unipelt } from './hybrid/unipelt.ts';
 import type { Options, Transform } from './method.ts';
@@ -68,10 +71,11 @@ export const composition = (
   about: Pick<Listed, 'name' | 'family' | 'paper' | 'file'>,
   standard: () => Transform,
   tiny: (seed: number) => Transform,
+  unfit: Readonly<Record<string, string>> = {},
 ): Listed => ({
   ...about,
   at: [...new Set(standard().parts.map((p) => p.method.at))],
-  unfit: {},
+  unfit,
   placeable: false,
   standard,
   tiny: ({ seed = 0 } = {}) => tiny(seed),
@@ -79,6 +83,15 @@ export const composition = (
 
 export const methods: readonly Listed[] = [
   listed('peft/additive/houlsby.ts', houlsby, { bottleneck: 3 }),
+  listed('peft/additive/pfeiffer.ts', pfeiffer, { bottleneck: 3, activation: 'silu' }),
+  listed('peft/additive/adapterFusion.ts', adapterFusion, {
+    adapters: [
+      { bottleneck: 3, activation: 'silu' },
+      { bottleneck: 2, activation: 'gelu' },
+    ],
+    temperature: true,
+    dropout: 0.25,
+  }),
   listed('peft/additive/parallelAdapter.ts', parallelAdapter, { bottleneck: 3, scale: 2 }),
   listed('peft/additive/promptTuning.ts', promptTuning, { length: 2 }),
   listed('peft/additive/prefixTuning.ts', prefixTuning, { length: 2, bottleneck: 3 }),
@@ -103,5 +116,11 @@ export const methods: readonly Listed[] = [
     { name: 'mam', family: 'hybrid', paper: 'arXiv:2110.04366', file: 'peft/hybrid/mam.ts' },
     () => mam(),
     (seed) => mam({ length: 2, prefixBottleneck: 3, bottleneck: 3, scale: 2, seed }),
+  ),
+  composition(
+    { name: 'longlora', family: 'hybrid', paper: 'arXiv:2309.12307', file: 'peft/hybrid/longlora.ts' },
+    () => longlora(),
+    (seed) => longlora({ rank: 2, alpha: 3, seed }),
+    { gpt2: 'its positions are not rotary', bert: 'its positions are not rotary' },
   ),
 ];

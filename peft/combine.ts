@@ -22,3 +22,19 @@ export function compose(...transforms: readonly Transform[]): Transform {
 }
 /** The same, under a title of its own: `hybrid('mam', prefix(…), parallelAdapter(…))`. */
 export const hybrid = (title: string, ...transforms: readonly Transform[]): Transform => Object.assign(compose(...transforms), { title });
+/** The same, refused for models on which `check` throws. */
+export const guarded = (transform: Transform, check: (model: Model) => void): Transform =>
+  Object.assign(
+    (model: Model): Model => {
+      check(model);
+      return transform(model);
+    },
+    {
+      title: transform.title,
+      parts: transform.parts,
+      prepare: async (model: Model, env: Env): Promise<Transform> => {
+        check(model);
+        return guarded(await transform.prepare(model, env), check);
+      },
+    },
+  );
