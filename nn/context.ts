@@ -39,6 +39,14 @@ export interface Cache {
   exchange(k: Tensor, v: Tensor): { k: Tensor; v: Tensor; keyMask?: Tensor };
 }
 
+/** The other side of a branch's addition: a block computes norm(stream + branch(x)). */
+export interface Residual {
+  /** What the branch's answer is added to, [B, T, D]. */
+  readonly stream: Tensor;
+  /** The norm that follows the addition in a post-norm block; null in a pre-norm block. */
+  readonly norm: ((sum: Tensor) => Tensor) | null;
+}
+
 export interface Context {
   /** [B, S], 1 for keys that may be attended to, 0 for padding; null when all may. */
   readonly keyMask: Tensor | null;
@@ -49,6 +57,8 @@ export interface Context {
   readonly cache: Cache | null;
   /** [B]: the one token of each row whose answer is wanted, so that a language model's head computes [B, 1, V]; all without it. */
   readonly only?: Tensor | null;
+  /** Within a residual branch: what its answer is added to. A block says it to its branches. */
+  readonly residual?: Residual;
   readonly draw: Draw;
   /** Adds a loss that needs activations (a router's balance, say). The trainer sums them under their names. */
   aux(name: string, loss: Tensor): void;

@@ -66,6 +66,8 @@ export interface Method<K extends Kind, C, T extends Tensors, S = null, P = null
   /** The paper's count: scalars trained, and scalars stored after `finish`. */
   readonly count: (sites: readonly Site<K>[], c: C) => { readonly train: number; readonly stored: number };
   readonly startsAsBase: (c: C) => Start;
+  /** Trained tensors whose gradient is zero by theory, by name, with the reason; they are there because the paper and its counts have them. */
+  readonly idle?: Readonly<Record<string, string>>;
 }
 
 /** A method with its kind, configuration and tensors forgotten: what tables and laws hold. */
@@ -79,6 +81,7 @@ export interface AnyMethod {
   readonly needsPreparing: boolean;
   readonly count: (sites: readonly Site<Kind>[], c: unknown) => { readonly train: number; readonly stored: number };
   readonly startsAsBase: (c: unknown) => Start;
+  readonly idle?: Readonly<Record<string, string>>;
 }
 
 /** A configured method: a function from models to models. */

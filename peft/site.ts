@@ -68,6 +68,12 @@ export function atHand(t: Tensor): Data | null {
   return s.kind === 'leaf' ? s.data : s.kind === 'state' ? s.param.value : s.kind === 'view' ? atHand(s.of) : null;
 }
 
+/** Places in block `from` and all after it, by name: `fromBlock(2, 'mlp')` leaves out the first two blocks (AdapterDrop, the top blocks of LLaMA-Adapter). */
+export const fromBlock =
+  (from: number, where: Where): Where =>
+  (path) =>
+    Number(blockOf(path)?.split('.').at(-1) ?? -1) >= from && matches(where, path);
+
 const blockOf = (path: string): string | null => /^(.*?\bblocks\.\d+)(?=\.|$)/.exec(path)?.[1] ?? null;
 
 /** Every site of a kind in a model, outermost layers only. */

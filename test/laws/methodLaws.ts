@@ -112,9 +112,13 @@ const freezing: Law = {
 /** A key bias adds the same number to a query's scores over all keys, which softmax cancels: its gradient is zero by theory. */
 const zeroByTheory = (path: string): boolean => /attn\.k\.bias/.test(path);
 
+/** Declared so by the method that brought the tensor. */
+const idle = (c: Case, path: string): boolean =>
+  c.method.parts.some(({ method: m }) => Object.keys(m.idle ?? {}).some((name) => path.endsWith(`.${m.name}.${name}`)));
+
 const receives: Law = {
   id: 'I3',
-  says: 'every trained tensor gets a finite gradient, and one that is not zero once the tensors are generic',
+  says: 'every trained tensor gets a finite gradient, and one that is not zero once the tensors are generic; those declared idle get zero',
   async check(c) {
     for (const [when, model] of [['at the start', c.fresh] as const, ['when generic', c.model] as const]) {
       const { loss } = run(c.net, model);
@@ -124,7 +128,8 @@ const receives: Law = {
       for (const [k, path] of [...trainable(model).values()].entries()) {
         const g = got[`g${k}`]!;
         must(c, finite(g), `${path} has a gradient that is not finite ${when}`);
-        if (model === c.model && !zeroByTheory(path))
+        if (idle(c, path)) must(c, largest(g) <= 1e-12, `${path} is declared idle but gets a gradient (largest ${largest(g)})`);
+        else if (model === c.model && !zeroByTheory(path))
           must(c, largest(g) > 1e-14, `${path} gets no gradient ${when} (largest ${largest(g)})`);
       }
     }

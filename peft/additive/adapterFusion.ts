@@ -1,0 +1,177 @@
+// AdapterFusion: several trained adapters, frozen, mixed at every token by an attention that is trained on the target task.
+//   h' = h + Σ_n α_n W_v u_n,   α = softmax_n((W_q z + b_q)·(W_k u_n + b_k) / T),   u_n = the answer of adapter n to z, without residual
+// Pfeiffer et al. 2021, arXiv 2005.00247, §3.2. h and z are those of the adapters (pfeiffer.ts). No 1/√d; W_v has no bias.
+import { dropout, softmax } from '../../core/ops/fused.ts';
+import { iota, oneHot } from '../../core/ops/index.ts';
+import { max, square } from '../../core/ops/map.ts';
+import { stack } from '../../core/ops/move.ts';
+import { type Param, param, paramOf, type Tensor } from '../../core/tensor.ts';
+import { freeze } from '../../nn/freeze.ts';
+import type { Model } from '../../nn/layer.ts';
+import type { Activation } from '../../nn/mlp.ts';
+import { layers } from '../../nn/tree.ts';
+import { type Configurable, defineMethod } from '../attach.ts';
+import { dropoutFits, wholeNumber } from '../check.ts';
+import type { Options, Transform } from '../method.ts';
+import { type Bottleneck, newBottleneck, throughBottleneck } from './bottleneck.ts';
+import { reading } from './pfeiffer.ts';
+
+export interface AdapterFusionConfig {
+  readonly adapters: readonly { readonly bottleneck: number; readonly activation: Activation }[]; // what is fused; `fused` fills it in
+  readonly value: boolean; // W_v, regularised ("dynamic"); false: u_n as they are ("static")
+  readonly regularization: number; // λ of λ‖I − W_v‖²_F at each place
+  readonly temperature: boolean; // T = 50, less 0.05 after each step, down to 1; false: T = 1
+  readonly dropout: number; // on the scores, before the softmax
+}
+/** Frozen adapters as lists over n: down [m, d], downBias [m], up [d, m], upBias [d]. */
+type Knowledge = { readonly [K in keyof Bottleneck]: readonly Tensor[] };
+type Fusion = Knowledge & { query: Tensor; queryBias: Tensor; key: Tensor; keyBias: Tensor; value?: Tensor; temperature?: Tensor };
+
+const listOf = (all: readonly Bottleneck[]): Knowledge => ({
+  down: all.map((a) => a.down),
+  downBias: all.map((a) => a.downBias),
+  up: all.map((a) => a.up),
+  upBias: all.map((a) => a.upBias),
+});
+
+/** u_n of each adapter and their scores: [B, T, N, d] and [B, T, N]. */
+function scored(p: Fusion, z: Tensor, c: AdapterFusionConfig): { u: Tensor; scores: Tensor } {
+  const [b, t, d] = z.shape as readonly [number, number, number];
+  const n = p.down.length;
+  const u = stack(
+    p.down.map((down, k) => {
+      const one = { down, downBias: p.downBias[k]!, up: p.up[k]!, upBias: p.upBias[k]! };
+      return throughBottleneck(z, one, c.adapters[k]!.activation);
+    }),
+    2,
+  );
+  const q = z.matmul(p.query.T).add(p.queryBias).reshape(b, t, d, 1);
+  const scores = u.matmul(p.key.T).add(p.keyBias).matmul(q).reshape(b, t, n);
+  return { u, scores: p.temperature === undefined ? scores : scores.div(p.temperature) };
+}
+/** α [B, T, N] of a place, for what its adapters read. */
+export const fusionAttention = (p: Fusion, z: Tensor, c: AdapterFusionConfig): Tensor => softmax(scored(p, z, c).scores);
+
+/** The method over given adapters by path; without them they are placeholders, to be filled from a file. */
+const over = (known: ReadonlyMap<string, Knowledge> | null): Configurable<AdapterFusionConfig> =>
+  defineMethod<'branch', AdapterFusionConfig, Fusion>({
+    name: 'adapterFusion',
+    family: 'additive',
+    paper: 'arXiv:2005.00247',
+    at: 'branch',
+    defaults: {
+      adapters: Array.from({ length: 3 }, () => ({ bottleneck: 48, activation: 'relu' as const })),
+      ...{ value: true, regularization: 0.01, temperature: false, dropout: 0 },
+      where: 'mlp',
+    },
+    check: (site, c) => {
+      if (c.adapters.length === 0)
+        throw new RangeError(`adapterFusion at ${site.path}: there is nothing to fuse; give at least one adapter`);
+      for (const a of c.adapters) wholeNumber('adapterFusion', 'bottleneck', a.bottleneck);
+      dropoutFits('adapterFusion', c.dropout);
+      if (!(c.regularization >= 0)) throw new RangeError(`adapterFusion: regularization ${c.regularization} must be 0 or more`);
+    },
+    init: (site, c, r) => {
+      const d = site.dim('width');
+      const normal = (name: string): Tensor => param(r.split(name).normal(d * d, 0.02), [d, d]);
+      const zeros = (): Tensor => param(new Float32Array(d), [d], { decay: false });
+      const almostI = Float32Array.from({ length: d * d }, (_, i) => (i % (d + 1) === 0 ? 1 : 1e-6));
+      const placeholder = (k: number): Bottleneck => newBottleneck({ ...c.adapters[k]!, reduction: 1 }, d, 'bert', r.split(`adapter ${k}`));
+      return {
+        train: {
+          ...{ query: normal('query'), queryBias: zeros(), key: normal('key'), keyBias: zeros() },
+          ...(c.value ? { value: param(almostI, [d, d]) } : {}),
+        },
+        fixed: freeze(known?.get(site.path) ?? listOf(c.adapters.map((_, k) => placeholder(k)))),
+        ...(c.temperature ? { buffer: { temperature: param([50], [1], { active: false }) } } : {}),
+      };
+    },
+    around: (call, p, c, site) => (x, ctx) => {
+      const h = call(x, ctx); // [B, T, d]
+      const [b, t, d] = h.shape as readonly [number, number, number];
+      const { u, scores } = scored(p, reading(h, ctx, 'adapterFusion', site.path), c);
+      const mask = c.dropout === 0 ? null : ctx.draw.bernoulli(site.field, scores.shape, 1 - c.dropout);
+      const alpha = softmax(mask === null ? scores : dropout(scores, mask, 1 - c.dropout)); // [B, T, N]
+      const v = p.value === undefined ? u : u.matmul(p.value.T); // [B, T, N, d]
+      return h.add(alpha.reshape(b, t, 1, -1).matmul(v).reshape(b, t, d));
+    },
+    hooks: ({ value, temperature }, c) => ({
+      ...(value === undefined || c.regularization === 0
+        ? {}
+        : {
+            penalty: () =>
+              square(value.sub(oneHot(iota(value.shape[0]!), value.shape[0]!)))
+                .sum()
+                .mul(c.regularization),
+          }),
+      ...(temperature === undefined
+        ? {}
+        : { afterStep: () => new Map<Param, Tensor>([[paramOf(temperature)!, max(temperature.sub(0.05), 1)]]) }),
+    }),
+    finish: ({ temperature: T, ...p }) => (T === undefined ? p : { ...p, query: p.query.div(T), queryBias: p.queryBias.div(T) }),
+    count: (sites, c) => {
+      const train = sites.reduce((n, s) => n + (c.value ? 3 : 2) * s.dim('width') ** 2 + 2 * s.dim('width'), 0);
+      const held = (d: number): number => c.adapters.reduce((n, { bottleneck: m }) => n + 2 * m * d + m + d, 0);
+      return { train, stored: train + sites.reduce((n, s) => n + held(s.dim('width')), 0) };
+    },
+    startsAsBase: () => 'no',
+    idle: { keyBias: 'adds the same number to the scores of all adapters, which the softmax over adapters cancels' },
+  });
+
+/**
+ * The fusion layer alone, its adapters to be filled from a saved file; `fused(models)` makes one over adapters at hand.
+ * W_q, W_k ~ N(0, 0.02²), W_v = I with 1e-6 elsewhere: it starts as nearly the mean of the adapters. The authors' library lowers T at
+ * every forward pass, here it is every step; the dropout it takes from the network's attention is 0 here. Learning rate 5e-5.
+ * Count: 3d² + 2d for each block, 2d² + 2d without W_v. The adapters are frozen, and stored with it.
+ */
+export const adapterFusion = over(null);
+
+/** What one model knows: its Pfeiffer adapters by path. */
+function knowledgeOf(model: Model, k: number): Map<string, { own: Bottleneck; activation: Activation }> {
+  const found = new Map<string, { own: Bottleneck; activation: Activation }>();
+  for (const { path, layer } of layers(model)) {
+    if (layer.attached?.method !== 'pfeiffer') continue;
+    if (found.has(path)) throw new Error(`fused: model ${k} has two Pfeiffer adapters at ${path}; keep one`);
+    const { activation } = layer.attached.application.config as { readonly activation: Activation }; // a seam: pfeiffer's own configuration
+    found.set(path, { own: layer.fields[layer.attached.field] as Bottleneck, activation });
+  }
+  if (found.size === 0) throw new Error(`fused: model ${k} has no Pfeiffer adapter; train one first: pfeiffer()(base)`);
+  return found;
+}
+
+/** Knowledge composition: a fusion layer over the Pfeiffer adapters of these trained models, frozen, at the places that they have. */
+export function fused(models: readonly Model[], options: Omit<Options<AdapterFusionConfig>, 'adapters' | 'where'> = {}): Transform {
+  const all = models.map(knowledgeOf);
+  const places = [...(all[0]?.keys() ?? [])];
+  for (const [k, one] of all.entries()) {
+    const odd = places.find((p) => !one.has(p)) ?? [...one.keys()].find((p) => !places.includes(p));
+    if (odd !== undefined) throw new Error(`fused: models 0 and ${k} do not both have an adapter at ${odd}; train them at the same places`);
+  }
+  const known = new Map(places.map((path) => [path, listOf(all.map((one) => one.get(path)!.own))]));
+  const adapters = all.map((one) => {
+    const { own, activation } = one.get(places[0]!)!;
+    return { bottleneck: own.down.shape[0]!, activation };
+  });
+  return over(known)({ ...options, adapters, where: places });
+}
+
+/** A task: a frozen network with the task's head on it, and whatever `train` needs to know. */
+export interface Task<D> {
+  readonly base: Model;
+  readonly data: D;
+}
+/**
+ * Both stages. Knowledge extraction: `attach` on each source task, trained on its own. Knowledge composition: all of them frozen, and a
+ * fusion layer trained on the target. `train` answers the trained model.
+ */
+export async function adapterFusionStages<D>(
+  sources: readonly Task<D>[],
+  target: Task<D>,
+  attach: Transform,
+  train: (model: Model, data: D, stage: 'extraction' | 'composition') => Promise<Model>,
+  options: Parameters<typeof fused>[1] = {},
+): Promise<{ readonly adapters: readonly Model[]; readonly model: Model }> {
+  const adapters: Model[] = [];
+  for (const { base, data } of sources) adapters.push(await train(attach(base), data, 'extraction'));
+  return { adapters, model: await train(fused(adapters, options)(target.base), target.data, 'composition') };
+}
