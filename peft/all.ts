@@ -13,9 +13,18 @@ import { mam } from './hybrid/mam.ts';
 import { unipelt } from './hybrid/unipelt.ts';
 import type { Options, Transform } from './method.ts';
 import { adalora } from './reparameterized/adalora.ts';
+import { deltaLora } from './reparameterized/deltaLora.ts';
 import { dora } from './reparameterized/dora.ts';
+import { dylora } from './reparameterized/dylora.ts';
 import { lora } from './reparameterized/lora.ts';
+import { loraDropout } from './reparameterized/loraDropout.ts';
+import { loraFa } from './reparameterized/loraFa.ts';
+import { loraPlus } from './reparameterized/loraPlus.ts';
+import { loraXs } from './reparameterized/loraXs.ts';
+import { moslora } from './reparameterized/moslora.ts';
+import { olora } from './reparameterized/olora.ts';
 import { pissa } from './reparameterized/pissa.ts';
+import { sora } from './reparameterized/sora.ts';
 import { vera } from './reparameterized/vera.ts';
 import { bitfit } from './selective/bitfit.ts';
 import { diffPruning } from './selective/diffPruning.ts';
@@ -110,6 +119,15 @@ export const methods: readonly Listed[] = [
   listed('peft/reparameterized/dora.ts', dora, { rank: 2, alpha: 3 }),
   listed('peft/reparameterized/adalora.ts', adalora, { rank: 3, targetRank: 2 }),
   listed('peft/reparameterized/pissa.ts', pissa, { rank: 2, alpha: 3 }),
+  listed('peft/reparameterized/loraPlus.ts', loraPlus, { rank: 2, alpha: 3, ratio: 4 }),
+  listed('peft/reparameterized/loraFa.ts', loraFa, { rank: 2, alpha: 3 }),
+  listed('peft/reparameterized/deltaLora.ts', deltaLora, { rank: 2, alpha: 3, warmup: 3 }),
+  listed('peft/reparameterized/dylora.ts', dylora, { rank: 4, alpha: 3 }),
+  listed('peft/reparameterized/sora.ts', sora, { rank: 3, alpha: 3, xi: 0.02 }),
+  listed('peft/reparameterized/loraDropout.ts', loraDropout, { rank: 2, alpha: 3, dropout: 0.25 }),
+  listed('peft/reparameterized/loraXs.ts', loraXs, { rank: 2, alpha: 3, sigma: 0.1 }),
+  listed('peft/reparameterized/olora.ts', olora, { rank: 2, alpha: 3 }),
+  listed('peft/reparameterized/moslora.ts', moslora, { rank: 2, alpha: 3 }),
   listed('peft/reparameterized/vera.ts', vera, { rank: 3 }),
   listed('peft/hybrid/unipelt.ts', unipelt, { rank: 2, length: 2, prefixBottleneck: 3, bottleneck: 3, activation: 'silu' }),
   composition(

@@ -1,5 +1,5 @@
 // Matrix factorisations on the host, in double precision: singular values by ml-matrix, and a randomised form for large weights.
-import { Matrix, QrDecomposition, SingularValueDecomposition } from 'ml-matrix';
+import { inverse as inverted, Matrix, QrDecomposition, SingularValueDecomposition } from 'ml-matrix';
 import type { Rng } from '../core/rng.ts';
 import type { Data } from '../core/tensor.ts';
 
@@ -45,3 +45,14 @@ export function randomizedSvd(data: Data, rows: number, cols: number, rank: numb
 
 /** a [n, k] · b [k, m], row by row. */
 export const product = (a: Data, b: Data, n: number, k: number, m: number): Float64Array => flat(matrix(a, n, k).mmul(matrix(b, k, m)));
+
+/** a [n, m] with its two dimensions swapped: [m, n]. */
+export const transposed = (a: Data, n: number, m: number): Float64Array =>
+  Float64Array.from({ length: n * m }, (_, k) => a[(k % n) * m + Math.floor(k / n)]!);
+
+/** An orthonormal basis of the columns of data [n, m], m ≤ n: the Q of its QR factorisation, [n, m]. */
+export const orthonormal = (data: Data, n: number, m: number): Float64Array =>
+  flat(new QrDecomposition(matrix(data, n, m)).orthogonalMatrix);
+
+/** The inverse of a [n, n]. Throws when it is singular. */
+export const inverse = (a: Data, n: number): Float64Array => flat(inverted(matrix(a, n, n)));

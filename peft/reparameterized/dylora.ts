@@ -1,0 +1,89 @@
+// DyLoRA: LoRA trained at all ranks at once, so that it can be cut to any of them afterwards.
+//   each step b ~ U{r_min … r};   y = W x + b₀ + (α/b)·B[:, :b] A[:b] x̃,   x̃ = drop(x);   `frozen`: of these, only row and column b learn
+// Valipour et al. 2022, arXiv 2210.07558, §4 (algorithm 1). One b for all layers of a step.
+import { iota } from '../../core/ops/index.ts';
+import { div, eq, floor, lt, min, stopGradient, where } from '../../core/ops/map.ts';
+import { within } from '../../core/scope.ts';
+import type { Tensor } from '../../core/tensor.ts';
+import type { Context } from '../../nn/context.ts';
+import type { Model } from '../../nn/layer.ts';
+import { layers, rewrite } from '../../nn/tree.ts';
+import { defineMethod } from '../attach.ts';
+import { between, wholeNumber } from '../check.ts';
+import { checkUpdate, dropped, type Factors, factors, type LoraConfig, update, withFactors } from './lora.ts';
+
+export interface DyloraConfig extends Omit<LoraConfig, 'rankStabilized'> {
+  readonly rankMin: number;
+  readonly frozen: boolean;
+  readonly inferenceRank: number | null; // the b of evaluation and merging; null: all of them
+}
+
+/** This step's b as a number in a tensor [1], or null where nothing is random. */
+function drawn({ rank, rankMin }: DyloraConfig, field: string, ctx: Context): Tensor | null {
+  const u = within({ path: '' }, () => ctx.draw.uniform(field, [1])); // no layer's path in its name: the same for all
+  return u === null ? null : min(floor(u.mul(rank - rankMin + 1)).add(rankMin), rank);
+}
+const cut = ({ A, B }: Factors, b: number): Factors => ({ A: A.slice(0, 0, b), B: B.slice(1, 0, b) });
+/** Row and column b as they are, the others held. */
+const only = ({ A, B }: Factors, last: Tensor): Factors => ({
+  A: where(last.reshape(-1, 1), A, stopGradient(A)),
+  B: where(last, B, stopGradient(B)),
+});
+
+export const dylora = defineMethod<'linear', DyloraConfig, Factors>({
+  name: 'dylora',
+  family: 'reparameterized',
+  paper: 'arXiv:2210.07558',
+  at: 'linear',
+  defaults: { rank: 8, rankMin: 1, alpha: 8, dropout: 0, init: 'kaiming', frozen: false, inferenceRank: null, where: ['q', 'v'] },
+  check: (site, c) => {
+    checkUpdate('dylora')(site, { ...c, rankStabilized: false });
+    for (const [name, v] of Object.entries({ rankMin: c.rankMin, inferenceRank: c.inferenceRank ?? c.rank })) {
+      wholeNumber('dylora', name, v);
+      between('dylora', name, v, 1, c.rank, true);
+    }
+  },
+  init: (site, c, r) => ({ train: factors(site, { ...c, rankStabilized: false }, r) }),
+  around: (call, p, c, site) => (x, ctx) => {
+    const b = drawn(c, site.field, ctx);
+    const kept = dropped(x, c, site, ctx);
+    if (b === null) {
+      const { A, B } = cut(p, c.inferenceRank ?? c.rank);
+      return call(x, ctx).add(
+        kept
+          .matmul(A.T)
+          .matmul(B.T)
+          .mul(c.alpha / (c.inferenceRank ?? c.rank)),
+      );
+    }
+    const ranks = iota(c.rank);
+    const { A, B } = c.frozen ? only(p, eq(ranks, b.sub(1))) : p;
+    return call(x, ctx).add(kept.matmul(A.T).mul(lt(ranks, b)).matmul(B.T).mul(div(c.alpha, b)));
+  },
+  fold: ({ weight, bias }, p, c) => {
+    const { A, B } = cut(p, c.inferenceRank ?? c.rank);
+    return { weight: weight.add(B.matmul(A).mul(c.alpha / (c.inferenceRank ?? c.rank))), bias };
+  },
+  count: (sites, c) => update.count(sites, { ...c, rankStabilized: false }),
+  startsAsBase: () => 'close', // adds an exact zero
+});
+
+/** A model with DyLoRA as the same model with LoRA of rank b, scaled by α/b. The factors are recipes until `realize`. Throws where there is no DyLoRA of that rank. */
+export function atRank(model: Model, b: number): Model {
+  const at = new Map<string, Factors>();
+  let alpha = 0;
+  for (const { path, layer } of layers(model)) {
+    if (layer.attached?.method !== 'dylora') continue;
+    const c = layer.attached.application.config as DyloraConfig; // a seam: a layer does not know its method's types
+    wholeNumber('atRank', 'b', b);
+    between('atRank', 'b', b, 1, c.rank, true);
+    at.set(path, cut(layer.fields[layer.attached.field] as Factors, b));
+    alpha = c.alpha;
+  }
+  if (at.size === 0) throw new Error('atRank: no layer of this model has DyLoRA attached');
+  return withFactors(
+    rewrite(model, (l) => (l.attached?.method === 'dylora' ? l.attached.under : null)),
+    at,
+    { rank: b, alpha },
+  );
+}
