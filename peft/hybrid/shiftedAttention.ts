@@ -99,25 +99,19 @@ function half(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | null, second: bool
  * Throws (when called) where T does not divide into groups of even size, where the heads do not divide into halves, where a prefix
  * brings keys that belong to no group, and in generation.
  */
-export const shiftedAttention =
-  ({ groups = 4, form = 'segments' }: ShiftedAttentionOptions = {}) =>
-  (model: Model): Model => {
-    if (!Number.isInteger(groups) || groups < 1)
-      throw new RangeError(`shiftedAttention: groups ${groups} must be a whole number from 1; 4 is the paper's`);
-    return substitute(model, 'attend', (base, path) =>
+export function shiftedAttention({ groups = 4, form = 'segments' }: ShiftedAttentionOptions = {}): (model: Model) => Model {
+  if (!Number.isInteger(groups) || groups < 1)
+    throw new RangeError(`shiftedAttention: groups ${groups} must be a whole number from 1; 4 is the paper's`);
+  return (model) =>
+    substitute(model, 'attend', (base, path) =>
       layer('attend', { [BASE]: base }, (f) => (q, k, v, ctx) => {
         check(path, q, k, groups, ctx);
         if (groups === 1) return f[BASE](q, k, v, ctx);
-        return concat(
-          [
-            grouped(f[BASE], half(q, k, v, ctx.keyMask, false), groups, ctx),
-            shifted(f[BASE], half(q, k, v, ctx.keyMask, true), groups, form, ctx),
-          ],
-          1,
-        );
+        const [plain, moved] = [half(q, k, v, ctx.keyMask, false), half(q, k, v, ctx.keyMask, true)];
+        return concat([grouped(f[BASE], plain, groups, ctx), shifted(f[BASE], moved, groups, form, ctx)], 1);
       }),
     );
-  };
+}
 
 function check(path: string, q: Tensor, k: Tensor, groups: number, ctx: Context): void {
   const [, h, t] = q.shape as readonly [number, number, number];
