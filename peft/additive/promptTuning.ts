@@ -22,11 +22,11 @@ export interface PromptTuningConfig {
   readonly init: PromptInit;
 }
 
-/** Rows P [p, d] in front of the text; after the first pass of a generation they are in the cache, and only positions move. */
+/** Rows P [p, d], or [B, p, d], in front of the text; after the first pass of a generation they are in the cache, and only positions move. */
 export const promptInFront =
   (call: Layer<'trunk'>, P: Tensor): ((...args: Parameters<Layer<'trunk'>>) => Tensor) =>
   (h, ctx) => {
-    const [p, d] = P.shape as readonly [number, number];
+    const [p, d] = P.shape.slice(-2) as readonly number[] as readonly [number, number];
     if (ctx.cache?.filled) return call(h, shifted(ctx, p));
     const rows = broadcastTo(P, [h.shape[0]!, p, d]); // [B, p, d]
     return call(concat([rows, h], 1), withTokens(ctx, p)).slice(1, p); // [B, T, d]
@@ -79,6 +79,7 @@ export const promptTuning = defineMethod<'trunk', PromptTuningConfig, { readonly
     return { train: { P: param(value, [p, d]) } };
   },
   around: (call, { P }) => (P === undefined ? call : promptInFront(call, P)),
+  byRow: true,
   count: (sites, { length }) => {
     const train = sites.reduce((n, s) => n + length * s.dim('width'), 0);
     return { train, stored: train };
