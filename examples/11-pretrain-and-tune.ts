@@ -1,4 +1,4 @@
-// `npm start`: pretrains a small GPT on one author's prose, freezes it, tunes it to another's with LoRA, and shows what changed.
+// 11: pretrains a small GPT on one author's prose, freezes it, tunes it to another's with LoRA, and shows what changed.
 import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
@@ -30,7 +30,7 @@ import { detach, merge } from '../peft/merge.ts';
 import { lora } from '../peft/reparameterized/lora.ts';
 import { report, reportTable } from '../peft/report.ts';
 
-const HELP = `npm start -- [options]
+const HELP = `npx tsx examples/11-pretrain-and-tune.ts [options]
 
 Pretrains a small character-level GPT on Moby-Dick, freezes it, and LoRA-tunes it to the speeches of Theodore Roosevelt.
 
@@ -39,7 +39,7 @@ Pretrains a small character-level GPT on Moby-Dick, freezes it, and LoRA-tunes i
   --steps N       pretraining steps (default 360); LoRA takes a third as many
   --rank N        rank of LoRA (default 8)
   --seed N        starts everything random (default 0)
-  --out DIR       where adapter, figure and states go (default out/start)
+  --out DIR       where adapter, figure and states go (default out/11-pretrain-and-tune)
   --resume        go on where an interrupted run stopped
   --help          this text`;
 
@@ -50,7 +50,7 @@ const { values: flags } = parseArgs({
     steps: { type: 'string', default: '360' },
     rank: { type: 'string', default: '8' },
     seed: { type: 'string', default: '0' },
-    out: { type: 'string', default: 'out/start' },
+    out: { type: 'string', default: 'out/11-pretrain-and-tune' },
     resume: { type: 'boolean', default: false },
     help: { type: 'boolean', default: false },
   },
@@ -127,7 +127,7 @@ async function train(engine: Engine, model: Model, phase: Phase): Promise<Traine
   await saveState(await t.state(), path);
   if (run.ending === 'aborted') {
     console.log(
-      `Stopped after step ${run.step} of ${phase.steps}. To go on: npm start -- ${process.argv
+      `Stopped after step ${run.step} of ${phase.steps}. To go on: npx tsx examples/11-pretrain-and-tune.ts ${process.argv
         .slice(2)
         .filter((a) => a !== '--resume')
         .join(' ')} --resume`,
