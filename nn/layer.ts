@@ -36,6 +36,7 @@ export interface Attached {
   readonly fold: ((w: Weights) => Weights) | null;
   readonly finish: (() => Fields) | null; // an equivalent, smaller set of the method's tensors
   readonly application: Application;
+  readonly byRow: boolean; // whether its equation holds for tensors [B, …] that differ from row to row of a batch
   readonly under: AnyLayer; // the layer without this method: not what is beneath where the method replaced that layer's weight
 }
 /** One call of a method on a model: shared by all the layers it made there. */

@@ -3,10 +3,15 @@ import type { Kind } from '../nn/layer.ts';
 import { adapterFusion } from './additive/adapterFusion.ts';
 import { houlsby } from './additive/houlsby.ts';
 import { ia3 } from './additive/ia3.ts';
+import { lnTuning } from './additive/lnTuning.ts';
+import { molora } from './additive/molora.ts';
+import { mov } from './additive/mov.ts';
 import { parallelAdapter } from './additive/parallelAdapter.ts';
 import { pfeiffer } from './additive/pfeiffer.ts';
 import { prefixTuning } from './additive/prefixTuning.ts';
 import { promptTuning } from './additive/promptTuning.ts';
+import { direft, loreft, noreft } from './additive/reft.ts';
+import { ssf } from './additive/ssf.ts';
 import type { Configurable } from './attach.ts';
 import { longlora } from './hybrid/longlora.ts';
 import { mam } from './hybrid/mam.ts';
@@ -105,6 +110,17 @@ export const methods: readonly Listed[] = [
   listed('peft/additive/promptTuning.ts', promptTuning, { length: 2 }),
   listed('peft/additive/prefixTuning.ts', prefixTuning, { length: 2, bottleneck: 3 }),
   listed('peft/additive/ia3.ts', ia3, {}),
+  composition(
+    { name: 'ssf', family: 'additive', paper: 'arXiv:2210.08823', file: 'peft/additive/ssf.ts' },
+    () => ssf(),
+    (seed) => ssf({ seed }),
+  ),
+  listed('peft/additive/lnTuning.ts', lnTuning, {}),
+  listed('peft/additive/mov.ts', mov, { experts: 3, balance: 0.1 }),
+  listed('peft/additive/molora.ts', molora, { experts: 3, rank: 2, alpha: 3, dropout: 0.25, balance: 0.1 }),
+  listed('peft/additive/reft.ts', loreft, { rank: 2, prefix: 2, dropout: 0.25 }),
+  listed('peft/additive/reft.ts', noreft, { rank: 2, prefix: 1 }),
+  listed('peft/additive/reft.ts', direft, { rank: 2, prefix: 2, tied: true }),
   listed('peft/selective/bitfit.ts', bitfit, {}, { llama: 'it has no biases' }),
   listed('peft/selective/sparseMask.ts', sparseMask, { density: 0.2 }),
   listed('peft/selective/diffPruning.ts', diffPruning, {

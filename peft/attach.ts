@@ -79,7 +79,7 @@ async function computed(sites: readonly Site<Kind>[], { engine }: Env): Promise<
   return numbers;
 }
 
-/** Places whose weight another layer may share. */
+/** Places whose weight another layer may share. A method that is no change of weights (it has no fold) unties nothing there. */
 const REPLACES_WEIGHT: ReadonlySet<Kind> = new Set(['weight', 'linear', 'embedding', 'norm']);
 
 function attach<K extends Kind, C, T extends Tensors, S, P>(
@@ -91,7 +91,8 @@ function attach<K extends Kind, C, T extends Tensors, S, P>(
   model: Model,
 ): Model {
   const sites = sitesFor(m, c, model);
-  if (REPLACES_WEIGHT.has(m.at)) refuseTied(model, sites as readonly Site<Kind>[], m.name, m.at === 'weight' ? c.where : null);
+  if (REPLACES_WEIGHT.has(m.at) && m.fold !== undefined)
+    refuseTied(model, sites as readonly Site<Kind>[], m.name, m.at === 'weight' ? c.where : null);
   const r = rng(seed).split(m.name);
   const shared = (m.shared?.(sites, c, r.split('shared')) ?? null) as S;
   const application: Application = {
@@ -154,6 +155,7 @@ function wrap<K extends Kind, C, T extends Tensors, S, P>(
       hooks: live(f[field] as Fields) ? (m.hooks?.(mine(f), c, site) ?? {}) : {},
       fold: m.fold === undefined ? null : (w) => m.fold!(w, mine(f), c, site),
       finish: m.finish === undefined ? null : () => m.finish!(mine(f), c) as unknown as Fields,
+      byRow: m.byRow === true,
       under: beneath === base ? ofKind(f[BASE], m.at) : base,
     }),
   );

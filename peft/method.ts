@@ -57,6 +57,11 @@ export interface Method<K extends Kind, C, T extends Tensors, S = null, P = null
   readonly init: (site: Site<K>, c: C, r: Rng, given: Given<S, P>) => Brought<T>;
   /** The paper's forward equation: what the place computes now. The call is a layer: `substitute` may rebuild what is beneath it. */
   readonly around: (call: Layer<K>, p: T, c: C, site: Site<K>) => Calls[K];
+  /**
+   * `around` also computes the right thing when every row of a batch has tensors of its own: matrices [B, n, m], vectors [B, 1, n].
+   * Then rows served by different adapters share one call (peft/mixed.ts); without it they are computed adapter by adapter.
+   */
+  readonly byRow?: true;
   /** The same method as new weights, where that is exact. */
   readonly fold?: (w: Weights, p: T, c: C, site: Site<K>) => Weights;
   readonly hooks?: (p: T, c: C, site: Site<K>) => Hooks;

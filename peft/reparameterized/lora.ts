@@ -50,8 +50,7 @@ export const checkUpdate =
   };
 
 /** The equation, its merge and its count: what initialisations of LoRA have in common. */
-export const update: Pick<Required<Method<'linear', UpdateConfig, Factors>>, 'around' | 'byRow' | 'fold' | 'count'> = {
-  byRow: true,
+export const update: Pick<Required<Method<'linear', UpdateConfig, Factors>>, 'around' | 'fold' | 'count'> = {
   around:
     (call, { A, B }, c, site) =>
     (x, ctx) =>
@@ -72,6 +71,7 @@ export const lora = defineMethod<'linear', LoraConfig, Factors>({
   check: checkUpdate('lora'),
   init: (site, c, r) => ({ train: factors(site, c, r) }),
   ...update,
+  byRow: true,
   startsAsBase: () => 'close', // adds an exact zero: equal, except that −0 may become 0
 });
 

@@ -109,8 +109,8 @@ const freezing: Law = {
   },
 };
 
-/** A key bias adds the same number to a query's scores over all keys, which softmax cancels: its gradient is zero by theory. */
-const zeroByTheory = (path: string): boolean => /attn\.k\.bias/.test(path);
+/** A key bias (or shift) adds the same number to a query's scores over all keys, which softmax cancels: its gradient is zero by theory. */
+const zeroByTheory = (path: string): boolean => /attn\.k\.(bias|ssfLinear\.beta)/.test(path);
 
 /** Declared so by the method that brought the tensor. */
 const idle = (c: Case, path: string): boolean =>

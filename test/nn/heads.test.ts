@@ -148,6 +148,7 @@ describe('classifier', () => {
       hooks: {},
       fold: null,
       finish: null,
+      byRow: false,
       application: { method: 'whole', config: null, control: null },
     });
     const whole = layer(

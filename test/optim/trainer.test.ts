@@ -130,6 +130,7 @@ function penalised() {
       under: model,
       fold: null,
       finish: null,
+      byRow: false,
       application: { method: 'extra', config: null, control: null },
     }),
   );

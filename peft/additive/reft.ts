@@ -1,0 +1,114 @@
+// ReFT: the hidden states of a few positions edited in a low-rank subspace, after each block.
+//   LoReFT  h ← h + Rᵀ(W h + b − R h), R Rᵀ = I;   NoReFT  the same with any R;   DiReFT  h ← h + Rᵀ(W h + b);   R, W ∈ ℝ^{r×d}
+//   at the first p and the last s real tokens of each text, with a unit (W, b, R) of its own for each of the two groups
+// Wu et al. 2024, arXiv 2404.03592, §3.2.
+import { dropout as drop } from '../../core/ops/fused.ts';
+import { iota } from '../../core/ops/index.ts';
+import { full, ge, le, lt, max, mul, rsqrt, square, sub, where } from '../../core/ops/map.ts';
+import { concat, reshape } from '../../core/ops/move.ts';
+import { sum } from '../../core/ops/reduce.ts';
+import type { Rng } from '../../core/rng.ts';
+import { param, type Tensor } from '../../core/tensor.ts';
+import type { Context } from '../../nn/context.ts';
+import { defineMethod } from '../attach.ts';
+import { dropoutFits, wholeNumber } from '../check.ts';
+
+export interface ReftConfig {
+  readonly rank: number;
+  readonly prefix: number; // p, positions from the front
+  readonly suffix: number; // s, positions from the end
+  readonly tied: boolean; // one unit for both groups
+  readonly dropout: number; // on the edited states, as the authors do
+}
+/** W [r, d], b [r], R [r, d] of each unit: the prefix's, then the suffix's. */
+type Reft = { readonly W: readonly Tensor[]; readonly b: readonly Tensor[]; readonly R: readonly Tensor[] };
+const units = (c: ReftConfig): number => (c.tied || c.prefix === 0 || c.suffix === 0 ? 1 : 2);
+
+/** Rows made orthonormal one after the other (Gram–Schmidt), so that R is free to move and R Rᵀ = I all the same. [r, d] */
+export function orthonormal(rows: Tensor): Tensor {
+  const done: Tensor[] = [];
+  for (let k = 0; k < rows.shape[0]!; k++) {
+    const v = done.reduce((left, q) => left.sub(q.mul(sum(left.mul(q), [1], true))), rows.slice(0, k, k + 1)); // [1, d]
+    done.push(v.mul(rsqrt(sum(square(v), [1], true))));
+  }
+  return concat(done, 0);
+}
+
+/** 1 at the first p, and at the last s, real tokens of a text of T: [B, T, 1] each. Padding on either side is honoured. */
+function groups(h: Tensor, { prefix, suffix }: ReftConfig, ctx: Context): { first: Tensor; last: Tensor } {
+  const [b, t] = h.shape as readonly [number, number];
+  const as = (m: Tensor): Tensor => reshape(m, [b, t, 1]);
+  if (ctx.cache?.filled) {
+    // A token made in generation is in no group, unless the text was shorter than p; padding is not part of it.
+    const first = lt(ctx.positions, prefix);
+    return { first: as(first.shape.length === 1 ? mul(full([b, 1], 1), first) : first), last: as(full([b, t], 0)) };
+  }
+  const real = ctx.keyMask === null ? full([b, t], 1) : ctx.keyMask.slice(1, -t); // without keys that a prefix put in front
+  const upTo = real.matmul(le(reshape(iota(t), [t, 1]), iota(t))); // how many real tokens up to each one, itself included
+  const all = sum(real, [1], true);
+  return { first: as(real.mul(le(upTo, prefix))), last: as(real.mul(ge(upTo, sub(all, suffix).add(1)))) };
+}
+
+const variant = (name: string, isOrthonormal: boolean, subtracts: boolean) => {
+  const unit = (h: Tensor, W: Tensor, b: Tensor, R: Tensor): Tensor => {
+    const rows = isOrthonormal ? orthonormal(R) : R;
+    const source = h.matmul(W.T).add(b); // [B, T, r]
+    return h.add((subtracts ? source.sub(h.matmul(rows.T)) : source).matmul(rows));
+  };
+  return defineMethod<'block', ReftConfig, Reft>({
+    name,
+    family: 'additive',
+    paper: 'arXiv:2404.03592',
+    at: 'block',
+    defaults: { rank: 1, prefix: 3, suffix: 0, tied: false, dropout: 0.05, where: /\bblocks\.\d+$/ },
+    check: (site, c) => {
+      const d = site.dim('width');
+      if (!Number.isInteger(c.rank) || c.rank < 1 || c.rank > d)
+        throw new RangeError(`${name}: rank ${c.rank} at ${site.path} must be a whole number from 1 to ${d}, the width`);
+      dropoutFits(name, c.dropout);
+      for (const k of ['prefix', 'suffix'] as const) if (c[k] !== 0) wholeNumber(name, k, c[k]);
+      if (c.prefix + c.suffix === 0) throw new RangeError(`${name}: prefix and suffix are both 0, so no position would be edited; set one`);
+    },
+    init: (site, c, r) => {
+      const d = site.dim('width');
+      const each = (what: string, make: (at: Rng) => Tensor): Tensor[] =>
+        Array.from({ length: units(c) }, (_, k) => make(r.split(`${what} ${k}`)));
+      const linear = (at: Rng, n: number): Float32Array => at.uniform(n, -1 / Math.sqrt(d), 1 / Math.sqrt(d));
+      return {
+        train: {
+          W: each('W', (at) => param(linear(at, c.rank * d), [c.rank, d])),
+          b: each('b', (at) => param(linear(at, c.rank), [c.rank], { decay: false })),
+          R: each('R', (at) => param(isOrthonormal ? at.normal(c.rank * d) : linear(at, c.rank * d), [c.rank, d])),
+        },
+      };
+    },
+    around:
+      (call, { W, b, R }, c, site) =>
+      (x, ctx) => {
+        const h = call(x, ctx); // [B, T, d]
+        const { first, last } = groups(h, c, ctx);
+        const edited = (k: number): Tensor => {
+          const y = unit(h, W[k]!, b[k]!, R[k]!);
+          const mask = c.dropout === 0 ? null : ctx.draw.bernoulli(`${site.field} ${k}`, y.shape, 1 - c.dropout);
+          return mask === null ? y : drop(y, mask, 1 - c.dropout);
+        };
+        if (units(c) === 1) return where(max(first, last), edited(0), h);
+        return where(last, edited(1), where(first, edited(0), h)); // a token in both groups belongs to the last
+      },
+    count: (sites, c) => {
+      const train = sites.reduce((n, s) => n + units(c) * c.rank * (2 * s.dim('width') + 1), 0);
+      return { train, stored: train };
+    },
+    startsAsBase: () => 'no',
+  });
+};
+
+/**
+ * Positions count from the front of what the blocks see, a prompt's rows included. In generation only the prompt given is edited, as
+ * the authors do. The default dropout and one unit per group are those of the adapters library, which tunes 3 positions from the front;
+ * W, b, and an R that need not be orthonormal start U(±1/√d). R is trained through Gram–Schmidt, where the authors' framework
+ * multiplies reflections: the same set of subspaces. Count: r(2d + 1) per unit. Depends on the position, so it cannot be merged.
+ */
+export const loreft = variant('loreft', true, true);
+export const noreft = variant('noreft', false, true);
+export const direft = variant('direft', false, false);
