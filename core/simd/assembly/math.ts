@@ -1,7 +1,9 @@
+
 // Functions of four floats at a time. Polynomials after the Cephes library's single-precision ones.
 
+import { madd as fma } from './madd';
+
 @inline function c(x: f32): v128 { return f32x4.splat(x); }
-@inline function fma(a: v128, b: v128, d: v128): v128 { return f32x4.add(f32x4.mul(a, b), d); }
 
 /** eˣ: x = n·ln 2 + r, eˣ = 2ⁿ·eʳ. */
 @inline export function exp4(x0: v128): v128 {
