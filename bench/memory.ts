@@ -1,12 +1,10 @@
 // Does training leak? A thousand steps of a tiny model; resident memory after step 100 and after step 1,000.
-//   npx tsx bench/memory.ts [--engine gpujs|float64|simd] [--mode webgpu|webasm|cpu] [--steps 1000]
+//   npx tsx bench/memory.ts [--engine gpujs|float64|simd] [--mode webgpu|webasm|cpu] [--steps 1000]; the fastest engine there is by default
 // Exits with 1 when memory grew by more than 5 %. Lengths alternate, so that several plans share the store. The collector may
 // once reserve a larger young generation (float64: about 20 MB near step 1,500); what is in use, printed too, then stays flat.
 
 import { parseArgs } from 'node:util';
-import { setFlagsFromString } from 'node:v8';
-import { runInNewContext } from 'node:vm';
-import type { Engine } from '../core/engine.ts';
+import { engines, modes, openEngine } from '../core/open.ts';
 import { rng } from '../core/rng.ts';
 import { decoder, gpt2 } from '../nn/decoder.ts';
 import { freeze } from '../nn/freeze.ts';
@@ -15,42 +13,24 @@ import { adamw } from '../optim/adamw.ts';
 import { clipByNorm } from '../optim/clip.ts';
 import { trainer } from '../optim/trainer.ts';
 import { lora } from '../peft/reparameterized/lora.ts';
+import { inUse, mb, resident } from './resident.ts';
 
 const { values: flags } = parseArgs({
-  options: { engine: { type: 'string', default: 'gpujs' }, mode: { type: 'string' }, steps: { type: 'string', default: '1000' } },
+  options: { engine: { type: 'string' }, mode: { type: 'string' }, steps: { type: 'string', default: '1000' } },
 });
 const MOST_GROWTH = 0.05;
 const EARLY = 100;
 
-async function open(): Promise<Engine> {
-  const { engine, mode } = flags;
-  if (engine === 'float64') return (await import('../core/engines/float64.ts')).float64();
-  if (engine === 'simd') return (await import('../core/engines/simd.ts')).simd();
-  if (engine !== 'gpujs') throw new RangeError(`--engine ${engine}: use gpujs, float64 or simd`);
-  if (mode !== undefined && mode !== 'webgpu' && mode !== 'webasm' && mode !== 'cpu')
-    throw new RangeError(`--mode ${mode}: use webgpu, webasm or cpu`);
-  return (await import('../core/engines/gpujs.ts')).gpujsEngine(mode === undefined ? {} : { mode });
-}
-
-setFlagsFromString('--expose-gc');
-const collect = runInNewContext('gc') as () => void; // the one way to reach the collector without a flag on the command line
-/** Resident bytes once what is garbage has been collected. */
-async function resident(): Promise<number> {
-  for (let k = 0; k < 3; k++) {
-    collect();
-    await new Promise((r) => setTimeout(r, 50)); // finalizers run between tasks
-  }
-  return process.memoryUsage.rss();
-}
-const mb = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(1)} MB`;
-
 const steps = Number(flags.steps);
-await using engine = await open();
+const engineAsked = engines.find((e) => e === flags.engine);
+const modeAsked = modes.find((m) => m === flags.mode);
+if (flags.engine !== engineAsked) throw new RangeError(`--engine ${flags.engine}: use one of ${engines.join(', ')}`);
+if (flags.mode !== modeAsked) throw new RangeError(`--mode ${flags.mode}: use one of ${modes.join(', ')}`);
+await using engine = await openEngine({ engine: engineAsked, mode: modeAsked });
 const base = freeze(decoder(gpt2({ vocabulary: 32, width: 16, layers: 1, heads: 2, positions: 8 }), rng(1)));
 const model = lora({ rank: 2, dropout: 0.1 })(base);
 await using t = await trainer(model, { engine, loss: nextToken, optimizer: adamw(), clip: clipByNorm(1) });
 const r = rng(2);
-const inUse = (): number => process.memoryUsage().heapUsed + process.memoryUsage().arrayBuffers;
 const started = performance.now();
 let [early, used] = [0, 0];
 for (let step = 1; step <= steps; step++) {

@@ -1,0 +1,23 @@
+// What a process holds: resident memory after garbage has been collected, and what JavaScript has in use.
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
+
+setFlagsFromString('--expose-gc');
+const collect = runInNewContext('gc') as () => void; // the one way to reach the collector without a flag on the command line
+
+/** Collects garbage, finalizers included. */
+export async function settle(): Promise<void> {
+  for (let k = 0; k < 3; k++) {
+    collect();
+    await new Promise((r) => setTimeout(r, 50)); // finalizers run between tasks
+  }
+}
+/** Resident bytes once what is garbage has been collected. */
+export async function resident(): Promise<number> {
+  await settle();
+  return process.memoryUsage.rss();
+}
+/** Bytes of JavaScript values and of their buffers. */
+export const inUse = (): number => process.memoryUsage().heapUsed + process.memoryUsage().arrayBuffers;
+
+export const mb = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(1)} MB`;
