@@ -63,6 +63,11 @@ const says: Readonly<Record<string, readonly (string | RegExp)[]>> = {
     /SSF on q, v, o, up and down:\n( +✓ .*\n)+ +keeps (\d+) of \2 laws/,
     /careless count:\n(.*\n)+ +✗ I4 .*\n.*differ by(.*\n)+ +✗ I6 .*\n.*declares 88 trained scalars and has 176/,
   ],
+  '12-longer-context.ts': [
+    /Embeddings and norms beside LoRA help: yes\. .*as it was: yes\n/,
+    /interpolated \+ LoRA +6144 .*\n.*interpolated \+ LongLoRA +9360 /,
+    'as a picture: out/12-longer-context.svg',
+  ],
 };
 
 const examples = readdirSync(folder).filter((name) => /^\d\d-.*\.ts$/.test(name));
