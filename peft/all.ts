@@ -1,8 +1,13 @@
 // Every method of the library in one list, each with a small configuration for small networks: for tests, tables and the lab.
 import type { Kind } from '../nn/layer.ts';
+import { adamix } from './additive/adamix.ts';
+import { adapterDrop } from './additive/adapterDrop.ts';
 import { adapterFusion } from './additive/adapterFusion.ts';
+import { compacter, compacterPlusPlus } from './additive/compacter.ts';
 import { houlsby } from './additive/houlsby.ts';
 import { ia3 } from './additive/ia3.ts';
+import { invertible, madx } from './additive/invertible.ts';
+import { llamaAdapter } from './additive/llamaAdapter.ts';
 import { lnTuning } from './additive/lnTuning.ts';
 import { molora } from './additive/molora.ts';
 import { mov } from './additive/mov.ts';
@@ -13,23 +18,32 @@ import { promptTuning } from './additive/promptTuning.ts';
 import { direft, loreft, noreft } from './additive/reft.ts';
 import { ssf } from './additive/ssf.ts';
 import type { Configurable } from './attach.ts';
+import { hybrid } from './combine.ts';
 import { longlora } from './hybrid/longlora.ts';
 import { mam } from './hybrid/mam.ts';
 import { unipelt } from './hybrid/unipelt.ts';
 import type { Options, Transform } from './method.ts';
 import { adalora } from './reparameterized/adalora.ts';
+import { bone } from './reparameterized/bone.ts';
+import { corda } from './reparameterized/corda.ts';
 import { deltaLora } from './reparameterized/deltaLora.ts';
 import { dora } from './reparameterized/dora.ts';
 import { dylora } from './reparameterized/dylora.ts';
+import { eva } from './reparameterized/eva.ts';
+import { hira } from './reparameterized/hira.ts';
 import { lora } from './reparameterized/lora.ts';
+import { loraDrop } from './reparameterized/loraDrop.ts';
 import { loraDropout } from './reparameterized/loraDropout.ts';
 import { loraFa } from './reparameterized/loraFa.ts';
+import { loraGa } from './reparameterized/loraGa.ts';
 import { loraPlus } from './reparameterized/loraPlus.ts';
 import { loraXs } from './reparameterized/loraXs.ts';
+import { miss } from './reparameterized/miss.ts';
 import { moslora } from './reparameterized/moslora.ts';
 import { olora } from './reparameterized/olora.ts';
 import { pissa } from './reparameterized/pissa.ts';
 import { sora } from './reparameterized/sora.ts';
+import { vblora } from './reparameterized/vblora.ts';
 import { vera } from './reparameterized/vera.ts';
 import { bitfit } from './selective/bitfit.ts';
 import { diffPruning } from './selective/diffPruning.ts';
@@ -106,6 +120,25 @@ export const methods: readonly Listed[] = [
     temperature: true,
     dropout: 0.25,
   }),
+  composition(
+    { name: 'adapterDrop', family: 'additive', paper: 'arXiv:2010.11918', file: 'peft/additive/adapterDrop.ts' },
+    () => hybrid('adapterDrop', pfeiffer(), adapterDrop({ where: 'mlp' })),
+    (seed) => hybrid('adapterDrop', pfeiffer({ bottleneck: 3, activation: 'silu', seed }), adapterDrop({ where: 'mlp' })),
+  ),
+  listed('peft/additive/adamix.ts', adamix, { experts: 2, bottleneck: 3 }),
+  listed('peft/additive/compacter.ts', compacter, { n: 2, bottleneck: 4, std: 0.5 }),
+  composition(
+    { name: 'compacter++', family: 'additive', paper: 'arXiv:2106.04647', file: 'peft/additive/compacter.ts' },
+    () => compacterPlusPlus(),
+    (seed) => compacterPlusPlus({ n: 2, rank: 2, bottleneck: 4, std: 0.5, seed }),
+  ),
+  listed('peft/additive/llamaAdapter.ts', llamaAdapter, { length: 2 }),
+  listed('peft/additive/invertible.ts', invertible, { activation: 'silu' }),
+  composition(
+    { name: 'madx', family: 'additive', paper: 'arXiv:2005.00052', file: 'peft/additive/invertible.ts' },
+    () => madx(),
+    (seed) => madx({ invertible: { activation: 'silu' }, adapter: { bottleneck: 3, activation: 'silu' }, seed }),
+  ),
   listed('peft/additive/parallelAdapter.ts', parallelAdapter, { bottleneck: 3, scale: 2 }),
   listed('peft/additive/promptTuning.ts', promptTuning, { length: 2 }),
   listed('peft/additive/prefixTuning.ts', prefixTuning, { length: 2, bottleneck: 3 }),
@@ -144,6 +177,14 @@ export const methods: readonly Listed[] = [
   listed('peft/reparameterized/loraXs.ts', loraXs, { rank: 2, alpha: 3, sigma: 0.1 }),
   listed('peft/reparameterized/olora.ts', olora, { rank: 2, alpha: 3 }),
   listed('peft/reparameterized/moslora.ts', moslora, { rank: 2, alpha: 3 }),
+  listed('peft/reparameterized/vblora.ts', vblora, { rank: 2, vectors: 5, vectorLength: 4, logitsRate: 1 }),
+  listed('peft/reparameterized/loraDrop.ts', loraDrop, { rank: 2, alpha: 3, keep: ['blocks.1.attn.q'] }),
+  listed('peft/reparameterized/eva.ts', eva, { rank: 2, alpha: 3, ranks: { 'trunk.blocks.1.attn.q': 3 } }),
+  listed('peft/reparameterized/corda.ts', corda, { rank: 2, alpha: 3 }),
+  listed('peft/reparameterized/loraGa.ts', loraGa, { rank: 2, alpha: 3 }),
+  listed('peft/reparameterized/miss.ts', miss, { rank: 3 }),
+  listed('peft/reparameterized/bone.ts', bone, { rank: 2 }),
+  listed('peft/reparameterized/hira.ts', hira, { rank: 2 }),
   listed('peft/reparameterized/vera.ts', vera, { rank: 3 }),
   listed('peft/hybrid/unipelt.ts', unipelt, { rank: 2, length: 2, prefixBottleneck: 3, bottleneck: 3, activation: 'silu' }),
   composition(

@@ -72,7 +72,12 @@ export function atHand(t: Tensor): Data | null {
 export const fromBlock =
   (from: number, where: Where): Where =>
   (path) =>
-    Number(blockOf(path)?.split('.').at(-1) ?? -1) >= from && matches(where, path);
+    (blockNumber(path) ?? -1) >= from && matches(where, path);
+/** The block a path is in, or null outside the blocks. */
+export function blockNumber(path: string): number | null {
+  const block = blockOf(path);
+  return block === null ? null : Number(block.split('.').at(-1));
+}
 
 const blockOf = (path: string): string | null => /^(.*?\bblocks\.\d+)(?=\.|$)/.exec(path)?.[1] ?? null;
 

@@ -25,7 +25,7 @@ export interface AdapterFusionConfig {
 }
 /** Frozen adapters as lists over n: down [m, d], downBias [m], up [d, m], upBias [d]. */
 type Knowledge = { readonly [K in keyof Bottleneck]: readonly Tensor[] };
-type Fusion = Knowledge & { query: Tensor; queryBias: Tensor; key: Tensor; keyBias: Tensor; value?: Tensor; temperature?: Tensor };
+export type Fusion = Knowledge & { query: Tensor; queryBias: Tensor; key: Tensor; keyBias: Tensor; value?: Tensor; temperature?: Tensor };
 
 const listOf = (all: readonly Bottleneck[]): Knowledge => ({
   down: all.map((a) => a.down),
@@ -52,8 +52,8 @@ function scored(p: Fusion, z: Tensor, c: AdapterFusionConfig): { u: Tensor; scor
 /** α [B, T, N] of a place, for what its adapters read. */
 export const fusionAttention = (p: Fusion, z: Tensor, c: AdapterFusionConfig): Tensor => softmax(scored(p, z, c).scores);
 
-/** The method over given adapters by path; without them they are placeholders, to be filled from a file. */
-const over = (known: ReadonlyMap<string, Knowledge> | null): Configurable<AdapterFusionConfig> =>
+/** The method over given adapters by path (and a fusion layer, where that exists too); without them they are placeholders, to be filled from a file. */
+export const fusionOver = (known: ReadonlyMap<string, Knowledge & Partial<Fusion>> | null): Configurable<AdapterFusionConfig> =>
   defineMethod<'branch', AdapterFusionConfig, Fusion>({
     name: 'adapterFusion',
     family: 'additive',
@@ -77,13 +77,16 @@ const over = (known: ReadonlyMap<string, Knowledge> | null): Configurable<Adapte
       const zeros = (): Tensor => param(new Float32Array(d), [d], { decay: false });
       const almostI = Float32Array.from({ length: d * d }, (_, i) => (i % (d + 1) === 0 ? 1 : 1e-6));
       const placeholder = (k: number): Bottleneck => newBottleneck({ ...c.adapters[k]!, reduction: 1 }, d, 'bert', r.split(`adapter ${k}`));
+      const given = known?.get(site.path);
+      const { down, downBias, up, upBias } = given ?? listOf(c.adapters.map((_, k) => placeholder(k)));
       return {
         train: {
-          ...{ query: normal('query'), queryBias: zeros(), key: normal('key'), keyBias: zeros() },
-          ...(c.value ? { value: param(almostI, [d, d]) } : {}),
+          ...{ query: given?.query ?? normal('query'), queryBias: given?.queryBias ?? zeros() },
+          ...{ key: given?.key ?? normal('key'), keyBias: given?.keyBias ?? zeros() },
+          ...(c.value ? { value: given?.value ?? param(almostI, [d, d]) } : {}),
         },
-        fixed: freeze(known?.get(site.path) ?? listOf(c.adapters.map((_, k) => placeholder(k)))),
-        ...(c.temperature ? { buffer: { temperature: param([50], [1], { active: false }) } } : {}),
+        fixed: freeze({ down, downBias, up, upBias }),
+        ...(c.temperature ? { buffer: { temperature: given?.temperature ?? param([50], [1], { active: false }) } } : {}),
       };
     },
     around: (call, p, c, site) => (x, ctx) => {
@@ -124,7 +127,7 @@ const over = (known: ReadonlyMap<string, Knowledge> | null): Configurable<Adapte
  * every forward pass, here it is every step; the dropout it takes from the network's attention is 0 here. Learning rate 5e-5.
  * Count: 3d² + 2d for each block, 2d² + 2d without W_v. The adapters are frozen, and stored with it.
  */
-export const adapterFusion = over(null);
+export const adapterFusion = fusionOver(null);
 
 /** What one model knows: its Pfeiffer adapters by path. */
 function knowledgeOf(model: Model, k: number): Map<string, { own: Bottleneck; activation: Activation }> {
@@ -152,7 +155,7 @@ export function fused(models: readonly Model[], options: Omit<Options<AdapterFus
     const { own, activation } = one.get(places[0]!)!;
     return { bottleneck: own.down.shape[0]!, activation };
   });
-  return over(known)({ ...options, adapters, where: places });
+  return fusionOver(known)({ ...options, adapters, where: places });
 }
 
 /** A task: a frozen network with the task's head on it, and whatever `train` needs to know. */

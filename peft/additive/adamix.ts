@@ -1,0 +1,126 @@
+// AdaMix: M experts for each projection of an adapter, one drawn at random in every pass; averaged into one adapter afterwards.
+//   h' = h + W_up^j σ(W_down^i h + b_down^i) + b_up^j,   i, j ~ U{1, …, M} independently, for each place and pass
+//   evaluated and finished: the means of the M matrices and biases in their place
+// Wang et al. 2022, arXiv 2205.12410, §3.
+import { logSoftmax, softmax } from '../../core/ops/fused.ts';
+import { oneHot } from '../../core/ops/index.ts';
+import { floor, min, stopGradient } from '../../core/ops/map.ts';
+import { stack } from '../../core/ops/move.ts';
+import type { Tensor } from '../../core/tensor.ts';
+import { type Context, quiet, stochastic } from '../../nn/context.ts';
+import type { Loss } from '../../optim/program.ts';
+import { defineMethod } from '../attach.ts';
+import { wholeNumber } from '../check.ts';
+import {
+  type Bottleneck,
+  type BottleneckConfig,
+  type BottleneckInit,
+  checkBottleneck,
+  newBottleneck,
+  throughBottleneck,
+  widthOf,
+} from './bottleneck.ts';
+
+export interface AdamixConfig extends BottleneckConfig {
+  readonly experts: number; // M
+  readonly shareDown: boolean; // one down projection for all experts
+  readonly shareUp: boolean;
+  readonly init: BottleneckInit;
+}
+/** Experts as lists: down [m, d], downBias [m], up [d, m], upBias [d]. */
+type Experts = { readonly [K in keyof Bottleneck]: readonly Tensor[] };
+const counts = (c: AdamixConfig): readonly [down: number, up: number] => [c.shareDown ? 1 : c.experts, c.shareUp ? 1 : c.experts];
+
+const averaged = (all: readonly Tensor[]): Tensor => (all.length === 1 ? all[0]! : stack(all).mean([0]));
+/** The expert that this pass has drawn, its weight and bias together; the mean of all where nothing is random. */
+function routed(all: readonly (readonly Tensor[])[], name: string, ctx: Context): Tensor[] {
+  const m = all[0]!.length;
+  const u = m === 1 ? null : ctx.draw.uniform(name, [1]);
+  if (u === null) return all.map(averaged);
+  const chosen = oneHot(min(floor(u.mul(m)), m - 1), m); // [1, M]; u may round up to 1
+  return all.map((list) => {
+    const { shape } = list[0]!;
+    return chosen.matmul(stack(list).reshape(m, -1)).reshape(...shape);
+  });
+}
+
+/**
+ * At the feed-forward sublayer, reading its output, as in the authors' code; sizes are theirs for BERT-base. Train it with `twoPasses`.
+ * Works with a learning rate of 4e-4, weight decay 0.1, warm-up 0.06. Experts start apart, each N(0, 0.02²).
+ * Count trained: M(md + m) + M(md + d), a shared projection once; stored after `finish`: 2md + m + d.
+ */
+export const adamix = defineMethod<'branch', AdamixConfig, Experts>({
+  name: 'adamix',
+  family: 'additive',
+  paper: 'arXiv:2205.12410',
+  at: 'branch',
+  defaults: {
+    ...{ experts: 4, bottleneck: 48, reduction: 16, activation: 'gelu', shareDown: false, shareUp: false, init: 'bert' },
+    where: 'mlp',
+  },
+  check: (_, c) => {
+    wholeNumber('adamix', 'experts', c.experts);
+    checkBottleneck('adamix', c);
+  },
+  init: (site, c, r) => {
+    const all = Array.from({ length: c.experts }, (_, k) => newBottleneck(c, site.dim('width'), c.init, r.split(`expert ${k}`)));
+    const [downs, ups] = counts(c).map((n) => all.slice(0, n)) as [Bottleneck[], Bottleneck[]];
+    return {
+      train: {
+        ...{ down: downs.map((e) => e.down), downBias: downs.map((e) => e.downBias) },
+        ...{ up: ups.map((e) => e.up), upBias: ups.map((e) => e.upBias) },
+      },
+    };
+  },
+  around: (call, p, c, site) => (x, ctx) => {
+    const [down, downBias] = routed([p.down, p.downBias], `${site.field} down`, ctx) as [Tensor, Tensor];
+    const [up, upBias] = routed([p.up, p.upBias], `${site.field} up`, ctx) as [Tensor, Tensor];
+    const h = call(x, ctx); // [B, T, d]
+    return h.add(throughBottleneck(h, { down, downBias, up, upBias }, c.activation));
+  },
+  finish: (p) => ({ down: [averaged(p.down)], downBias: [averaged(p.downBias)], up: [averaged(p.up)], upBias: [averaged(p.upBias)] }),
+  count: (sites, c) => {
+    const [downs, ups] = counts(c);
+    const of = (nDown: number, nUp: number): number =>
+      sites.reduce((n, s) => {
+        const [d, m] = [s.dim('width'), widthOf(c, s.dim('width'))];
+        return n + nDown * (m * d + m) + nUp * (m * d + d);
+      }, 0);
+    return { train: of(downs, ups), stored: of(1, 1) };
+  },
+  startsAsBase: (c) => (c.init === 'zero' ? 'close' : 'no'),
+});
+
+/** How far logits q are from the distribution of logits p: p(log p − log q), elementwise. */
+const divergence = (p: Tensor, q: Tensor): Tensor => softmax(p).mul(logSoftmax(p).sub(logSoftmax(q)));
+const rows = (logits: Tensor): number => logits.shape.slice(0, -1).reduce((a, b) => a * b, 1);
+
+/** ½[KL(sg(p₂)‖p₁) + KL(sg(p₁)‖p₂)], the mean over rows: the authors' RoBERTa and GPT-2 code. Logits [..., C]. */
+export const symmetricKl = (l1: Tensor, l2: Tensor): Tensor =>
+  divergence(stopGradient(l2), l1)
+    .add(divergence(stopGradient(l1), l2))
+    .sum()
+    .mul(0.5 / rows(l1));
+/** ½[KL(m̄‖p₁) + KL(m̄‖p₂)], m̄ of the mean logits, nothing detached, the mean over all elements: the authors' DeBERTa code. */
+export function klToMean(l1: Tensor, l2: Tensor): Tensor {
+  const mean = l1.add(l2).mul(0.5);
+  return divergence(mean, l1).add(divergence(mean, l2)).mean().mul(0.5);
+}
+
+/**
+ * AdaMix's training loss over two random passes: `symmetric` is loss(p₁) + symmetricKl(p₁, p₂); `mean` is
+ * loss(p₁) + loss(p₂) + λ·klToMean(p₁, p₂). Evaluated, it is the loss of the one quiet pass.
+ */
+export const twoPasses =
+  <M, B>(
+    logits: (model: M, batch: B, ctx: Context) => Tensor,
+    loss: (logits: Tensor, batch: B) => Tensor,
+    { consistency = 'symmetric', lambda = 1 }: { readonly consistency?: 'symmetric' | 'mean'; readonly lambda?: number } = {},
+  ): Loss<M, B> =>
+  (model, batch, ctx) => {
+    const first = logits(model, batch, ctx);
+    if (ctx.draw === quiet) return loss(first, batch);
+    const second = logits(model, batch, { ...ctx, draw: stochastic(1) });
+    if (consistency === 'symmetric') return loss(first, batch).add(symmetricKl(first, second));
+    return loss(first, batch).add(loss(second, batch)).add(klToMean(first, second).mul(lambda));
+  };

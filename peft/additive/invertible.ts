@@ -1,0 +1,133 @@
+// MAD-X: an invertible adapter around all blocks, which adapts the token embeddings and undoes that before the output embedding.
+//   o₁ = e₁ + F(e₂),  o₂ = e₂ + G(o₁);   undone: e₂ = o₂ − G(o₁),  e₁ = o₁ − F(e₂);   F, G: a linear layer, σ, a linear layer
+// Pfeiffer et al. 2020, arXiv 2005.00052, §3.2.3; the coupling is NICE's (Dinh et al. 2015, arXiv 1410.8516).
+import { concat } from '../../core/ops/move.ts';
+import type { Rng } from '../../core/rng.ts';
+import { param, type Tensor } from '../../core/tensor.ts';
+import { BASE, layer, type Model, ofKind } from '../../nn/layer.ts';
+import { type Activation, activations } from '../../nn/mlp.ts';
+import { layers, rewrite, substitute } from '../../nn/tree.ts';
+import { defineMethod } from '../attach.ts';
+import { hybrid } from '../combine.ts';
+import type { Options, Transform } from '../method.ts';
+import { type PfeifferConfig, pfeiffer } from './pfeiffer.ts';
+
+export interface InvertibleConfig {
+  readonly reduction: number; // ρ: F has (d − ⌊d/2⌋)/ρ units, G ⌊d/2⌋/ρ
+  readonly activation: Activation;
+  readonly inverse: boolean; // undo before the head; false under a head that is no output embedding (a classifier)
+  readonly init: 'bert' | 'zero'; // N(0, 0.02²), or last layers of 0, which is the identity
+}
+/** Of F and G each: W₁ [units, in], b₁, W₂ [out, units], b₂. */
+type Coupling = { readonly F: readonly Tensor[]; readonly G: readonly Tensor[] };
+
+/** The two parts of e: ⌊d/2⌋ and the rest. */
+const parts = (d: number): readonly [number, number] => [Math.floor(d / 2), d - Math.floor(d / 2)];
+const units = (from: number, c: InvertibleConfig): number => Math.floor(from / c.reduction);
+const sizeOf = (from: number, to: number, c: InvertibleConfig): number => units(from, c) * (from + 1 + to) + to;
+
+function newNet(from: number, to: number, c: InvertibleConfig, r: Rng): Tensor[] {
+  const u = units(from, c);
+  const last = c.init === 'zero' ? new Float32Array(to * u) : r.split('last').normal(to * u, 0.02);
+  return [
+    param(r.split('first').normal(u * from, 0.02), [u, from]),
+    param(new Float32Array(u), [u], { decay: false }),
+    param(last, [to, u]),
+    param(new Float32Array(to), [to], { decay: false }),
+  ];
+}
+const through = (x: Tensor, [w1, b1, w2, b2]: readonly Tensor[], c: InvertibleConfig): Tensor =>
+  activations[c.activation](x.matmul(w1!.T).add(b1!)).matmul(w2!.T).add(b2!);
+
+/** e [B, T, d] → o */
+export function coupled(e: Tensor, { F, G }: Coupling, c: InvertibleConfig): Tensor {
+  const [half] = parts(e.shape.at(-1)!);
+  const o1 = e.slice(2, 0, half).add(through(e.slice(2, half), F, c));
+  return concat([o1, e.slice(2, half).add(through(o1, G, c))], 2);
+}
+/** o [B, T, d] → e */
+export function uncoupled(o: Tensor, { F, G }: Coupling, c: InvertibleConfig): Tensor {
+  const [half] = parts(o.shape.at(-1)!);
+  const o1 = o.slice(2, 0, half);
+  const e2 = o.slice(2, half).sub(through(o1, G, c));
+  return concat([o1.sub(through(e2, F, c)), e2], 2);
+}
+
+/**
+ * The coupling stands before the first block, positions (and BERT's first norm) already in, as in the authors' library; the paper has it on
+ * the token embeddings. Count: F u_F(d + 1) + ⌊d/2⌋ and G u_G(d + 1) + d − ⌊d/2⌋, where u are their units: about d²/2 + 2d for ρ = 2.
+ * Starts as the base only with `init: 'zero'`.
+ */
+export const invertible = defineMethod<'trunk', InvertibleConfig, Coupling>({
+  name: 'invertible',
+  family: 'additive',
+  paper: 'arXiv:2005.00052',
+  at: 'trunk',
+  defaults: { reduction: 2, activation: 'relu', inverse: true, init: 'bert', where: 'trunk' },
+  check: (site, c) => {
+    const [half] = parts(site.dim('width'));
+    if (!(c.reduction > 0 && units(half, c) >= 1))
+      throw new RangeError(
+        `invertible: reduction ${c.reduction} at ${site.path} must be more than 0 and at most ${half}, half of the width`,
+      );
+  },
+  init: (site, c, r) => {
+    const [half, rest] = parts(site.dim('width'));
+    return { train: { F: newNet(rest, half, c, r.split('F')), G: newNet(half, rest, c, r.split('G')) } };
+  },
+  around: (call, p, c, site) => (x, ctx) => {
+    const first = `${site.path}.blocks.0`;
+    const inside = substitute(
+      call,
+      'block',
+      (l, path) => (path === first ? layer('block', { [BASE]: l }, () => (e, at) => l(coupled(e, p, c), at)) : null),
+      site.path,
+    );
+    const y = inside(x, ctx); // [B, T, d]
+    return c.inverse ? uncoupled(y, p, c) : y;
+  },
+  count: (sites, c) => {
+    const train = sites.reduce((n, s) => {
+      const [half, rest] = parts(s.dim('width'));
+      return n + sizeOf(rest, half, c) + sizeOf(half, rest, c);
+    }, 0);
+    return { train, stored: train };
+  },
+  startsAsBase: (c) => (c.init === 'zero' ? 'close' : 'no'),
+});
+
+export interface MadxConfig {
+  readonly invertible: Options<InvertibleConfig>;
+  readonly adapter: Options<PfeifferConfig>; // the language adapter in the blocks; the authors have reduction 2
+  readonly seed: number;
+}
+/**
+ * A language adapter: the invertible one and a Pfeiffer adapter, trained together on the language's text. The task adapter is stacked on
+ * it frozen: `pfeiffer()(freeze(language))`; `changeLanguage` puts it on another language.
+ */
+export const madx = ({ invertible: around = {}, adapter = {}, seed = 0 }: Partial<MadxConfig> = {}): Transform =>
+  hybrid('madx', invertible({ seed, ...around }), pfeiffer({ reduction: 2, seed, ...adapter }));
+
+/** The task adapters of `task` (the method attached last to each branch that has two) on the language adapters of another model. */
+export function changeLanguage(task: Model, language: Model): Model {
+  const adapters = new Map(
+    [...layers(task)].flatMap(({ path, layer: l }) => {
+      const under = l.kind === 'branch' && l.attached !== null ? ofKind(l.fields[BASE], 'branch') : null;
+      return under?.attached == null ? [] : [[path, l] as const];
+    }),
+  );
+  if (adapters.size === 0)
+    throw new Error(
+      'changeLanguage: no branch of this model has a task adapter on a language adapter; stack one: pfeiffer()(freeze(language))',
+    );
+  const placed = new Set<string>();
+  const model = rewrite(language, (l, path) => {
+    const adapter = adapters.get(path);
+    if (adapter === undefined || l.kind !== 'branch') return null;
+    placed.add(path);
+    return adapter.with({ ...adapter.fields, [BASE]: l });
+  });
+  const missing = [...adapters.keys()].find((path) => !placed.has(path));
+  if (missing !== undefined) throw new Error(`changeLanguage: the other model has no branch ${missing}; both must be of one architecture`);
+  return model;
+}
