@@ -82,7 +82,7 @@ function details(m: Listed, row: Row): string {
       .join(', ')}`;
   return [
     `${m.name}  (${m.family})`,
-    `paper     https://arxiv.org/abs/${m.paper.replace('arXiv:', '')}`,
+    `paper     ${m.paper.replace('arXiv:', 'https://arxiv.org/abs/')}`,
     `file      ${m.file}`,
     `sits at   ${row.place}`,
     `defaults`,

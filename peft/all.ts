@@ -31,6 +31,7 @@ import { dora } from './reparameterized/dora.ts';
 import { dylora } from './reparameterized/dylora.ts';
 import { eva } from './reparameterized/eva.ts';
 import { hira } from './reparameterized/hira.ts';
+import { loha } from './reparameterized/loha.ts';
 import { lora } from './reparameterized/lora.ts';
 import { loraDrop } from './reparameterized/loraDrop.ts';
 import { loraDropout } from './reparameterized/loraDropout.ts';
@@ -185,6 +186,7 @@ export const methods: readonly Listed[] = [
   listed('peft/reparameterized/miss.ts', miss, { rank: 3 }),
   listed('peft/reparameterized/bone.ts', bone, { rank: 2 }),
   listed('peft/reparameterized/hira.ts', hira, { rank: 2 }),
+  listed('peft/reparameterized/loha.ts', loha, { rank: 2, alpha: 3, rankDropout: 0.25, moduleDropout: 0.25 }),
   listed('peft/reparameterized/vera.ts', vera, { rank: 3 }),
   listed('peft/hybrid/unipelt.ts', unipelt, { rank: 2, length: 2, prefixBottleneck: 3, bottleneck: 3, activation: 'silu' }),
   composition(

@@ -35,10 +35,12 @@ export function defineMethod<K extends Kind, C, T extends Tensors, S = null, P =
     const transform = (given: P | undefined, weights: ReadonlyMap<string, Data>): Transform =>
       Object.assign(
         (model: Model): Model => {
-          if (needs && given === undefined)
+          if (needs && given === undefined) {
+            sitesFor(m, c, model); // what is wrong anyway is said first
             throw new Error(
               `${m.name}: needs numbers from the model before it can attach; write: const method = await ${m.name}({ … }).prepare(model, { engine })`,
             );
+          }
           return attach(m, c, seed, (given ?? null) as P, weights, model);
         },
         {

@@ -39,7 +39,7 @@ export type Start = 'bitwise' | 'close' | 'no';
 export interface Method<K extends Kind, C, T extends Tensors, S = null, P = null> {
   readonly name: string;
   readonly family: 'additive' | 'selective' | 'reparameterized' | 'hybrid';
-  readonly paper: `arXiv:${string}`;
+  readonly paper: `arXiv:${string}` | `https://${string}`;
   readonly at: K;
   readonly defaults: C & { readonly where: Where };
   /** Refuses a configuration or site before anything is built: throw with reason and remedy. */

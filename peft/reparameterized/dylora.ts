@@ -43,7 +43,7 @@ export const dylora = defineMethod<'linear', DyloraConfig, Factors>({
       between('dylora', name, v, 1, c.rank, true);
     }
   },
-  init: (site, c, r) => ({ train: factors(site, { ...c, rankStabilized: false }, r) }),
+  init: (site, c, r) => ({ train: factors(site, c, r) }),
   around: (call, p, c, site) => (x, ctx) => {
     const b = drawn(c, site.field, ctx);
     const kept = dropped(x, c, site, ctx);

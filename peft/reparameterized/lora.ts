@@ -3,6 +3,7 @@
 // Hu et al. 2021, arXiv 2106.09685, §4.1; rank-stabilised scaling: Kalajdzievski 2023, arXiv 2312.03732.
 import { dropout } from '../../core/ops/fused.ts';
 import type { Rng } from '../../core/rng.ts';
+import type { Shape } from '../../core/shape.ts';
 import { param, type Tensor } from '../../core/tensor.ts';
 import type { Context } from '../../nn/context.ts';
 import type { Model } from '../../nn/layer.ts';
@@ -26,7 +27,11 @@ export type Factors = { A: Tensor; B: Tensor };
 export const scaling = (c: UpdateConfig): number => c.alpha / (c.rankStabilized ? Math.sqrt(c.rank) : c.rank);
 
 /** A random, B zero: the update starts at 0, and its first gradient goes to B alone. */
-export const factors = ({ shape: [out, into] }: Site<'linear'>, { rank, init }: LoraConfig, r: Rng): Factors => ({
+export const factors = (
+  { shape: [out, into] }: { readonly shape: Shape },
+  { rank, init }: Pick<LoraConfig, 'rank' | 'init'>,
+  r: Rng,
+): Factors => ({
   A: param(init === 'gaussian' ? r.normal(rank * into!, 1 / rank) : r.uniform(rank * into!, -1 / Math.sqrt(into!), 1 / Math.sqrt(into!)), [
     rank,
     into!,

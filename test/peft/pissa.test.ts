@@ -145,7 +145,7 @@ describe('pissa', () => {
     expect(() => pissa(config)(lora(config)(base))).toThrow(/lora is already attached here, .* replaces the weight beneath/);
     expect(() => pissa(config)(sparseMask()(base))).toThrow(/sparseMask is already attached here/);
     expect(() => pissa({ rank: 9 })(base)).toThrow(/pissa: rank 9/);
-    expect(() => asLora(base)).toThrow(/no layer of this model has PiSSA/);
+    expect(() => asLora(base)).toThrow(/no layer of this model has pissa/);
     expect([...tensors(pissa(config)(base))].filter(({ tensor }) => paramOf(tensor) !== null).length).toBe(8);
   });
 });
