@@ -49,7 +49,7 @@ function apply(op: i32, to: usize, x: usize, y: usize, z: usize, n: i32): void {
     case ABS: for (let i: usize = 0; i < end; i += 16) v128.store(to + i, f32x4.abs(v128.load(x + i))); break;
     case SIGN: for (let i: usize = 0; i < end; i += 16) { const v = v128.load(x + i); v128.store(to + i, f32x4.sub(truth(f32x4.gt(v, c(0))), truth(f32x4.lt(v, c(0))))); } break;
     case FLOOR: for (let i: usize = 0; i < end; i += 16) v128.store(to + i, f32x4.floor(v128.load(x + i))); break;
-    case RELU: for (let i: usize = 0; i < end; i += 16) v128.store(to + i, f32x4.max(v128.load(x + i), c(0))); break;
+    case RELU: for (let i: usize = 0; i < end; i += 16) v128.store(to + i, f32x4.pmax(v128.load(x + i), c(0))); break;
     case SILU: for (let i: usize = 0; i < end; i += 16) { const v = v128.load(x + i); v128.store(to + i, f32x4.mul(v, sigmoid4(v))); } break;
     case ERF: for (let i: usize = 0; i < end; i += 16) v128.store(to + i, erf4(v128.load(x + i))); break;
     case GELU: for (let i: usize = 0; i < end; i += 16) {
