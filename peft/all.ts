@@ -24,14 +24,20 @@ import { mam } from './hybrid/mam.ts';
 import { unipelt } from './hybrid/unipelt.ts';
 import type { Options, Transform } from './method.ts';
 import { adalora } from './reparameterized/adalora.ts';
+import { boft } from './reparameterized/boft.ts';
 import { bone } from './reparameterized/bone.ts';
 import { corda } from './reparameterized/corda.ts';
 import { deltaLora } from './reparameterized/deltaLora.ts';
+import { did } from './reparameterized/did.ts';
 import { dora } from './reparameterized/dora.ts';
 import { dylora } from './reparameterized/dylora.ts';
 import { eva } from './reparameterized/eva.ts';
+import { fourierft } from './reparameterized/fourierft.ts';
 import { hira } from './reparameterized/hira.ts';
+import { hra } from './reparameterized/hra.ts';
+import { krona } from './reparameterized/krona.ts';
 import { loha } from './reparameterized/loha.ts';
+import { lokr } from './reparameterized/lokr.ts';
 import { lora } from './reparameterized/lora.ts';
 import { loraDrop } from './reparameterized/loraDrop.ts';
 import { loraDropout } from './reparameterized/loraDropout.ts';
@@ -41,8 +47,10 @@ import { loraPlus } from './reparameterized/loraPlus.ts';
 import { loraXs } from './reparameterized/loraXs.ts';
 import { miss } from './reparameterized/miss.ts';
 import { moslora } from './reparameterized/moslora.ts';
+import { oft } from './reparameterized/oft.ts';
 import { olora } from './reparameterized/olora.ts';
 import { pissa } from './reparameterized/pissa.ts';
+import { said } from './reparameterized/said.ts';
 import { sora } from './reparameterized/sora.ts';
 import { vblora } from './reparameterized/vblora.ts';
 import { vera } from './reparameterized/vera.ts';
@@ -187,6 +195,14 @@ export const methods: readonly Listed[] = [
   listed('peft/reparameterized/bone.ts', bone, { rank: 2 }),
   listed('peft/reparameterized/hira.ts', hira, { rank: 2 }),
   listed('peft/reparameterized/loha.ts', loha, { rank: 2, alpha: 3, rankDropout: 0.25, moduleDropout: 0.25 }),
+  listed('peft/reparameterized/lokr.ts', lokr, { rank: 1, alpha: 3, rankDropout: 0.25, rescale: true }),
+  listed('peft/reparameterized/krona.ts', krona, {}),
+  listed('peft/reparameterized/oft.ts', oft, { blockSize: 4, dropout: 0.25 }),
+  listed('peft/reparameterized/boft.ts', boft, { blockSize: 2, factors: 3, dropout: 0.25 }),
+  listed('peft/reparameterized/hra.ts', hra, { rank: 2 }),
+  listed('peft/reparameterized/fourierft.ts', fourierft, { coefficients: 6, scaling: 20 }),
+  listed('peft/reparameterized/did.ts', did, { dim: 7 }),
+  listed('peft/reparameterized/said.ts', said, { dim: 20, where: ['q.weight', 'down.weight', 'norm1.weight'] }),
   listed('peft/reparameterized/vera.ts', vera, { rank: 3 }),
   listed('peft/hybrid/unipelt.ts', unipelt, { rank: 2, length: 2, prefixBottleneck: 3, bottleneck: 3, activation: 'silu' }),
   composition(

@@ -1,5 +1,6 @@
 // Which entries of weights are trained: the k best of many scores, and their places as a sparse matrix has them.
 import type { Places } from '../core/ops/sparse.ts';
+import type { Rng } from '../core/rng.ts';
 import { type Shape, show, table } from '../core/shape.ts';
 import { type Data, leaf } from '../core/tensor.ts';
 
@@ -48,4 +49,14 @@ export function placesAt(positions: ArrayLike<number>, shape: Shape): Places {
   }
   for (let r = 0; r < rows; r++) start[r + 1]! += start[r]!;
   return { start: leaf(start, [rows + 1]), col: leaf(col, [sorted.length]) };
+}
+
+/** k different whole numbers below n, in random order, in memory for k of them (Floyd). */
+export function sample(k: number, n: number, r: Rng): number[] {
+  const chosen = new Set<number>();
+  for (let top = n - k; top < n; top++) {
+    const p = r.below(top + 1);
+    chosen.add(chosen.has(p) ? top : p);
+  }
+  return [...chosen];
 }
