@@ -109,6 +109,18 @@ const wrong: readonly (readonly [id: string, how: string, change: Partial<Gain>,
     /change nothing/,
   ],
   [
+    'I11',
+    'says that it works row by row and gives all rows the tensors of the first',
+    {
+      byRow: true,
+      around:
+        (call, { g }) =>
+        (x, ctx) =>
+          call(x, ctx).mul(g.shape.length === 3 ? g.slice(0, 0, 1) : g),
+    },
+    /row 1 differs by .* from what model 0 computes alone/,
+  ],
+  [
     'I10',
     'has a wrong derivative',
     {

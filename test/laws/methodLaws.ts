@@ -18,6 +18,7 @@ import { type Fed, trainer } from '../../optim/trainer.ts';
 import type { Listed } from '../../peft/all.ts';
 import { detach, finish, merge } from '../../peft/merge.ts';
 import type { Start, Transform } from '../../peft/method.ts';
+import { mixed } from '../../peft/mixed.ts';
 import { matches, pick, type Where } from '../../peft/site.ts';
 import { backwardPaths, frozenGradientsIn, gradients, held, ownTensors } from './graph.ts';
 import { type Network, numbersOf, perturb, run, snapshot, TOKENS } from './models.ts';
@@ -283,6 +284,31 @@ const unit = (v: Float32Array): Float64Array => {
   return Float64Array.from(v, (x) => x / n);
 };
 
+const mixing: Law = {
+  id: 'I11',
+  says: 'in a batch of mixed adapters each row is what its own adapter computes; where all rows must share a weight it is refused by name',
+  async check(c) {
+    const models = [c.model, c.net.base, perturb(c.fresh, c.seed + 1)];
+    if (c.method.parts.some((p) => p.method.at === 'weight')) {
+      const why = refusal(() => mixed(models));
+      must(
+        c,
+        why?.includes('all rows of a batch share') === true,
+        `sits on weights, which rows cannot have of their own; mixed said: ${why}`,
+      );
+      return;
+    }
+    const served = [2, 0]; // the first text, the second text; the base is there and serves none
+    const together = (await c.engine.read(run(c.net, mixed(models)).output, { adapter: served })).slice();
+    const width = together.length / served.length;
+    for (const [row, n] of served.entries()) {
+      const part = (v: Numbers): Numbers => v.slice(row * width, (row + 1) * width);
+      const d = apart(part(await numbersOf(c.engine, c.net, models[n]!)), part(together));
+      must(c, d <= CLOSE, `row ${row} differs by ${d} from what model ${n} computes alone`);
+    }
+  },
+};
+
 const finishing: Law = {
   id: 'finish',
   says: 'the finished model computes the same and trains no more than before',
@@ -367,6 +393,7 @@ export const laws: readonly Law[] = [
   detaching,
   deterministic,
   derivative,
+  mixing,
   finishing,
   training,
   lastOnly,
