@@ -6,15 +6,17 @@ import { adapterFusion } from './additive/adapterFusion.ts';
 import { compacter, compacterPlusPlus } from './additive/compacter.ts';
 import { houlsby } from './additive/houlsby.ts';
 import { ia3 } from './additive/ia3.ts';
-import { invertible, madx } from './additive/invertible.ts';
+import { invertible } from './additive/invertible.ts';
 import { llamaAdapter } from './additive/llamaAdapter.ts';
 import { lnTuning } from './additive/lnTuning.ts';
+import { madx } from './additive/madx.ts';
 import { molora } from './additive/molora.ts';
 import { mov } from './additive/mov.ts';
 import { parallelAdapter } from './additive/parallelAdapter.ts';
 import { pfeiffer } from './additive/pfeiffer.ts';
 import { prefixTuning } from './additive/prefixTuning.ts';
 import { promptTuning } from './additive/promptTuning.ts';
+import { pTuning, pTuningTemplate } from './additive/pTuning.ts';
 import { direft, loreft, noreft } from './additive/reft.ts';
 import { ssf } from './additive/ssf.ts';
 import type { Configurable } from './attach.ts';
@@ -144,13 +146,15 @@ export const methods: readonly Listed[] = [
   listed('peft/additive/llamaAdapter.ts', llamaAdapter, { length: 2 }),
   listed('peft/additive/invertible.ts', invertible, { activation: 'silu' }),
   composition(
-    { name: 'madx', family: 'additive', paper: 'arXiv:2005.00052', file: 'peft/additive/invertible.ts' },
+    { name: 'madx', family: 'additive', paper: 'arXiv:2005.00052', file: 'peft/additive/madx.ts' },
     () => madx(),
     (seed) => madx({ invertible: { activation: 'silu' }, adapter: { bottleneck: 3, activation: 'silu' }, seed }),
   ),
   listed('peft/additive/parallelAdapter.ts', parallelAdapter, { bottleneck: 3, scale: 2 }),
   listed('peft/additive/promptTuning.ts', promptTuning, { length: 2 }),
   listed('peft/additive/prefixTuning.ts', prefixTuning, { length: 2, bottleneck: 3 }),
+  listed('peft/additive/pTuning.ts', pTuning, { length: 2, hidden: 3 }),
+  listed('peft/additive/pTuning.ts', pTuningTemplate, { pseudoTokens: [0, 1, 2, 3, 4, 5], hidden: 2, layers: 2 }),
   listed('peft/additive/ia3.ts', ia3, {}),
   composition(
     { name: 'ssf', family: 'additive', paper: 'arXiv:2210.08823', file: 'peft/additive/ssf.ts' },

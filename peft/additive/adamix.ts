@@ -2,13 +2,11 @@
 //   h' = h + W_up^j σ(W_down^i h + b_down^i) + b_up^j,   i, j ~ U{1, …, M} independently, for each place and pass
 //   evaluated and finished: the means of the M matrices and biases in their place
 // Wang et al. 2022, arXiv 2205.12410, §3.
-import { logSoftmax, softmax } from '../../core/ops/fused.ts';
 import { oneHot } from '../../core/ops/index.ts';
-import { floor, min, stopGradient } from '../../core/ops/map.ts';
+import { floor, min } from '../../core/ops/map.ts';
 import { stack } from '../../core/ops/move.ts';
 import type { Tensor } from '../../core/tensor.ts';
-import { type Context, quiet, stochastic } from '../../nn/context.ts';
-import type { Loss } from '../../optim/program.ts';
+import type { Context } from '../../nn/context.ts';
 import { defineMethod } from '../attach.ts';
 import { wholeNumber } from '../check.ts';
 import {
@@ -45,7 +43,7 @@ function routed(all: readonly (readonly Tensor[])[], name: string, ctx: Context)
 }
 
 /**
- * At the feed-forward sublayer, reading its output, as in the authors' code; sizes are theirs for BERT-base. Train it with `twoPasses`.
+ * At the feed-forward sublayer, reading its output, as in the authors' code; sizes are theirs for BERT-base. Train it with `twoPasses` (adamixLoss.ts).
  * Works with a learning rate of 4e-4, weight decay 0.1, warm-up 0.06. Experts start apart, each N(0, 0.02²).
  * Count trained: M(md + m) + M(md + d), a shared projection once; stored after `finish`: 2md + m + d.
  */
@@ -90,37 +88,3 @@ export const adamix = defineMethod<'branch', AdamixConfig, Experts>({
   },
   startsAsBase: (c) => (c.init === 'zero' ? 'close' : 'no'),
 });
-
-/** How far logits q are from the distribution of logits p: p(log p − log q), elementwise. */
-const divergence = (p: Tensor, q: Tensor): Tensor => softmax(p).mul(logSoftmax(p).sub(logSoftmax(q)));
-const rows = (logits: Tensor): number => logits.shape.slice(0, -1).reduce((a, b) => a * b, 1);
-
-/** ½[KL(sg(p₂)‖p₁) + KL(sg(p₁)‖p₂)], the mean over rows: the authors' RoBERTa and GPT-2 code. Logits [..., C]. */
-export const symmetricKl = (l1: Tensor, l2: Tensor): Tensor =>
-  divergence(stopGradient(l2), l1)
-    .add(divergence(stopGradient(l1), l2))
-    .sum()
-    .mul(0.5 / rows(l1));
-/** ½[KL(m̄‖p₁) + KL(m̄‖p₂)], m̄ of the mean logits, nothing detached, the mean over all elements: the authors' DeBERTa code. */
-export function klToMean(l1: Tensor, l2: Tensor): Tensor {
-  const mean = l1.add(l2).mul(0.5);
-  return divergence(mean, l1).add(divergence(mean, l2)).mean().mul(0.5);
-}
-
-/**
- * AdaMix's training loss over two random passes: `symmetric` is loss(p₁) + symmetricKl(p₁, p₂); `mean` is
- * loss(p₁) + loss(p₂) + λ·klToMean(p₁, p₂). Evaluated, it is the loss of the one quiet pass.
- */
-export const twoPasses =
-  <M, B>(
-    logits: (model: M, batch: B, ctx: Context) => Tensor,
-    loss: (logits: Tensor, batch: B) => Tensor,
-    { consistency = 'symmetric', lambda = 1 }: { readonly consistency?: 'symmetric' | 'mean'; readonly lambda?: number } = {},
-  ): Loss<M, B> =>
-  (model, batch, ctx) => {
-    const first = logits(model, batch, ctx);
-    if (ctx.draw === quiet) return loss(first, batch);
-    const second = logits(model, batch, { ...ctx, draw: stochastic(1) });
-    if (consistency === 'symmetric') return loss(first, batch).add(symmetricKl(first, second));
-    return loss(first, batch).add(loss(second, batch)).add(klToMean(first, second).mul(lambda));
-  };

@@ -7,17 +7,14 @@ import { max, square } from '../../core/ops/map.ts';
 import { stack } from '../../core/ops/move.ts';
 import { type Param, param, paramOf, type Tensor } from '../../core/tensor.ts';
 import { freeze } from '../../nn/freeze.ts';
-import type { Model } from '../../nn/layer.ts';
 import type { Activation } from '../../nn/mlp.ts';
-import { layers } from '../../nn/tree.ts';
 import { type Configurable, defineMethod } from '../attach.ts';
 import { dropoutFits, wholeNumber } from '../check.ts';
-import type { Options, Transform } from '../method.ts';
 import { type Bottleneck, newBottleneck, throughBottleneck } from './bottleneck.ts';
 import { reading } from './pfeiffer.ts';
 
 export interface AdapterFusionConfig {
-  readonly adapters: readonly { readonly bottleneck: number; readonly activation: Activation }[]; // what is fused; `fused` fills it in
+  readonly adapters: readonly { readonly bottleneck: number; readonly activation: Activation }[]; // what is fused; `fused(models)` fills it in
   readonly value: boolean; // W_v, regularised ("dynamic"); false: u_n as they are ("static")
   readonly regularization: number; // λ of λ‖I − W_v‖²_F at each place
   readonly temperature: boolean; // T = 50, less 0.05 after each step, down to 1; false: T = 1
@@ -27,7 +24,7 @@ export interface AdapterFusionConfig {
 type Knowledge = { readonly [K in keyof Bottleneck]: readonly Tensor[] };
 export type Fusion = Knowledge & { query: Tensor; queryBias: Tensor; key: Tensor; keyBias: Tensor; value?: Tensor; temperature?: Tensor };
 
-const listOf = (all: readonly Bottleneck[]): Knowledge => ({
+export const listOf = (all: readonly Bottleneck[]): Knowledge => ({
   down: all.map((a) => a.down),
   downBias: all.map((a) => a.downBias),
   up: all.map((a) => a.up),
@@ -122,59 +119,9 @@ export const fusionOver = (known: ReadonlyMap<string, Knowledge & Partial<Fusion
   });
 
 /**
- * The fusion layer alone, its adapters to be filled from a saved file; `fused(models)` makes one over adapters at hand.
+ * The fusion layer alone, its adapters to be filled from a saved file; `fused(models)` (adapterFusionStages.ts) makes one over adapters at hand.
  * W_q, W_k ~ N(0, 0.02²), W_v = I with 1e-6 elsewhere: it starts as nearly the mean of the adapters. The authors' library lowers T at
  * every forward pass, here it is every step; the dropout it takes from the network's attention is 0 here. Learning rate 5e-5.
  * Count: 3d² + 2d for each block, 2d² + 2d without W_v. The adapters are frozen, and stored with it.
  */
 export const adapterFusion = fusionOver(null);
-
-/** What one model knows: its Pfeiffer adapters by path. */
-function knowledgeOf(model: Model, k: number): Map<string, { own: Bottleneck; activation: Activation }> {
-  const found = new Map<string, { own: Bottleneck; activation: Activation }>();
-  for (const { path, layer } of layers(model)) {
-    if (layer.attached?.method !== 'pfeiffer') continue;
-    if (found.has(path)) throw new Error(`fused: model ${k} has two Pfeiffer adapters at ${path}; keep one`);
-    const { activation } = layer.attached.application.config as { readonly activation: Activation }; // a seam: pfeiffer's own configuration
-    found.set(path, { own: layer.fields[layer.attached.field] as Bottleneck, activation });
-  }
-  if (found.size === 0) throw new Error(`fused: model ${k} has no Pfeiffer adapter; train one first: pfeiffer()(base)`);
-  return found;
-}
-
-/** Knowledge composition: a fusion layer over the Pfeiffer adapters of these trained models, frozen, at the places that they have. */
-export function fused(models: readonly Model[], options: Omit<Options<AdapterFusionConfig>, 'adapters' | 'where'> = {}): Transform {
-  const all = models.map(knowledgeOf);
-  const places = [...(all[0]?.keys() ?? [])];
-  for (const [k, one] of all.entries()) {
-    const odd = places.find((p) => !one.has(p)) ?? [...one.keys()].find((p) => !places.includes(p));
-    if (odd !== undefined) throw new Error(`fused: models 0 and ${k} do not both have an adapter at ${odd}; train them at the same places`);
-  }
-  const known = new Map(places.map((path) => [path, listOf(all.map((one) => one.get(path)!.own))]));
-  const adapters = all.map((one) => {
-    const { own, activation } = one.get(places[0]!)!;
-    return { bottleneck: own.down.shape[0]!, activation };
-  });
-  return fusionOver(known)({ ...options, adapters, where: places });
-}
-
-/** A task: a frozen network with the task's head on it, and whatever `train` needs to know. */
-export interface Task<D> {
-  readonly base: Model;
-  readonly data: D;
-}
-/**
- * Both stages. Knowledge extraction: `attach` on each source task, trained on its own. Knowledge composition: all of them frozen, and a
- * fusion layer trained on the target. `train` answers the trained model.
- */
-export async function adapterFusionStages<D>(
-  sources: readonly Task<D>[],
-  target: Task<D>,
-  attach: Transform,
-  train: (model: Model, data: D, stage: 'extraction' | 'composition') => Promise<Model>,
-  options: Parameters<typeof fused>[1] = {},
-): Promise<{ readonly adapters: readonly Model[]; readonly model: Model }> {
-  const adapters: Model[] = [];
-  for (const { base, data } of sources) adapters.push(await train(attach(base), data, 'extraction'));
-  return { adapters, model: await train(fused(adapters, options)(target.base), target.data, 'composition') };
-}

@@ -1,16 +1,13 @@
-// MAD-X: an invertible adapter around all blocks, which adapts the token embeddings and undoes that before the output embedding.
+// The invertible adapter of MAD-X: it stands around all blocks, adapts the token embeddings and undoes that before the output embedding.
 //   o₁ = e₁ + F(e₂),  o₂ = e₂ + G(o₁);   undone: e₂ = o₂ − G(o₁),  e₁ = o₁ − F(e₂);   F, G: a linear layer, σ, a linear layer
 // Pfeiffer et al. 2020, arXiv 2005.00052, §3.2.3; the coupling is NICE's (Dinh et al. 2015, arXiv 1410.8516).
 import { concat } from '../../core/ops/move.ts';
 import type { Rng } from '../../core/rng.ts';
 import { param, type Tensor } from '../../core/tensor.ts';
-import { BASE, layer, type Model, ofKind } from '../../nn/layer.ts';
+import { BASE, layer } from '../../nn/layer.ts';
 import { type Activation, activations } from '../../nn/mlp.ts';
-import { layers, rewrite, substitute } from '../../nn/tree.ts';
+import { substitute } from '../../nn/tree.ts';
 import { defineMethod } from '../attach.ts';
-import { hybrid } from '../combine.ts';
-import type { Options, Transform } from '../method.ts';
-import { type PfeifferConfig, pfeiffer } from './pfeiffer.ts';
 
 export interface InvertibleConfig {
   readonly reduction: number; // ρ: F has (d − ⌊d/2⌋)/ρ units, G ⌊d/2⌋/ρ
@@ -95,39 +92,3 @@ export const invertible = defineMethod<'trunk', InvertibleConfig, Coupling>({
   },
   startsAsBase: (c) => (c.init === 'zero' ? 'close' : 'no'),
 });
-
-export interface MadxConfig {
-  readonly invertible: Options<InvertibleConfig>;
-  readonly adapter: Options<PfeifferConfig>; // the language adapter in the blocks; the authors have reduction 2
-  readonly seed: number;
-}
-/**
- * A language adapter: the invertible one and a Pfeiffer adapter, trained together on the language's text. The task adapter is stacked on
- * it frozen: `pfeiffer()(freeze(language))`; `changeLanguage` puts it on another language.
- */
-export const madx = ({ invertible: around = {}, adapter = {}, seed = 0 }: Partial<MadxConfig> = {}): Transform =>
-  hybrid('madx', invertible({ seed, ...around }), pfeiffer({ reduction: 2, seed, ...adapter }));
-
-/** The task adapters of `task` (the method attached last to each branch that has two) on the language adapters of another model. */
-export function changeLanguage(task: Model, language: Model): Model {
-  const adapters = new Map(
-    [...layers(task)].flatMap(({ path, layer: l }) => {
-      const under = l.kind === 'branch' && l.attached !== null ? ofKind(l.fields[BASE], 'branch') : null;
-      return under?.attached == null ? [] : [[path, l] as const];
-    }),
-  );
-  if (adapters.size === 0)
-    throw new Error(
-      'changeLanguage: no branch of this model has a task adapter on a language adapter; stack one: pfeiffer()(freeze(language))',
-    );
-  const placed = new Set<string>();
-  const model = rewrite(language, (l, path) => {
-    const adapter = adapters.get(path);
-    if (adapter === undefined || l.kind !== 'branch') return null;
-    placed.add(path);
-    return adapter.with({ ...adapter.fields, [BASE]: l });
-  });
-  const missing = [...adapters.keys()].find((path) => !placed.has(path));
-  if (missing !== undefined) throw new Error(`changeLanguage: the other model has no branch ${missing}; both must be of one architecture`);
-  return model;
-}
