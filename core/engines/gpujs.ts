@@ -144,7 +144,7 @@ function hostDevice(
   const argument = (t: Host): unknown => inputOf(t.data, t.rows, t.cols);
   return {
     upload: async (data, rows, cols) => ({ data: f32(data), rows, cols }),
-    download: async (t): Promise<Numbers> => t.data,
+    download: async (t): Promise<Numbers> => t.data.slice(), // the caller's own copy
     free: () => {},
     compiled: cache.count,
     close: async () => {
