@@ -68,6 +68,18 @@ const says: Readonly<Record<string, readonly (string | RegExp)[]>> = {
     /interpolated \+ LoRA +6144 .*\n.*interpolated \+ LongLoRA +9360 /,
     'as a picture: out/12-longer-context.svg',
   ],
+  '13-adamw-against-sgd.ts': [
+    /SGD +constant +0 B /,
+    /SGD, momentum 0\.9 +constant +14\.3 kB /,
+    /AdamW +constant +28\.7 kB /,
+    /AdamW is lower by 0\.0\d+ nats per letter/,
+    'as a picture: out/13-adamw-against-sgd.svg',
+  ],
+  '14-rank-and-alpha.ts': [
+    / +1 +1088 .*\n +2 +2176 .*\n +4 +4352 .*\n +8 +8704 .*\n +16 +17408 .*\n +32 +34816 /,
+    /α = 1r: best on unseen text at rank (1|2|4|8) .* it overfits\n/,
+    'as a picture: out/14-rank-and-alpha.svg',
+  ],
 };
 
 const examples = readdirSync(folder).filter((name) => /^\d\d-.*\.ts$/.test(name));
