@@ -45,7 +45,7 @@ export function defineMethod<K extends Kind, C, T extends Tensors, S = null, P =
         },
         {
           title: m.name,
-          parts: [{ method, config: c }],
+          parts: [{ method, config: c, prepared: given ?? null }],
           prepare: async (model: Model, env: Env): Promise<Transform> => {
             const sites = needs || m.readsWeight ? sitesFor(m, c, model) : [];
             return transform(
@@ -120,6 +120,7 @@ function attach<K extends Kind, C, T extends Tensors, S, P>(
       return numbers;
     };
     const brought = m.init(site, c, r.split(path), { shared, prepared, weight });
+    if (brought === null) return null;
     live.set(path, stillTraining(brought));
     return wrap(m, c, site, base, brought, application);
   });

@@ -54,7 +54,8 @@ export interface Method<K extends Kind, C, T extends Tensors, S = null, P = null
   readonly shared?: (sites: readonly Site<K>[], c: C, r: Rng) => S;
   /** `init` asks for the numbers of the weight in use. Plain weights have them at hand; others are computed by `prepare`. */
   readonly readsWeight?: true;
-  readonly init: (site: Site<K>, c: C, r: Rng, given: Given<S, P>) => Brought<T>;
+  /** Null where a choice over all sites leaves nothing for this one: the layer stays as it is. */
+  readonly init: (site: Site<K>, c: C, r: Rng, given: Given<S, P>) => Brought<T> | null;
   /** The paper's forward equation: what the place computes now. The call is a layer: `substitute` may rebuild what is beneath it. */
   readonly around: (call: Layer<K>, p: T, c: C, site: Site<K>) => Calls[K];
   /**
@@ -68,8 +69,8 @@ export interface Method<K extends Kind, C, T extends Tensors, S = null, P = null
   readonly control?: (at: readonly { readonly path: string; readonly own: T }[], c: C) => Controller;
   /** A smaller equivalent of the trained tensors (a flattened prefix). `around` must understand it. */
   readonly finish?: (p: T, c: C) => Partial<T>;
-  /** The paper's count: scalars trained, and scalars stored after `finish`. */
-  readonly count: (sites: readonly Site<K>[], c: C) => { readonly train: number; readonly stored: number };
+  /** The paper's count: scalars trained, and scalars stored after `finish`; of what `prepare` chose, where that matters and is known. */
+  count(sites: readonly Site<K>[], c: C, prepared?: P | null): { readonly train: number; readonly stored: number };
   readonly startsAsBase: (c: C) => Start;
   /** Trained tensors whose gradient is zero by theory, by name, with the reason; they are there because the paper and its counts have them. */
   readonly idle?: Readonly<Record<string, string>>;
@@ -84,7 +85,7 @@ export interface AnyMethod {
   readonly defaults: { readonly where: Where };
   readonly mergeable: boolean;
   readonly needsPreparing: boolean;
-  readonly count: (sites: readonly Site<Kind>[], c: unknown) => { readonly train: number; readonly stored: number };
+  readonly count: (sites: readonly Site<Kind>[], c: unknown, prepared?: unknown) => { readonly train: number; readonly stored: number };
   readonly startsAsBase: (c: unknown) => Start;
   readonly idle?: Readonly<Record<string, string>>;
 }
@@ -100,6 +101,8 @@ export interface Transform {
 export interface Part {
   readonly method: AnyMethod;
   readonly config: { readonly where: Where };
+  /** What `prepare` answered, or null. */
+  readonly prepared: unknown;
 }
 
 export type Options<C> = Partial<C> & { readonly where?: Where; readonly seed?: number };

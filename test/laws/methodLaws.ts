@@ -186,7 +186,7 @@ const counting: Law = {
     let model = c.net.base;
     let [train, stored] = [0, 0];
     for (const part of c.method.parts) {
-      const n = part.method.count(pick(model, part.method.at, part.config.where, part.method.name), part.config);
+      const n = part.method.count(pick(model, part.method.at, part.config.where, part.method.name), part.config, part.prepared);
       train += n.train;
       stored += n.stored;
     }

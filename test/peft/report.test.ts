@@ -86,7 +86,9 @@ describe('report', () => {
           const done = await saveAdapter(await realize(finish(model), engine), folder);
           // Where finish computes a smaller equivalent, this engine answers float64, but what a trainer stores is float32.
           expect(total.bytes, m.name).toBe(done.numbers === saved.numbers ? saved.bytes : 4 * done.numbers);
-          const counted = method.parts.map((p) => p.method.count(pick(n.base, p.method.at, p.config.where, p.method.name), p.config));
+          const counted = method.parts.map((p) =>
+            p.method.count(pick(n.base, p.method.at, p.config.where, p.method.name), p.config, p.prepared),
+          );
           expect(total.trainable, m.name).toBe(counted.reduce((k, c) => k + c.train, 0));
         }
     } finally {
