@@ -4,21 +4,27 @@ import { adamix } from './additive/adamix.ts';
 import { adapterDrop } from './additive/adapterDrop.ts';
 import { adapterFusion } from './additive/adapterFusion.ts';
 import { compacter, compacterPlusPlus } from './additive/compacter.ts';
+import { dept } from './additive/dept.ts';
 import { houlsby } from './additive/houlsby.ts';
 import { ia3 } from './additive/ia3.ts';
+import { idpg } from './additive/idpg.ts';
 import { invertible } from './additive/invertible.ts';
 import { llamaAdapter } from './additive/llamaAdapter.ts';
 import { lnTuning } from './additive/lnTuning.ts';
 import { madx } from './additive/madx.ts';
 import { molora } from './additive/molora.ts';
 import { mov } from './additive/mov.ts';
+import { mpt } from './additive/mpt.ts';
 import { parallelAdapter } from './additive/parallelAdapter.ts';
 import { pfeiffer } from './additive/pfeiffer.ts';
 import { prefixTuning } from './additive/prefixTuning.ts';
 import { promptTuning } from './additive/promptTuning.ts';
 import { pTuning, pTuningTemplate } from './additive/pTuning.ts';
+import { pTuningV2 } from './additive/pTuningV2.ts';
 import { direft, loreft, noreft } from './additive/reft.ts';
+import { smop } from './additive/smop.ts';
 import { ssf } from './additive/ssf.ts';
+import { xprompt } from './additive/xprompt.ts';
 import type { Configurable } from './attach.ts';
 import { hybrid } from './combine.ts';
 import { longlora } from './hybrid/longlora.ts';
@@ -120,6 +126,9 @@ export const composition = (
   tiny: ({ seed = 0 } = {}) => tiny(seed),
 });
 
+/** Language models, for prompts made of the whole text. */
+const wholeText = { gpt2: 'its tokens must not see later ones', llama: 'its tokens must not see later ones' };
+
 export const methods: readonly Listed[] = [
   listed('peft/additive/houlsby.ts', houlsby, { bottleneck: 3 }),
   listed('peft/additive/pfeiffer.ts', pfeiffer, { bottleneck: 3, activation: 'silu' }),
@@ -155,6 +164,16 @@ export const methods: readonly Listed[] = [
   listed('peft/additive/prefixTuning.ts', prefixTuning, { length: 2, bottleneck: 3 }),
   listed('peft/additive/pTuning.ts', pTuning, { length: 2, hidden: 3 }),
   listed('peft/additive/pTuning.ts', pTuningTemplate, { pseudoTokens: [0, 1, 2, 3, 4, 5], hidden: 2, layers: 2 }),
+  composition(
+    { name: 'pTuningV2', family: 'additive', paper: 'arXiv:2110.07602', file: 'peft/additive/pTuningV2.ts' },
+    () => pTuningV2(),
+    (seed) => pTuningV2({ length: 2, dropout: 0.25, seed }),
+  ),
+  listed('peft/additive/xprompt.ts', xprompt, { length: 2, pieces: 4 }),
+  listed('peft/additive/mpt.ts', mpt, { length: 2, ranks: 2 }),
+  listed('peft/additive/idpg.ts', idpg, { length: 2, hidden: 3, activation: 'silu' }, wholeText),
+  listed('peft/additive/dept.ts', dept, { length: 2, rank: 2, tokens: 12, matrixRate: 0.1 }),
+  listed('peft/additive/smop.ts', smop, { experts: 2, length: 2 }, wholeText),
   listed('peft/additive/ia3.ts', ia3, {}),
   composition(
     { name: 'ssf', family: 'additive', paper: 'arXiv:2210.08823', file: 'peft/additive/ssf.ts' },

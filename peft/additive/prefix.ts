@@ -6,7 +6,7 @@ import { broadcastTo, concat, pad, permute, reshape } from '../../core/ops/move.
 import type { Numbers } from '../../core/plan.ts';
 import type { Rng } from '../../core/rng.ts';
 import { param, type Tensor } from '../../core/tensor.ts';
-import { withKeys } from '../../nn/context.ts';
+import { type Context, withKeys } from '../../nn/context.ts';
 import { BASE, type Layer, layer } from '../../nn/layer.ts';
 
 /** A key table and a value table [p, Hk·D] for each attention layer, in turn: as they are, or as the MLP makes them. */
@@ -84,10 +84,12 @@ export function asHeads(rows: Tensor, k: Tensor): Tensor {
   return broadcastTo(pad(split, 2, 0, width - own), [b, heads, p, width]);
 }
 
+/** What training drops of a prefix's heads: nothing by default. `part` tells keys from values. */
+export type DropHeads = (heads: Tensor, part: 'keys' | 'values', ctx: Context) => Tensor;
+
 /** Attention over the tables and the text: attend(q, [P_k; k], [P_v; v]). */
-export const attendWith = (call: Layer<'attend'>, keys: Tensor, values: Tensor): Layer<'attend'> =>
-  layer(
-    'attend',
-    { [BASE]: call },
-    () => (q, k, v, ctx) => call(q, concat([asHeads(keys, k), k], 2), concat([asHeads(values, v), v], 2), withKeys(ctx, keys.shape[0]!)),
-  );
+export const attendWith = (call: Layer<'attend'>, keys: Tensor, values: Tensor, drop: DropHeads = (heads) => heads): Layer<'attend'> =>
+  layer('attend', { [BASE]: call }, () => (q, k, v, ctx) => {
+    const front = { keys: drop(asHeads(keys, k), 'keys', ctx), values: drop(asHeads(values, v), 'values', ctx) };
+    return call(q, concat([front.keys, k], 2), concat([front.values, v], 2), withKeys(ctx, keys.shape[0]!));
+  });

@@ -1,6 +1,7 @@
 // Prefix tuning: p trained keys and values in front of those of the text, at every attention layer.
 //   attend(q, [P_k; k], [P_v; v]);   [P_k,1, P_v,1, …, P_k,L, P_v,L] = W₂ tanh(W₁ E + b₁) + b₂, or trained as they are
 // Li & Liang 2021, arXiv 2101.00190, §4.2–4.3. The MLP is for training: `finish` leaves the table it makes.
+import { dropout } from '../../core/ops/fused.ts';
 import { permute, reshape } from '../../core/ops/move.ts';
 import type { Numbers } from '../../core/plan.ts';
 import { ShapeError } from '../../core/shape.ts';
@@ -9,15 +10,26 @@ import { context, shifted } from '../../nn/context.ts';
 import { BASE, layer } from '../../nn/layer.ts';
 import { substitute } from '../../nn/tree.ts';
 import { defineMethod } from '../attach.ts';
-import { idsFit, lengthFits, wholeNumber } from '../check.ts';
+import { dropoutFits, idsFit, lengthFits, wholeNumber } from '../check.ts';
 import type { Site, Where } from '../site.ts';
-import { attendWith, flatten, newPrefix, newPrefixHidden, type Prefix, prefixFrom, prefixHiddenSize, prefixSize } from './prefix.ts';
+import {
+  attendWith,
+  type DropHeads,
+  flatten,
+  newPrefix,
+  newPrefixHidden,
+  type Prefix,
+  prefixFrom,
+  prefixHiddenSize,
+  prefixSize,
+} from './prefix.ts';
 
 export interface PrefixTuningConfig {
   readonly length: number; // p
   readonly bottleneck: number | null; // width m of the MLP; null: the table itself is trained
   readonly init: 'normal' | 'zero' | { readonly ids: readonly number[] }; // zero: the last layer; ids: a real text's keys and values
   readonly attend: Where; // which attention layers
+  readonly dropout: number; // on the keys and values of the prefix
 }
 /** Hk·D of each table, in order. */
 const widths = (site: Site<'trunk'>, c: PrefixTuningConfig): number[] =>
@@ -52,10 +64,11 @@ export const prefixTuning = defineMethod<'trunk', PrefixTuningConfig, Prefix, nu
   family: 'additive',
   paper: 'arXiv:2101.00190',
   at: 'trunk',
-  defaults: { length: 10, bottleneck: 512, init: 'normal', attend: 'attend', where: 'trunk' },
+  defaults: { length: 10, bottleneck: 512, init: 'normal', attend: 'attend', dropout: 0, where: 'trunk' },
   check: (site, c) => {
     lengthFits('prefixTuning', site, c.length);
     if (c.bottleneck !== null) wholeNumber('prefixTuning', 'bottleneck', c.bottleneck);
+    dropoutFits('prefixTuning', c.dropout);
     widths(site, c);
     if (typeof c.init !== 'object') return;
     idsFit('prefixTuning', site, c.init.ids);
@@ -89,6 +102,10 @@ export const prefixTuning = defineMethod<'trunk', PrefixTuningConfig, Prefix, nu
   around: (call, t, c, site) => {
     if (c.length === 0) return call;
     const at = new Map(site.within('attend', c.attend).map((a) => [a.path, a.index]));
+    const drop: DropHeads = (heads, part, ctx) => {
+      const mask = c.dropout === 0 ? null : ctx.draw.bernoulli(`${site.field} ${part}`, heads.shape, 1 - c.dropout);
+      return mask === null ? heads : dropout(heads, mask, 1 - c.dropout);
+    };
     return (h, ctx) => {
       if (h.shape[1]! + c.length > site.dim('longest'))
         throw new ShapeError(
@@ -100,7 +117,7 @@ export const prefixTuning = defineMethod<'trunk', PrefixTuningConfig, Prefix, nu
         'attend',
         (l, path) => {
           const i = at.get(path);
-          return i === undefined ? null : attendWith(l, table[2 * i]!, table[2 * i + 1]!);
+          return i === undefined ? null : attendWith(l, table[2 * i]!, table[2 * i + 1]!, drop);
         },
         site.path,
       );

@@ -18,8 +18,12 @@ export interface RouterConfig {
 export const newRouter = (experts: number, n: number, r: Rng): Tensor => param(r.split('router').normal(experts * n, 0.02), [experts, n]);
 
 /** g(x) [..., E] for x [..., n]; asks for the balance loss under `name` where the configuration weighs it. */
-export function routed(x: Tensor, router: Tensor, { experts, balance }: RouterConfig, ctx: Context, name: string): Tensor {
-  const g = softmax(x.matmul(router.T)); // [..., E]
+export const routed = (x: Tensor, router: Tensor, c: RouterConfig, ctx: Context, name: string): Tensor =>
+  shares(x.matmul(router.T), c, ctx, name);
+
+/** The same from the router's scores [..., E]. */
+export function shares(scores: Tensor, { experts, balance }: RouterConfig, ctx: Context, name: string): Tensor {
+  const g = softmax(scores);
   if (balance > 0) {
     const tokens = [...g.shape.keys()].slice(0, -1);
     const preferred = mean(oneHot(stopGradient(argmax(g)), experts), tokens); // f [E]

@@ -1,0 +1,72 @@
+// DePT: a shorter prompt, and with what that saves a low-rank update of the embedded text, position by position.
+//   h = trunk([P; embed(x) + (A B)_{1…T}])[m:],   P ∈ ℝ^{m×d}, A ∈ ℝ^{T_max×r}, B ∈ ℝ^{r×d}
+// Shi & Lipani 2024, arXiv 2309.05173, §2.
+import { gather } from '../../core/ops/index.ts';
+import { lt, min } from '../../core/ops/map.ts';
+import { reshape } from '../../core/ops/move.ts';
+import { ShapeError } from '../../core/shape.ts';
+import { param, type Tensor } from '../../core/tensor.ts';
+import { defineMethod } from '../attach.ts';
+import { lengthFits, wholeNumber } from '../check.ts';
+import { promptInFront } from './promptTuning.ts';
+
+export interface DeptConfig {
+  readonly length: number; // m
+  readonly rank: number; // r
+  readonly tokens: number; // T_max, the longest text
+  readonly matrixRate: number; // learning rate of A and B, times the optimizer's (which is the prompt's)
+}
+
+/**
+ * A prompt of p rows costs as much as m rows with rank r where m·d + r(T_max + d) = p·d: p = 100 at d = 768 as m = 60, r = 30,
+ * T_max = 256. The authors use two learning rates, about 0.3 for the prompt and 1e-4 … 5e-3 for A and B. A is normal, B zero, so that the
+ * text starts unchanged. Rows of A go by the token's position, also under a prefix that moves positions.
+ * Count: m·d + r(T_max + d).
+ */
+export const dept = defineMethod<'trunk', DeptConfig, { readonly P: Tensor; readonly A: Tensor; readonly B: Tensor }>({
+  name: 'dept',
+  family: 'additive',
+  paper: 'arXiv:2309.05173',
+  at: 'trunk',
+  defaults: { length: 60, rank: 30, tokens: 256, matrixRate: 0.003, where: 'trunk' },
+  check: (site, c) => {
+    lengthFits('dept', site, c.length);
+    for (const name of ['length', 'rank', 'tokens'] as const) wholeNumber('dept', name, c[name]);
+    const most = Math.min(c.tokens, site.dim('width'));
+    if (c.rank > most) throw new RangeError(`dept: rank ${c.rank} at ${site.path} must be at most ${most}, the smaller side of A B`);
+  },
+  init: (site, { length, rank, tokens, matrixRate: lr }, r) => {
+    const d = site.dim('width');
+    return {
+      train: {
+        P: param(r.split('P').normal(length * d), [length, d]),
+        A: param(r.split('A').normal(tokens * rank, 0.02), [tokens, rank], { lr }),
+        B: param(new Float32Array(rank * d), [rank, d], { lr }),
+      },
+    };
+  },
+  around: (call, { P, A, B }, { tokens }, site) => {
+    const prompted = promptInFront(call, P);
+    return (h, ctx) => {
+      if (h.shape[1]! > tokens)
+        throw new ShapeError(
+          `${site.path}: ${h.shape[1]} tokens, but dept has updates for ${tokens}; shorten the text, or attach it with tokens: ${h.shape[1]}`,
+        );
+      const at = ctx.positions; // [T] or [B, T]
+      const known = reshape(lt(at, tokens), [...at.shape, 1]); // beyond them, which a prefix above may push a text, nothing is added
+      return prompted(
+        h.add(
+          gather(A, min(at, tokens - 1))
+            .mul(known)
+            .matmul(B),
+        ),
+        ctx,
+      );
+    };
+  },
+  count: (sites, { length, rank, tokens }) => {
+    const train = sites.reduce((n, s) => n + length * s.dim('width') + rank * (tokens + s.dim('width')), 0);
+    return { train, stored: train };
+  },
+  startsAsBase: () => 'no',
+});
