@@ -6,8 +6,22 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { meanAndInterval } from '../../cli/interval.ts';
-import { recipes } from '../../cli/recipes.ts';
+import { prepared, recipes } from '../../cli/recipes.ts';
 import { parseFlags } from '../../cli/startFlags.ts';
+import { METHODS, openEncoder } from '../../cli/task.ts';
+import { float64 } from '../../core/engines/float64.ts';
+import { rng } from '../../core/rng.ts';
+import { leaf } from '../../core/tensor.ts';
+import { loadAdapter, saveAdapter } from '../../io/adapters.ts';
+import { batchOf } from '../../io/batches.ts';
+import { context } from '../../nn/context.ts';
+import { freeze } from '../../nn/freeze.ts';
+import { classifier } from '../../nn/heads.ts';
+import type { Model } from '../../nn/layer.ts';
+import { classify } from '../../nn/losses.ts';
+import { trainable } from '../../nn/tree.ts';
+import { adamw } from '../../optim/adamw.ts';
+import { trainer } from '../../optim/trainer.ts';
 import { writeTinyBert } from '../io/tinyBert.ts';
 
 const cwd = resolve(import.meta.dirname, '../..');
@@ -134,6 +148,37 @@ describe('its options', () => {
   });
   test('defaults', () => {
     expect(parseFlags([])).toMatchObject({ method: 'lora', lr: recipes.lora!.lr, seeds: 3, model: null, data: null, resume: false });
+  });
+});
+
+describe('every method it offers', () => {
+  test.each(Object.keys(recipes))('%s trains, and its adapter loads onto a fresh encoder', async (name) => {
+    const [engine, seed] = [float64(), 3];
+    const fresh = async (): Promise<Model> =>
+      classifier((await openEncoder(root)).model, { classes: 3, pool: 'mean', pooler: false }, rng(seed));
+    const start = await prepared(await fresh(), recipes[name]!, { rank: 2, where: ['q', 'v'], seed, steps: 5 }, engine);
+    const { tokenizer } = await openEncoder(root);
+    const batch = batchOf(
+      ['i love the phones', 'very bad'].map((text, label) => ({ ids: tokenizer.encode(text), label })),
+      8,
+    );
+    const t = await trainer(start, { engine, loss: classify, total: 5, optimizer: adamw({ lr: recipes[name]!.lr }) });
+    const losses: number[] = [];
+    for (let k = 0; k < 5; k++) losses.push((await t.step({ ...batch })).loss);
+    expect(losses.at(-1)).toBeLessThan(losses[0]!);
+    const tuned = await t.model();
+    const trained = [...trainable(tuned).values()];
+    expect(trained.filter((path) => path.startsWith('head.'))).toHaveLength(2);
+    expect(trained.filter((path) => path.startsWith('trunk.')).length).toBeGreaterThan(0);
+
+    const folder = out(`adapter-${name}`);
+    await saveAdapter(tuned, folder);
+    const again = await loadAdapter(freeze(await fresh()), folder, METHODS);
+    const logits = (m: Model): Promise<ArrayLike<number>> =>
+      engine.read(m({ ids: leaf(batch.ids.data, batch.ids.shape), keyMask: leaf(batch.keyMask.data, batch.keyMask.shape) }, context(8)));
+    const [a, b] = [await logits(tuned), await logits(again)];
+    expect(a).toHaveLength(6);
+    for (let k = 0; k < 6; k++) expect(b[k]).toBeCloseTo(a[k]!, 6);
   });
 });
 
