@@ -250,10 +250,10 @@ interface Ready extends Built {
 }
 
 /** Batch tensors as inputs; B says what the loss reads of them. */
-const inputs = <B extends object>(batch: Batch<B>): B =>
+export const inputs = <B extends object>(batch: Batch<B>): B =>
   Object.fromEntries(Object.entries<Fed>(batch).map(([name, { shape }]) => [name, input(name, shape)])) as unknown as B;
-const data = <B>(batch: Batch<B>): Feed => Object.fromEntries(Object.entries<Fed>(batch).map(([name, f]) => [name, f.data]));
-const shapes = <B>(batch: Batch<B>): string =>
+export const data = <B>(batch: Batch<B>): Feed => Object.fromEntries(Object.entries<Fed>(batch).map(([name, f]) => [name, f.data]));
+export const shapes = <B>(batch: Batch<B>): string =>
   Object.entries<Fed>(batch)
     .map(([name, { shape }]) => `${name} ${show(shape)}`)
     .sort()
