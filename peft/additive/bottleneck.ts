@@ -1,6 +1,7 @@
 // The small network inside every adapter: W_up σ(W_down x + b_down) + b_up, with W_down [m, d] and W_up [d, m].
 import type { Rng } from '../../core/rng.ts';
 import { param, type Tensor } from '../../core/tensor.ts';
+import type { Context, Residual } from '../../nn/context.ts';
 import { type Activation, activations } from '../../nn/mlp.ts';
 import { wholeNumber } from '../check.ts';
 
@@ -19,6 +20,16 @@ export interface BottleneckConfig {
  * `zero`: W_down ~ U(±1/√d), W_up = 0, so that a fresh adapter adds nothing.
  */
 export type BottleneckInit = 'bert' | 'houlsby' | 'zero' | number;
+
+/** What a branch's answer is added to, where the block has said so. [B, T, d] */
+export function residualOf({ residual }: Context, method: string, path: string): Residual {
+  if (residual === undefined)
+    throw new Error(
+      `${method} at ${path}: the context does not say what this branch is added to, and the adapter reads that; run the branch within its block`,
+    );
+  return residual;
+}
+export const streamOf = (ctx: Context, method: string, path: string): Tensor => residualOf(ctx, method, path).stream;
 
 /** m for a layer of width d. */
 export const widthOf = (c: BottleneckConfig, d: number): number => c.bottleneck ?? Math.max(1, Math.floor(d / c.reduction));

@@ -10,18 +10,21 @@ import {
   checkBottleneck,
   newBottleneck,
   sizeOf,
+  streamOf,
   throughBottleneck,
 } from './bottleneck.ts';
 
 export interface ParallelAdapterConfig extends BottleneckConfig {
   readonly scale: number | 'learned' | 'channels'; // s: fixed, one trained number, or one per channel (both start at 1)
   readonly init: BottleneckInit;
+  readonly input: 'sublayer' | 'stream'; // what it reads: x, or the residual stream x was normalised from (they differ in pre-norm networks)
 }
 /** Trained numbers in s. */
 const scales = ({ scale }: ParallelAdapterConfig, d: number): number => (scale === 'channels' ? d : scale === 'learned' ? 1 : 0);
 
 /**
- * On the feed-forward sublayer, where the paper found it best. In a pre-norm network x is what the sublayer gets, after the norm.
+ * On the feed-forward sublayer, where the paper found it best. In a pre-norm network x is what the sublayer gets, after the norm;
+ * AdapterHub reads the stream before it there (`input: 'stream'`).
  * Defaults as AdapterHub's `par_bn`: m = d/2, ReLU, s = 4; the authors' GLUE runs have m = 16, s = 2.
  * Count: 2md + m + d at each place, and the trained numbers in s. Starts as the base (W_up = 0) unless `init` says otherwise.
  */
@@ -30,7 +33,7 @@ export const parallelAdapter = defineMethod<'branch', ParallelAdapterConfig, Bot
   family: 'additive',
   paper: 'arXiv:2110.04366',
   at: 'branch',
-  defaults: { bottleneck: null, reduction: 2, activation: 'relu', scale: 4, init: 'zero', where: 'mlp' },
+  defaults: { bottleneck: null, reduction: 2, activation: 'relu', scale: 4, init: 'zero', input: 'sublayer', where: 'mlp' },
   check: (site, c) => {
     checkBottleneck('parallelAdapter', c);
     if (typeof c.scale === 'number' && !Number.isFinite(c.scale))
@@ -46,7 +49,10 @@ export const parallelAdapter = defineMethod<'branch', ParallelAdapterConfig, Bot
       },
     };
   },
-  around: (call, p, c) => (x, ctx) => call(x, ctx).add(throughBottleneck(x, p, c.activation).mul(p.s ?? Number(c.scale))),
+  around: (call, p, c, site) => (x, ctx) => {
+    const read = c.input === 'stream' ? streamOf(ctx, 'parallelAdapter', site.path) : x;
+    return call(x, ctx).add(throughBottleneck(read, p, c.activation).mul(p.s ?? Number(c.scale)));
+  },
   count: (sites, c) => {
     const train = sites.reduce((n, s) => n + sizeOf(c, s.dim('width')) + scales(c, s.dim('width')), 0);
     return { train, stored: train };

@@ -11,6 +11,7 @@ import {
   type BottleneckInit,
   checkBottleneck,
   newBottleneck,
+  residualOf,
   sizeOf,
   throughBottleneck,
 } from './bottleneck.ts';
@@ -20,13 +21,10 @@ export interface PfeifferConfig extends BottleneckConfig {
 }
 
 /** z: what the adapter after a branch reads, given the branch's answer h [B, T, d]. */
-export function reading(h: Tensor, { residual }: Context, method: string, path: string): Tensor {
-  if (residual === undefined)
-    throw new Error(
-      `${method} at ${path}: the context does not say what this branch is added to, and the adapter reads that sum; run the branch within its block`,
-    );
-  const sum = h.add(residual.stream);
-  return residual.norm === null ? sum : residual.norm(sum);
+export function reading(h: Tensor, ctx: Context, method: string, path: string): Tensor {
+  const { stream, norm } = residualOf(ctx, method, path);
+  const sum = h.add(stream);
+  return norm === null ? sum : norm(sum);
 }
 
 /**

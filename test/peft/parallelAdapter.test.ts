@@ -1,10 +1,11 @@
 // The parallel adapter against its equation, with each form of its scale.
 import { expect, test } from 'vitest';
 import { float64 } from '../../core/engines/float64.ts';
+import type { Numbers } from '../../core/plan.ts';
 import { context } from '../../nn/context.ts';
 import { trainable } from '../../nn/tree.ts';
 import { parallelAdapter } from '../../peft/additive/parallelAdapter.ts';
-import { gpt2Network, numbersOf, perturb, WIDTH } from '../laws/models.ts';
+import { bertNetwork, gpt2Network, type Network, numbersOf, perturb, WIDTH } from '../laws/models.ts';
 import { affine, apart, each, layerAt, own, plus, random, relu, rowsOf, scaled, trained } from './naive.ts';
 
 const engine = float64();
@@ -24,6 +25,29 @@ test.each([2.5, 'learned', 'channels'] as const)('y = mlp(x) + s(W_up σ(W_down 
     scaled(adapter, (_, j) => s(j)),
   );
   expect(apart(await engine.read(layerAt(model, 'branch', path)(x, context(3))), expected.flat())).toBeLessThan(1e-12);
+});
+
+test("input: 'stream' reads what x was normalised from; after a norm of its own (BERT) that is x", async () => {
+  const [pre, post] = [gpt2Network(4), bertNetwork(4)];
+  const of = (net: Network, input: 'sublayer' | 'stream'): Promise<Numbers> =>
+    numbersOf(engine, net, perturb(parallelAdapter({ bottleneck: 3, input })(net.base), 2));
+  expect(await of(post, 'stream')).toEqual(await of(post, 'sublayer'));
+  expect(apart(await of(pre, 'stream'), await of(pre, 'sublayer'))).toBeGreaterThan(1e-3);
+  const model = perturb(parallelAdapter({ bottleneck: 3, input: 'stream' })(pre.base), 2);
+  const [x, stream] = [random(6, [1, 3, WIDTH]), random(7, [1, 3, WIDTH])];
+  const p = await own(engine, model, `${path}.parallelAdapter`);
+  const y = rowsOf(await engine.read(layerAt(pre.base, 'branch', path)(x, context(3))), WIDTH);
+  const adapter = affine(
+    each(affine(rowsOf(await engine.read(stream), WIDTH), p.down!, p.downBias!.flat()), relu),
+    p.up!,
+    p.upBias!.flat(),
+  );
+  const expected = plus(
+    y,
+    scaled(adapter, () => 4),
+  );
+  const ctx = { ...context(3), residual: { stream, norm: null } };
+  expect(apart(await engine.read(layerAt(model, 'branch', path)(x, ctx)), expected.flat())).toBeLessThan(1e-12);
 });
 
 test('count: 2md + m + d for each block, 1 or d more where s is trained; s starts at 1 and is not decayed', () => {
