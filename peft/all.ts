@@ -23,6 +23,7 @@ import { pTuning, pTuningTemplate } from './additive/pTuning.ts';
 import { pTuningV2 } from './additive/pTuningV2.ts';
 import { direft, loreft, noreft } from './additive/reft.ts';
 import { smop } from './additive/smop.ts';
+import { spot } from './additive/spot.ts';
 import { ssf } from './additive/ssf.ts';
 import { xprompt } from './additive/xprompt.ts';
 import type { Configurable } from './attach.ts';
@@ -168,6 +169,11 @@ export const methods: readonly Listed[] = [
     { name: 'pTuningV2', family: 'additive', paper: 'arXiv:2110.07602', file: 'peft/additive/pTuningV2.ts' },
     () => pTuningV2(),
     (seed) => pTuningV2({ length: 2, dropout: 0.25, seed }),
+  ),
+  composition(
+    { name: 'spot', family: 'additive', paper: 'arXiv:2110.07904', file: 'peft/additive/spot.ts' },
+    () => spot(),
+    (seed) => spot({ length: 2, seed }),
   ),
   listed('peft/additive/xprompt.ts', xprompt, { length: 2, pieces: 4 }),
   listed('peft/additive/mpt.ts', mpt, { length: 2, ranks: 2 }),
