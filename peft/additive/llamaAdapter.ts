@@ -6,6 +6,7 @@ import { attention } from '../../core/ops/fused.ts';
 import { tanh } from '../../core/ops/map.ts';
 import { named } from '../../core/scope.ts';
 import { param, type Tensor } from '../../core/tensor.ts';
+import { type Context, quiet } from '../../nn/context.ts';
 import { BASE, isLayer, type Layer, layer, ofKind } from '../../nn/layer.ts';
 import { substitute } from '../../nn/tree.ts';
 import { defineMethod } from '../attach.ts';
@@ -22,10 +23,15 @@ type Prompt = { readonly P: Tensor; readonly gate: Tensor };
 
 const gates = (site: Site<'branch'>, c: LlamaAdapterConfig): number => (c.gate === 'one' ? 1 : site.within('attend')[0]!.dim('heads'));
 
-/** K_p and V_p [K, Hk·D]: the rows through the projections in use, methods on them included. */
-function keysAndValues(call: Layer<'branch'>, P: Tensor, ctx: Parameters<Layer<'branch'>>[1]): [Tensor, Tensor] {
+/**
+ * K_p and V_p [K, Hk·D]: the rows through the projections, methods attached to them included. What a method above has put around a
+ * projection for this pass alone (UniPELT's gates) is about the text's tokens; so is dropout.
+ */
+function keysAndValues(call: Layer<'branch'>, P: Tensor, ctx: Context): [Tensor, Tensor] {
   const { k, v, qkv } = bare(call).fields;
-  const through = (name: string, l: Layer<'linear'>): Tensor => named(name, () => l(P, ctx));
+  const own = (l: Layer<'linear'>): Layer<'linear'> =>
+    l.attached === null && isLayer(l.fields[BASE]) ? own(ofKind(l.fields[BASE], 'linear')) : l;
+  const through = (name: string, l: Layer<'linear'>): Tensor => named(name, () => own(l)(P, { ...ctx, draw: quiet }));
   if (isLayer(k)) return [through('k', ofKind(k, 'linear')), through('v', ofKind(v, 'linear'))];
   const all = through('qkv', ofKind(qkv, 'linear'));
   const d = P.shape[1]!;

@@ -3,9 +3,12 @@ import { expect, test } from 'vitest';
 import { float64 } from '../../core/engines/float64.ts';
 import { grad } from '../../core/grad.ts';
 import { stateOf } from '../../core/tensor.ts';
-import { context } from '../../nn/context.ts';
+import { context, stochastic } from '../../nn/context.ts';
 import { layers, trainable } from '../../nn/tree.ts';
 import { llamaAdapter } from '../../peft/additive/llamaAdapter.ts';
+import { compose } from '../../peft/combine.ts';
+import { merge } from '../../peft/merge.ts';
+import { lora } from '../../peft/reparameterized/lora.ts';
 import { fromBlock } from '../../peft/site.ts';
 import { gpt2Network, llamaNetwork, type Network, numbersOf, perturb, run, WIDTH } from '../laws/models.ts';
 import { affine, apart, attention, layerAt, type Matrix, own, plus, random, rowsOf, trained } from './naive.ts';
@@ -75,6 +78,15 @@ test('only the top blocks, when asked; count l(Kd + H), Hugging Face l(Kd + 1) a
   expect(trained(llamaAdapter({ length: 3, gate: 'one' })(base))).toBe(2 * (3 * WIDTH + 1));
   const sites = Array.from({ length: 28 }, () => ({ dim: () => 3072, within: () => [{ dim: () => 24 }] })); // Llama-3.2-3B
   expect(llamaAdapter.method.count(sites as never, { length: 100, gate: 'one' }).train).toBe(8_601_628);
+});
+
+test('a method on the projections acts on the rows too; its dropout is for the text alone', async () => {
+  const net = llamaNetwork(2);
+  const model = perturb(compose(lora({ rank: 2, dropout: 0.5, where: ['k', 'v'] }), llamaAdapter({ length: 3 }))(net.base), 1);
+  const plan = await engine.compile(engine.store(), { outputs: { loss: run(net, model, stochastic()).loss } });
+  expect((await plan.run({}, 1)).loss[0]).not.toBe((await plan.run({}, 2)).loss[0]);
+  const folded = perturb(llamaAdapter({ length: 3 })(merge(perturb(lora({ rank: 2, where: ['k', 'v'] })(net.base), 1))), 1);
+  expect(apart(await numbersOf(engine, net, model), await numbersOf(engine, net, folded))).toBeLessThan(1e-12);
 });
 
 test('refused: no rows, a branch that is no attention', () => {
