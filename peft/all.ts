@@ -63,8 +63,18 @@ import { said } from './reparameterized/said.ts';
 import { sora } from './reparameterized/sora.ts';
 import { vblora } from './reparameterized/vblora.ts';
 import { vera } from './reparameterized/vera.ts';
+import { attentionOnly } from './selective/attentionOnly.ts';
 import { bitfit } from './selective/bitfit.ts';
+import { childTuning } from './selective/childTuning.ts';
+import { childTuningD } from './selective/childTuningD.ts';
 import { diffPruning } from './selective/diffPruning.ts';
+import { fishMask } from './selective/fishMask.ts';
+import { headOnly } from './selective/headOnly.ts';
+import { lastLayers } from './selective/lastLayers.ts';
+import { ltSft } from './selective/ltSft.ts';
+import { sam } from './selective/sam.ts';
+import { shira } from './selective/shira.ts';
+import { snip } from './selective/snip.ts';
 import { sparseMask } from './selective/sparseMask.ts';
 import type { Where } from './site.ts';
 
@@ -202,6 +212,16 @@ export const methods: readonly Listed[] = [
     group: 'row',
     where: ['q.weight', 'down.weight', 'norm1.weight'],
   }),
+  listed('peft/selective/shira.ts', shira, { rank: 1, mask: 'struct', scale: 2 }),
+  listed('peft/selective/fishMask.ts', fishMask, { density: 0.1, where: ['q.weight', 'down.weight', 'norm1.weight'] }),
+  listed('peft/selective/sam.ts', sam, { density: 0.1, where: ['q.weight', 'down.weight', 'norm1.weight'] }),
+  listed('peft/selective/snip.ts', snip, { density: 0.1, where: ['q.weight', 'down.weight', 'norm1.weight'] }),
+  listed('peft/selective/ltSft.ts', ltSft, { density: 0.1, steps: 2, lr: 0.01, where: ['q.weight', 'down.weight', 'norm1.weight'] }),
+  listed('peft/selective/childTuning.ts', childTuning, { where: ['q.weight', 'down.weight', 'norm1.weight'] }),
+  listed('peft/selective/childTuningD.ts', childTuningD, { where: ['q.weight', 'down.weight', 'norm1.weight'] }),
+  listed('peft/selective/lastLayers.ts', lastLayers, { layers: 2, where: ['q.weight', 'down.weight', 'norm1.weight'] }),
+  listed('peft/selective/attentionOnly.ts', attentionOnly, {}),
+  listed('peft/selective/headOnly.ts', headOnly, {}, { gpt2: 'its head is tied to the embedding' }),
   listed('peft/reparameterized/lora.ts', lora, { rank: 2, alpha: 3, dropout: 0.25 }),
   listed('peft/reparameterized/dora.ts', dora, { rank: 2, alpha: 3 }),
   listed('peft/reparameterized/adalora.ts', adalora, { rank: 3, targetRank: 2 }),

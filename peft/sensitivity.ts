@@ -3,7 +3,7 @@ import { grad } from '../core/grad.ts';
 import { add, square } from '../core/ops/map.ts';
 import { sum } from '../core/ops/reduce.ts';
 import { show, size } from '../core/shape.ts';
-import { type Data, input, leaf, type Param, param, paramOf, stateOf, Tensor } from '../core/tensor.ts';
+import { type Data, input, leaf, type Param, param, paramOf, stateOf, Tensor, topological } from '../core/tensor.ts';
 import { BASE, type Batch, type Layer, layer, type Model } from '../nn/layer.ts';
 import { substitute } from '../nn/tree.ts';
 import type { Env } from './method.ts';
@@ -88,11 +88,12 @@ export async function scoreSums(
     const scores = score(model, each(first, fed), (loss) => grad(loss, probes));
     const next = new Map<Param, Tensor>(sums.map((s, k) => [paramOf(s)!, add(stateOf(paramOf(s)!), scores[k]!)]));
     const magnitude = scores.map((s) => sum(square(s))).reduce(add);
+    const read = new Set(topological([magnitude]).flatMap(({ source: s }) => (s.kind === 'input' ? [s.name] : []))); // a loss may not look at all of a batch
     const plan = await engine.compile(store, { outputs: { magnitude }, next });
     return async (batch) => {
       const feed: Record<string, Data> = {};
       each(batch, (t, name) => {
-        if (t.source.kind === 'leaf') feed[`batch ${name}`] = t.source.data;
+        if (t.source.kind === 'leaf' && read.has(`batch ${name}`)) feed[`batch ${name}`] = t.source.data;
         return t;
       });
       return (await plan.run(feed)).magnitude[0]!;
