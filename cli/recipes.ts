@@ -30,8 +30,8 @@ export interface Recipe {
 }
 
 export const recipes: Readonly<Record<string, Recipe>> = {
-  lora: { lr: 2e-3, ranked: true, transform: ({ rank, where, seed }) => lora({ rank, alpha: 2 * rank, where, seed }) },
-  dora: { lr: 2e-3, ranked: true, transform: ({ rank, where, seed }) => dora({ rank, alpha: 2 * rank, where, seed }) },
+  lora: { lr: 3e-3, ranked: true, transform: ({ rank, where, seed }) => lora({ rank, alpha: 2 * rank, where, seed }) },
+  dora: { lr: 3e-3, ranked: true, transform: ({ rank, where, seed }) => dora({ rank, alpha: 2 * rank, where, seed }) },
   adalora: {
     lr: 5e-3,
     ranked: true,

@@ -36,7 +36,7 @@ Pretrains a small character-level GPT on Moby-Dick, freezes it, and LoRA-tunes i
 
   --engine NAME   gpujs, simd or float64 (default: the fastest here)
   --mode NAME     webgpu, webasm or cpu, inside gpujs
-  --steps N       pretraining steps (default 360); LoRA takes a third as many
+  --steps N       pretraining steps (default 300); LoRA takes a third as many
   --rank N        rank of LoRA (default 8)
   --seed N        starts everything random (default 0)
   --out DIR       where adapter, figure and states go (default out/11-pretrain-and-tune)
@@ -47,7 +47,7 @@ const { values: flags } = parseArgs({
   options: {
     engine: { type: 'string' },
     mode: { type: 'string' },
-    steps: { type: 'string', default: '360' },
+    steps: { type: 'string', default: '300' },
     rank: { type: 'string', default: '8' },
     seed: { type: 'string', default: '0' },
     out: { type: 'string', default: 'out/11-pretrain-and-tune' },
