@@ -11,6 +11,7 @@ import { idpg } from './additive/idpg.ts';
 import { invertible } from './additive/invertible.ts';
 import { llamaAdapter } from './additive/llamaAdapter.ts';
 import { lnTuning } from './additive/lnTuning.ts';
+import { lst } from './additive/lst.ts';
 import { madx } from './additive/madx.ts';
 import { molora } from './additive/molora.ts';
 import { mov } from './additive/mov.ts';
@@ -259,6 +260,7 @@ export const methods: readonly Listed[] = [
     () => mam(),
     (seed) => mam({ length: 2, prefixBottleneck: 3, bottleneck: 3, scale: 2, seed }),
   ),
+  listed('peft/additive/lst.ts', lst, { reduction: 2 }),
   composition(
     { name: 'longlora', family: 'hybrid', paper: 'arXiv:2309.12307', file: 'peft/hybrid/longlora.ts' },
     () => longlora(),
