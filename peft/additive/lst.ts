@@ -6,19 +6,14 @@ import { layerNorm, rmsNorm } from '../../core/ops/fused.ts';
 import { add, mul, sigmoid, stopGradient, sub } from '../../core/ops/map.ts';
 import type { Rng } from '../../core/rng.ts';
 import { named } from '../../core/scope.ts';
-import { type Shape, size } from '../../core/shape.ts';
 import { param, type Tensor } from '../../core/tensor.ts';
-import { fusedAttention, type Rope, selfAttention } from '../../nn/attention.ts';
-import { postNormBlock, preNormBlock } from '../../nn/block.ts';
 import type { Context } from '../../nn/context.ts';
-import { type AnyLayer, BASE, type Field, isLayer, type Kind, type Layer, layer } from '../../nn/layer.ts';
-import { linear } from '../../nn/linear.ts';
-import { type Activation, gatedMlp, mlp } from '../../nn/mlp.ts';
-import { layerNorm as layerNormLayer, rmsNorm as rmsNormLayer } from '../../nn/norm.ts';
+import { BASE, layer } from '../../nn/layer.ts';
 import { substitute } from '../../nn/tree.ts';
 import { defineMethod } from '../attach.ts';
 import { wholeNumber } from '../check.ts';
-import { bare, type Site } from '../site.ts';
+import type { Site } from '../site.ts';
+import { blockOf, linearParts, made, makeOf, normParts, parts, scalars } from './sideBlock.ts';
 
 export interface LstConfig {
   readonly reduction: number; // ρ
@@ -35,94 +30,8 @@ type Ladder = {
   readonly up: readonly Tensor[]; // U, and its bias
 };
 
-/** The make of a backbone block, its sizes divided by ρ. */
-interface Make {
-  readonly d: number;
-  readonly inner: number;
-  readonly heads: number;
-  readonly kvHeads: number;
-  readonly rope: Rope | null;
-  readonly bias: boolean;
-  readonly post: boolean; // norms after the additions
-  readonly rms: boolean;
-  readonly eps: number;
-  readonly activation: Activation;
-  readonly gated: boolean;
-}
-const part = <K extends Kind>(l: AnyLayer<K>, name: string): AnyLayer => {
-  const found: Field | undefined = bare(l).fields[name];
-  if (!isLayer(found)) throw new Error(`lst: a ${l.kind} of this model has no ${name}; it needs blocks with norm1, attn and mlp`);
-  return bare(found);
-};
-function makeOf(site: Site<'trunk'>, { reduction }: LstConfig): Make {
-  const block = site.within('block')[0]!.layer;
-  const [attn, feed, norm] = [part(block, 'attn'), part(block, 'mlp'), part(block, 'norm1')];
-  const { heads, kvHeads } = part(attn, 'attend').fields as { heads: number; kvHeads: number };
-  const up = part(feed, 'up');
-  const [inner] = (part(up, 'weight').fields.value as Tensor).shape as readonly [number];
-  return {
-    d: site.dim('width') / reduction,
-    inner: inner / reduction,
-    heads,
-    kvHeads,
-    rope: attn.fields.rope as Rope | null,
-    bias: up.fields.bias !== null,
-    post: bare(site.layer).fields.norm === null,
-    rms: norm.fields.bias === null,
-    eps: norm.fields.eps as number,
-    activation: feed.fields.activation as Activation,
-    gated: feed.fields.gate !== undefined,
-  };
-}
 const which = (site: Site<'trunk'>, c: LstConfig): readonly number[] => c.blocks ?? site.within('block').map((_, k) => k);
 
-type Part = readonly [shape: Shape, start: 'one' | 'zero' | 'normal'];
-const normParts = (m: Make): Part[] =>
-  m.rms
-    ? [[[m.d], 'one']]
-    : [
-        [[m.d], 'one'],
-        [[m.d], 'zero'],
-      ];
-const linearParts = (out: number, into: number, bias: boolean): Part[] => [
-  [[out, into], 'normal'],
-  ...(bias ? [[[out], 'zero'] as Part] : []),
-];
-/** A side block's tensors: norms, projections (q, k and v in one where they are of one size), feed-forward. */
-function parts(m: Make): Part[] {
-  const kv = (m.d / m.heads) * m.kvHeads;
-  const qkv = m.kvHeads === m.heads ? linearParts(3 * m.d, m.d, m.bias) : [m.d, kv, kv].flatMap((n) => linearParts(n, m.d, m.bias));
-  const feed = [
-    ...(m.gated ? linearParts(m.inner, m.d, m.bias) : []),
-    ...linearParts(m.inner, m.d, m.bias),
-    ...linearParts(m.d, m.inner, m.bias),
-  ];
-  return [...normParts(m), ...normParts(m), ...qkv, ...linearParts(m.d, m.d, m.bias), ...feed];
-}
-/** The same tensors as a block. */
-function blockOf(m: Make, tensors: readonly Tensor[]): Layer<'block'> {
-  const left = [...tensors];
-  const next = (): Tensor => left.shift()!;
-  const norm = (): Layer<'norm'> => (m.rms ? rmsNormLayer(next(), m.eps) : layerNormLayer(next(), next(), m.eps));
-  const project = (): Layer<'linear'> => linear(next(), m.bias ? next() : null);
-  const sizes = { width: m.d, heads: m.heads, kvHeads: m.kvHeads, rope: m.rope };
-  const attention = (): Layer<'branch'> =>
-    m.kvHeads === m.heads
-      ? fusedAttention(project(), project(), sizes)
-      : selfAttention({ q: project(), k: project(), v: project(), o: project() }, sizes);
-  const feed = (): Layer<'branch'> =>
-    m.gated ? gatedMlp(project(), project(), project(), m.activation, m.d) : mlp(project(), project(), m.activation, m.d);
-  const [norm1, norm2] = [norm(), norm()];
-  const all = { norm1, norm2, attn: attention(), mlp: feed(), width: m.d };
-  return m.post ? postNormBlock(all) : preNormBlock(all);
-}
-const made = (all: readonly Part[], r: Rng, std: number): Tensor[] =>
-  all.map(([shape, start], k) => {
-    const n = size(shape);
-    const numbers = start === 'normal' ? r.split(k).normal(n, std) : new Float32Array(n).fill(start === 'one' ? 1 : 0);
-    return param(numbers, shape, { decay: shape.length > 1 });
-  });
-const scalars = (all: readonly Part[]): number => all.reduce((n, [shape]) => n + size(shape), 0);
 const through = (x: Tensor, w: readonly Tensor[]): Tensor => (w[1] === undefined ? x.matmul(w[0]!.T) : x.matmul(w[0]!.T).add(w[1]));
 
 /**
@@ -143,7 +52,7 @@ export const lst = defineMethod<'trunk', LstConfig, Ladder>({
     const wrong = c.blocks?.find((k, i) => !Number.isInteger(k) || k < 0 || k >= all || c.blocks!.indexOf(k) !== i);
     if (wrong !== undefined || c.blocks?.length === 0)
       throw new RangeError(`lst: blocks ${c.blocks} must name different blocks of 0 … ${all - 1}, at least one`);
-    const m = makeOf(site, c);
+    const m = makeOf(site, c.reduction);
     const head = m.d / m.heads;
     if (!Number.isInteger(head) || !Number.isInteger(m.inner) || (m.rope !== null && head % 2))
       throw new RangeError(
@@ -151,7 +60,7 @@ export const lst = defineMethod<'trunk', LstConfig, Ladder>({
       );
   },
   init: (site, c, r) => {
-    const m = makeOf(site, c);
+    const m = makeOf(site, c.reduction);
     const d = site.dim('width');
     const own = which(site, c);
     const each = (name: string, f: (r: Rng) => Tensor[]): Tensor[] => own.flatMap((k) => f(r.split(name).split(k)));
@@ -167,7 +76,7 @@ export const lst = defineMethod<'trunk', LstConfig, Ladder>({
     };
   },
   around: (call, p, c, site) => (h, ctx) => {
-    const m = makeOf(site, c);
+    const m = makeOf(site, c.reduction);
     const seen: { into: Tensor; out: Tensor; ctx: Context }[] = [];
     const listening = substitute(call, 'block', (l) =>
       layer('block', { [BASE]: l }, () => (x, at) => {
@@ -190,7 +99,7 @@ export const lst = defineMethod<'trunk', LstConfig, Ladder>({
   },
   count: (sites, c) => {
     const train = sites.reduce((n, site) => {
-      const [m, d] = [makeOf(site, c), site.dim('width')];
+      const [m, d] = [makeOf(site, c.reduction), site.dim('width')];
       const sampler = scalars(linearParts(m.d, d, c.bias));
       const each = scalars(parts(m)) + sampler + 1;
       return n + which(site, c).length * each + sampler + scalars(normParts(m)) + scalars(linearParts(d, m.d, c.bias));
