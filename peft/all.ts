@@ -217,7 +217,7 @@ export const methods: readonly Listed[] = [
   listed('peft/selective/fishMask.ts', fishMask, { density: 0.1, where: ['q.weight', 'down.weight', 'norm1.weight'] }),
   listed('peft/selective/sam.ts', sam, { density: 0.1, where: ['q.weight', 'down.weight', 'norm1.weight'] }),
   listed('peft/selective/snip.ts', snip, { density: 0.1, where: ['q.weight', 'down.weight', 'norm1.weight'] }),
-  listed('peft/selective/ltSft.ts', ltSft, { density: 0.1, steps: 2, lr: 0.01, where: ['q.weight', 'down.weight', 'norm1.weight'] }),
+  listed('peft/selective/ltSft.ts', ltSft, { density: 0.1, where: ['q.weight', 'down.weight', 'norm1.weight'] }),
   listed('peft/selective/childTuning.ts', childTuning, { where: ['q.weight', 'down.weight', 'norm1.weight'] }),
   listed('peft/selective/childTuningD.ts', childTuningD, { where: ['q.weight', 'down.weight', 'norm1.weight'] }),
   listed('peft/selective/lastLayers.ts', lastLayers, { layers: 2, where: ['q.weight', 'down.weight', 'norm1.weight'] }),

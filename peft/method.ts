@@ -30,6 +30,8 @@ export interface Env {
   readonly engine: Engine;
   readonly batches?: readonly Batch[];
   readonly loss?: (model: Model, batch: Batch) => Tensor;
+  /** Trains what is trainable in a model and answers it with its new values: for methods whose first stage is training. */
+  readonly train?: (model: Model) => Promise<Model>;
   readonly seed?: number;
 }
 

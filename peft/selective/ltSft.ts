@@ -8,29 +8,23 @@ import { type Layer, type Model, ofKind } from '../../nn/layer.ts';
 import { weight } from '../../nn/linear.ts';
 import { layers, substitute } from '../../nn/tree.ts';
 import { defineMethod } from '../attach.ts';
-import { checkPriming, drift, type PrimingConfig } from './priming.ts';
+import { drift } from './priming.ts';
 import { budget, type Chosen, type ChosenConfig, choose, type Sparse, sparse } from './sparse.ts';
 
-export type LtSftConfig = ChosenConfig & PrimingConfig;
-
 /**
- * Phase 1 is `prepare`: `steps` of AdamW on the batches it is given. Phase 2 is training what it attaches. By default 1 % of all weights of
- * the blocks; norms can be left out by `where`. Count: ⌊ρN⌋ − reserved. The authors' several rounds and L1 penalty are left out.
+ * Phase 1 is `prepare(model, { engine, train })`, with any training; phase 2 is training what it attaches. By default 1 % of all weights
+ * of the blocks; norms can be left out by `where`. Count: ⌊ρN⌋ − reserved. The authors' several rounds and L1 penalty are left out.
  */
-export const ltSft = defineMethod<'weight', LtSftConfig, Sparse, null, Chosen>({
+export const ltSft = defineMethod<'weight', ChosenConfig, Sparse, null, Chosen>({
   name: 'ltSft',
   family: 'selective',
   paper: 'arXiv:2110.07560',
   at: 'weight',
-  defaults: { density: 0.01, reserved: 0, steps: 100, lr: 5e-5, where: /\bblocks\./ },
+  defaults: { density: 0.01, reserved: 0, where: /\bblocks\./ },
   ...sparse('ltSft'),
-  check: (site, c) => {
-    sparse('ltSft').check(site, c);
-    checkPriming('ltSft', c);
-  },
   prepare: async (sites, c, env) => {
     const k = budget('ltSft', sites, c);
-    const moved = await drift('ltSft', sites, c, env);
+    const moved = await drift('ltSft', sites, env);
     return choose(
       sites,
       moved.map((d) => d.map(Math.abs)),

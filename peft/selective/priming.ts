@@ -1,53 +1,23 @@
 // A short full fine-tuning that shows which entries of some weights a task would move: the first phase of LT-SFT and of FAR.
 import { size } from '../../core/shape.ts';
-import { type Data, param, paramOf, Tensor } from '../../core/tensor.ts';
-import type { Batch, Model } from '../../nn/layer.ts';
-import { adamw } from '../../optim/adamw.ts';
-import { type Fed, type Batch as FedBatch, trainer } from '../../optim/trainer.ts';
-import { wholeNumber } from '../check.ts';
+import { param, paramOf } from '../../core/tensor.ts';
+import { tensors } from '../../nn/tree.ts';
 import type { Env } from '../method.ts';
-import { dataOf, shifted } from '../sensitivity.ts';
+import { shifted } from '../sensitivity.ts';
 import type { Site } from '../site.ts';
 
-export interface PrimingConfig {
-  readonly steps: number; // of AdamW on the batches in turn
-  readonly lr: number;
-}
-export function checkPriming(method: string, { steps, lr }: PrimingConfig): void {
-  wholeNumber(method, 'steps', steps);
-  if (!(lr > 0)) throw new RangeError(`${method}: lr ${lr} must be positive`);
-}
-
-/** θ₁ − θ₀ of every site after training all of them together. The model is as it was. */
-export async function drift(
-  method: string,
-  sites: readonly Site<'weight'>[],
-  { steps, lr }: PrimingConfig,
-  env: Env,
-): Promise<Float64Array[]> {
-  const { batches, loss } = dataOf(method, env);
-  const deltas = sites.map((s) => param(new Float32Array(size(s.shape)), s.shape, { decay: false }));
-  await using t = await trainer<Model, Batch>(shifted(sites, deltas), {
-    engine: env.engine,
-    loss: (m, b) => loss(m, b),
-    optimizer: adamw({ lr }),
-    total: steps,
-    seed: env.seed ?? 0,
+/** θ₁ − θ₀ of every site, after `train` of the environment has trained all of them together. The model is as it was. */
+export async function drift(method: string, sites: readonly Site<'weight'>[], { train }: Env): Promise<Float64Array[]> {
+  if (train === undefined)
+    throw new Error(
+      `${method}: its first phase is full fine-tuning; give prepare(model, { engine, train }) a function that trains a model and answers it`,
+    );
+  const start = sites.map((s) => param(new Float32Array(size(s.shape)), s.shape, { decay: false }));
+  const after = new Map([...tensors(await train(shifted(sites, start)))].map(({ path, tensor }) => [path, tensor]));
+  return sites.map(({ path }) => {
+    const moved = after.get(`${path}.shift`);
+    const p = moved === undefined ? null : paramOf(moved);
+    if (p === null) throw new Error(`${method}: the model that train answered is not the one it was given with other values (${path})`);
+    return Float64Array.from(p.value);
   });
-  const fed = batches.map((b) => asNumbers(method, b));
-  for (let k = 0; k < steps; k++) await t.step(fed[k % fed.length]!);
-  const after = await t.model(deltas);
-  return after.map((d) => Float64Array.from(paramOf(d)!.value));
-}
-
-/** A batch as numbers to feed. What is null in it stays out. */
-function asNumbers(method: string, batch: Batch): FedBatch<Batch> {
-  const numbers = (name: string, t: Tensor): Fed => {
-    if (t.source.kind !== 'leaf') throw new Error(`${method}: ${name} of a batch must be numbers (a leaf), not a recipe`);
-    const data: Data = t.source.data;
-    return { data, shape: t.shape };
-  };
-  return Object.fromEntries(
-    Object.entries(batch).flatMap(([name, v]) => (v instanceof Tensor ? [[name, numbers(name, v)]] : [])),
-  ) as unknown as FedBatch<Batch>;
 }

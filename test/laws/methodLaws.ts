@@ -3,25 +3,23 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Engine } from '../../core/engine.ts';
-import { crossEntropy } from '../../core/ops/fused.ts';
 import type { Numbers } from '../../core/plan.ts';
 import { rng } from '../../core/rng.ts';
 import { size } from '../../core/shape.ts';
-import { type Data, type Param, stateOf, type Tensor, topological } from '../../core/tensor.ts';
+import { type Data, type Param, stateOf, topological } from '../../core/tensor.ts';
 import { loadAdapter, saveAdapter } from '../../io/adapters.ts';
-import { type Context, context, stochastic } from '../../nn/context.ts';
+import { stochastic } from '../../nn/context.ts';
 import { realize } from '../../nn/freeze.ts';
 import type { Model } from '../../nn/layer.ts';
 import { layers, params, tensors, trainable } from '../../nn/tree.ts';
-import { adamw } from '../../optim/adamw.ts';
-import { type Fed, trainer } from '../../optim/trainer.ts';
 import type { Listed } from '../../peft/all.ts';
 import { detach, finish, merge } from '../../peft/merge.ts';
 import type { Start, Transform } from '../../peft/method.ts';
 import { mixed } from '../../peft/mixed.ts';
 import { matches, pick, type Where } from '../../peft/site.ts';
 import { backwardPaths, frozenGradientsIn, gradients, held, ownTensors } from './graph.ts';
-import { type Network, numbersOf, perturb, run, snapshot, TOKENS } from './models.ts';
+import { type Network, numbersOf, perturb, run, snapshot } from './models.ts';
+import { briefly, textOf, trainerOn } from './training.ts';
 
 /** One method on one network. */
 export interface Case {
@@ -49,7 +47,7 @@ export async function caseOf(listed: Listed, net: Network, seed: number, engine:
   return { listed, net, seed, engine, method, fresh, model: perturb(fresh, seed) };
 }
 export const ready = (t: Transform, net: Network, engine: Engine, on: Model = net.base): Promise<Transform> =>
-  t.prepare(on, { engine, batches: [net.batch], loss: (m) => run(net, m).loss, seed: 0 });
+  t.prepare(on, { engine, batches: [net.batch], loss: (m) => run(net, m).loss, train: (m) => briefly(net, m, engine), seed: 0 });
 
 /** How a composition starts: as its least faithful part. */
 export function start(t: Transform): Start {
@@ -324,18 +322,11 @@ const training: Law = {
   says: 'a dozen real steps, hooks and controllers included, lower the loss; what comes out merges, finishes and comes off',
   async check(c) {
     const changed = snapshot(c.fresh);
-    const options = {
-      engine: c.engine,
-      loss: (m: Model, b: { ids: Tensor; targets: Tensor }, { draw, aux }: Context) =>
-        crossEntropy(m({ ...c.net.batch, ids: b.ids }, context(TOKENS, { draw, aux })), b.targets),
-      optimizer: adamw({ lr: 0.02 }),
-      total: 12,
-      seed: c.seed,
-    };
-    await using t = await trainer(c.fresh, options);
-    const batch = { ids: fed(c.net.batch.ids), targets: fed(c.net.targets) };
+    const steps = 12;
+    await using t = await trainerOn(c.net, c.fresh, c.engine, steps, c.seed);
+    const batch = textOf(c.net);
     const before = await t.evaluate([batch]);
-    for (let k = 0; k < options.total; k++) await t.step(batch);
+    for (let k = 0; k < steps; k++) await t.step(batch);
     const after = await t.evaluate([batch]);
     must(c, after < before, `the loss went from ${before} to ${after}`);
     must(c, changed() === null, `training wrote into the frozen ${changed()}`);
@@ -346,11 +337,6 @@ const training: Law = {
     const base = await numbersOf(c.engine, c.net, c.net.base);
     must(c, sameBits(base, await numbersOf(c.engine, c.net, detach(trained))), 'trained and detached is not the base bit for bit');
   },
-};
-
-const fed = (t: Tensor): Fed => {
-  if (t.source.kind !== 'leaf') throw new Error('a network of the laws has its text as numbers');
-  return { data: t.source.data, shape: t.shape };
 };
 
 /** Kinds that sit inside a block, so that a method can be placed on the last block alone. */
