@@ -10,7 +10,8 @@ import type { Model } from '../../nn/layer.ts';
 import { layers, rewrite } from '../../nn/tree.ts';
 import { defineMethod } from '../attach.ts';
 import { between, wholeNumber } from '../check.ts';
-import { checkUpdate, dropped, type Factors, factors, type LoraConfig, update, withFactors } from './lora.ts';
+import { checkUpdate, dropped, type Factors, factors, type LoraConfig, update } from './lora.ts';
+import { withFactors } from './withFactors.ts';
 
 export interface DyloraConfig extends Omit<LoraConfig, 'rankStabilized'> {
   readonly rankMin: number;

@@ -6,8 +6,6 @@ import type { Rng } from '../../core/rng.ts';
 import type { Shape } from '../../core/shape.ts';
 import { param, type Tensor } from '../../core/tensor.ts';
 import type { Context } from '../../nn/context.ts';
-import type { Model } from '../../nn/layer.ts';
-import { mapTensors, tensors } from '../../nn/tree.ts';
 import { defineMethod } from '../attach.ts';
 import { dropoutFits, rankFits } from '../check.ts';
 import type { Method } from '../method.ts';
@@ -79,15 +77,3 @@ export const lora = defineMethod<'linear', LoraConfig, Factors>({
   byRow: true,
   startsAsBase: () => 'close', // adds an exact zero: equal, except that −0 may become 0
 });
-
-/**
- * A model with LoRA attached at the given paths, holding the given factors (parameters, or recipes until `realize`) of rank `c.rank`.
- * Throws as LoRA does when they are no linear layers or the rank does not fit.
- */
-export function withFactors(model: Model, at: ReadonlyMap<string, Factors>, c: Partial<LoraConfig>): Model {
-  const before = new Set([...tensors(model)].map(({ tensor }) => tensor));
-  return mapTensors(lora({ ...c, where: (path) => at.has(path) })(model), (t, path) => {
-    const [, site, factor] = /^(.*)\.lora\d*\.([AB])$/.exec(path) ?? [];
-    return before.has(t) || site === undefined ? t : at.get(site)![factor as 'A' | 'B'];
-  });
-}

@@ -9,8 +9,9 @@ import { layers, rewrite } from '../../nn/tree.ts';
 import { defineMethod } from '../attach.ts';
 import { randomizedSvd, svd } from '../linalg.ts';
 import { atHand, effective } from '../site.ts';
-import { type Factors, scaling, type UpdateConfig, update, withFactors } from './lora.ts';
+import { type Factors, scaling, type UpdateConfig, update } from './lora.ts';
 import { checkTaken, halved, minus, takenOut } from './residual.ts';
+import { withFactors } from './withFactors.ts';
 
 export interface PissaConfig extends UpdateConfig {
   readonly iterations: number | null; // power iterations of a randomised factorisation (16 is usual); null: exact

@@ -9,7 +9,8 @@ import { layers, rewrite } from '../../nn/tree.ts';
 import { defineMethod } from '../attach.ts';
 import { between } from '../check.ts';
 import { atHand } from '../site.ts';
-import { checkUpdate, dropped, type Factors, factors, scaling, type UpdateConfig, update, withFactors } from './lora.ts';
+import { checkUpdate, dropped, type Factors, factors, scaling, type UpdateConfig, update } from './lora.ts';
+import { withFactors } from './withFactors.ts';
 
 export interface SoraConfig extends UpdateConfig {
   readonly xi: number; // ξ, in the units of g, per step
