@@ -69,6 +69,7 @@ import { bitfit } from './selective/bitfit.ts';
 import { childTuning } from './selective/childTuning.ts';
 import { childTuningD } from './selective/childTuningD.ts';
 import { diffPruning } from './selective/diffPruning.ts';
+import { far } from './selective/far.ts';
 import { fishMask } from './selective/fishMask.ts';
 import { headOnly } from './selective/headOnly.ts';
 import { lastLayers } from './selective/lastLayers.ts';
@@ -77,6 +78,7 @@ import { sam } from './selective/sam.ts';
 import { shira } from './selective/shira.ts';
 import { snip } from './selective/snip.ts';
 import { sparseMask } from './selective/sparseMask.ts';
+import { spt } from './selective/spt.ts';
 import type { Where } from './site.ts';
 
 /** What may be changed on any method. */
@@ -223,6 +225,8 @@ export const methods: readonly Listed[] = [
   listed('peft/selective/lastLayers.ts', lastLayers, { layers: 2, where: ['q.weight', 'down.weight', 'norm1.weight'] }),
   listed('peft/selective/attentionOnly.ts', attentionOnly, {}),
   listed('peft/selective/headOnly.ts', headOnly, {}, { gpt2: 'its head is tied to the embedding' }),
+  listed('peft/selective/far.ts', far, { share: 0.3 }),
+  listed('peft/selective/spt.ts', spt, { density: 0.15, rank: 1 }),
   listed('peft/reparameterized/lora.ts', lora, { rank: 2, alpha: 3, dropout: 0.25 }),
   listed('peft/reparameterized/dora.ts', dora, { rank: 2, alpha: 3 }),
   listed('peft/reparameterized/adalora.ts', adalora, { rank: 3, targetRank: 2 }),
