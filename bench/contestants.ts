@@ -50,10 +50,16 @@ function jax(eager: boolean, threads: number): Contestant['command'] {
   });
 }
 const tfjs =
-  (tuned: boolean): Contestant['command'] =>
+  (formulation: '--tuned' | '--hand' | null): Contestant['command'] =>
   (work, e) => ({
     file: process.execPath,
-    args: [join(PEERS, 'tfjs.mjs'), work, ...(tuned ? ['--tuned'] : []), ...(work === 'W3' ? ['--onehot'] : []), ...flags(e)],
+    args: [
+      join(PEERS, 'tfjs.mjs'),
+      work,
+      ...(formulation === null ? [] : [formulation]),
+      ...(work === 'W3' ? ['--onehot'] : []),
+      ...flags(e),
+    ],
     env: {},
   });
 const torch =
@@ -83,8 +89,9 @@ export function contestants(threads: readonly number[], python: string): Contest
     },
     ...(t === 1
       ? ([
-          { name: 'tfjs-tuned-1t', side: 'javascript', takes: peer((w) => w !== 'W1', ['W2', 'W4h']), command: tfjs(true) },
-          { name: 'tfjs-1t', side: 'javascript', takes: peer(() => true, ['W1']), command: tfjs(false) },
+          { name: 'tfjs-hand-1t', side: 'javascript', takes: peer((w) => w !== 'W1', ['W2', 'W4h']), command: tfjs('--hand') },
+          { name: 'tfjs-tuned-1t', side: 'javascript', takes: peer((w) => w !== 'W1', []), command: tfjs('--tuned') },
+          { name: 'tfjs-1t', side: 'javascript', takes: peer(() => true, ['W1']), command: tfjs(null) },
         ] as const)
       : []),
     {

@@ -38,7 +38,7 @@ describe('command lines', () => {
   it('contestants: by name or beginning; those that need a card only by full name', () => {
     const all = contestants([1, 2], 'python3');
     const names = (only: string[]): string[] => chosen(all, only).map((c) => c.name);
-    expect(names(['tfjs'])).toEqual(['tfjs-tuned-1t', 'tfjs-1t']);
+    expect(names(['tfjs'])).toEqual(['tfjs-hand-1t', 'tfjs-tuned-1t', 'tfjs-1t']);
     expect(names(['ours'])).toEqual(['ours-1t', 'ours-plain-1t', 'ours-2t', 'ours-plain-2t']);
     expect(names(['torch-cuda'])).toEqual(['torch-cuda']);
     expect(names([]).filter((n) => /cuda|webgpu/.test(n))).toEqual([]);
