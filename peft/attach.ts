@@ -15,7 +15,7 @@ import {
   ofKind,
 } from '../nn/layer.ts';
 import { weight } from '../nn/linear.ts';
-import { substitute, tensors } from '../nn/tree.ts';
+import { layers, substitute, tensors } from '../nn/tree.ts';
 import { replaceable } from './check.ts';
 import type { AnyMethod, Brought, Env, Method, Options, Tensors, Transform } from './method.ts';
 import { atHand, bare, matches, pick, type Site, type Where } from './site.ts';
@@ -176,9 +176,13 @@ function refuseTied(model: Model, sites: readonly Site<Kind>[], method: string, 
   const places = new Map<unknown, Set<string>>();
   const identity = (t: Tensor): unknown => paramOf(t) ?? t;
   for (const { path, tensor } of tensors(model)) places.set(identity(tensor), (places.get(identity(tensor)) ?? new Set()).add(path));
+  const brought = new Set<unknown>(); // one tensor that a method beneath trains for several places ties no weight
+  for (const { layer: l } of layers(model))
+    if (l.attached !== null) for (const { tensor } of tensors(l.fields[l.attached.field] ?? null)) brought.add(identity(tensor));
   const inside = (path: string, site: string): boolean => path === site || path.startsWith(`${site}.`);
   for (const s of sites)
     for (const { tensor } of tensors(bare(s.layer).fields)) {
+      if (brought.has(identity(tensor))) continue;
       const elsewhere = [...(places.get(identity(tensor)) ?? [])].filter(
         (p) => !sites.some((o) => inside(p, o.path)) && (both === null || !matches(both, p)),
       );
