@@ -17,7 +17,7 @@ const logits = async (m: Model): Promise<number[][]> => rowsOf(await engine.read
 
 test('row e·N + i of the one batch is example e run with prompt i, padding and segments included', async () => {
   const members = ofKind(promptEnsemble(prompts).fields.members, 'model');
-  const all = Object.fromEntries(Object.entries(net.batch).map(([k, t]) => [k, replicated(t!, 3)])) as typeof net.batch;
+  const all = Object.fromEntries(Object.entries(net.batch).map(([k, t]) => [k, replicated(t!, 3)])) as unknown as typeof net.batch;
   const together = rowsOf(await engine.read(members(all, context(TOKENS))), 11);
   for (const [i, m] of prompts.entries()) {
     const alone = await logits(m);
