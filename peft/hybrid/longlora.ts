@@ -4,40 +4,27 @@
 // `interpolatePositions` (nn/interpolate.ts) and, for training, `shiftedAttention`:
 //   const long = longlora()(interpolatePositions(base, 4 * 2048));
 //   await using t = await trainer(shiftedAttention()(long), …);   const trained = await t.model(long);
-import { size } from '../../core/shape.ts';
-import { param, type Tensor } from '../../core/tensor.ts';
 import type { Model } from '../../nn/layer.ts';
 import { layers } from '../../nn/tree.ts';
 import { defineMethod } from '../attach.ts';
 import { guarded, hybrid } from '../combine.ts';
 import type { Transform } from '../method.ts';
 import { lora } from '../reparameterized/lora.ts';
+import { change, type Dense, dense } from '../selective/dense.ts';
 
 /**
- * The embedding table and all norms, trained whole: each as a change δ that starts at −0 (the base bit for bit) and is not decayed, for
- * the authors train without decay. An untied head is not among them: the authors choose by the names "embed" and "norm".
+ * The embedding table and all norms, trained whole: each as a change δ that starts at −0 (the base bit for bit). The authors train
+ * without weight decay. An untied head is not among them: the authors choose by the names "embed" and "norm".
  * A tied table is trained when `where` names both its sides. Count: Vd and the norms.
  */
-export const embedAndNorm = defineMethod<'weight', object, { readonly delta: Tensor }>({
+export const embedAndNorm = defineMethod<'weight', object, Dense>({
   name: 'embedAndNorm',
   family: 'selective',
   paper: 'arXiv:2309.12307',
   at: 'weight',
   defaults: { where: /(^|\.)(embed\.weight|norm\d?\.(weight|bias))$/ },
-  init: ({ layer }) => {
-    const { shape } = layer();
-    return { train: { delta: param(new Float32Array(size(shape)).fill(-0), shape, { decay: false }) } };
-  },
-  around:
-    (call, { delta }) =>
-    (ctx) =>
-      call(ctx).add(delta),
-  fold: ({ weight, bias }, { delta }) => ({ weight: weight.add(delta), bias }),
-  count: (sites) => {
-    const train = sites.reduce((n, s) => n + size(s.shape), 0);
-    return { train, stored: train };
-  },
-  startsAsBase: () => 'bitwise',
+  init: (site) => ({ train: dense(site) }),
+  ...change,
 });
 
 /** Defaults r = 8, α = 16 as in the authors' code. Count: r(in + out) at each of q, k, v, o, then Vd and the norms. */
