@@ -43,8 +43,8 @@ export const corda = defineMethod<'linear', CordaConfig, Factors, null, readonly
     for await (const { site, calls } of seen)
       for (const cov of calls) sums[site.index] = sums[site.index]!.map((v, k) => v + cov[k]! / (env.batches!.length * calls.length));
     for (const s of sites)
-      if (!(Math.max(...sums[s.index]!) > 0))
-        throw new Error(`corda: the input of ${s.path} is zero on these batches; give prepare others`);
+      if (!sums[s.index]!.every(Number.isFinite) || sums[s.index]!.every((v) => v === 0))
+        throw new Error(`corda: the input of ${s.path} is zero or not finite on these batches; give prepare others`);
     return sums;
   },
   init: (site, c, _, given) => {

@@ -52,14 +52,18 @@ export function mostImportant(shares: ReadonlyMap<string, number>, threshold = 0
 }
 
 /**
- * The whole recipe: LoRA trained briefly by `train` (which answers the trained model), importance on `env.batches`, and the base with
- * LoRA-drop attached, fresh, to be trained in earnest.
+ * The whole recipe: LoRA trained briefly by `env.train`, importance on `env.batches`, and the base with LoRA-drop attached, fresh, to be
+ * trained in earnest. Layers whose shares reach `threshold` (T, 0.9) keep a LoRA of their own.
  */
 export async function dropLora(
   base: Model,
-  { train, threshold = 0.9, ...env }: Env & { readonly train: (model: Model) => Promise<Model>; readonly threshold?: number },
-  options: Options<Omit<LoraDropConfig, 'keep'>> = {},
+  env: Env,
+  { threshold = 0.9, ...options }: Options<Omit<LoraDropConfig, 'keep'>> & { readonly threshold?: number } = {},
 ): Promise<Model> {
-  const shares = await importance(await train(lora(options)(base)), env);
+  if (env.train === undefined)
+    throw new Error(
+      'dropLora: it starts with a short training; give it train: (model) => the model after some steps, beside engine and batches',
+    );
+  const shares = await importance(await env.train(lora(options)(base)), env);
   return loraDrop({ ...options, keep: mostImportant(shares, threshold) })(base);
 }
