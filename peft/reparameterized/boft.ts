@@ -5,6 +5,7 @@
 import { param, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { between, wholeNumber } from '../check.ts';
+import { effective } from '../site.ts';
 import { cayley, timesBlocks } from '../transforms.ts';
 import { blockFits, keptBlocks } from './rotation.ts';
 
@@ -60,7 +61,7 @@ export const boft = defineMethod<'linear', BoftConfig, Boft>({
   }),
   around: (call, p, c, site) => (x, ctx) => {
     const r = rotations(p).map((one, i) => keptBlocks(one, c.dropout, `${site.field} ${i}`, ctx));
-    const bias = site.bias();
+    const { bias } = effective(call, site.path, ctx); // not scaled
     const y = call(rotated(x, r, c.blockSize, false), ctx); // W Rᵀ x + b
     return bias === null ? y.mul(p.s) : y.sub(bias).mul(p.s).add(bias);
   },
