@@ -123,8 +123,8 @@ test.each(Object.keys(hub))("%s: logits, gradients and three steps are AdapterHu
     whole,
     all.map(([p]) => stateOf(p)),
   );
-  const outputs = { logits: answer(model), whole, ...Object.fromEntries(grads.map((g, k) => [all[k]![1], g])) };
-  const got: Readonly<Record<string, ArrayLike<number>>> = await (await engine.compile(engine.store(), { outputs })).run();
+  const outputs: Record<string, Tensor> = { logits: answer(model), whole, ...Object.fromEntries(grads.map((g, k) => [all[k]![1], g])) };
+  const got = await (await engine.compile(engine.store(), { outputs })).run();
   expect(off(got.logits!, f.logits)).toBeLessThan(TOLERANCE);
   expect(Math.abs(got.whole![0]! - f.loss)).toBeLessThan(TOLERANCE);
   for (const [, path] of all) expect(off(got[path]!, f.grads[named(f, path, a)]!), path).toBeLessThan(TOLERANCE);
