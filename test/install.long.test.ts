@@ -11,6 +11,8 @@ import { expect, it } from 'vitest';
 const run = promisify(execFile);
 const root = fileURLToPath(new URL('..', import.meta.url));
 
+const imported = (names: string, path: string): string => `import { ${names} } from 'tinypeft/${path}';`;
+
 it('installs and trains', async () => {
   const folder = mkdtempSync(join(tmpdir(), 'tinypeft-install-'));
   try {
@@ -29,14 +31,14 @@ it('installs and trains', async () => {
     writeFileSync(
       join(folder, 'main.ts'),
       `
-import { openEngine } from 'tinypeft/core/open.ts';
-import { rng } from 'tinypeft/core/rng.ts';
+${imported('openEngine', 'core/open.ts')}
+${imported('rng', 'core/rng.ts')}
 import { decoder, gpt2 } from 'tinypeft/nn/decoder.ts';
-import { freeze } from 'tinypeft/nn/freeze.ts';
-import { nextToken } from 'tinypeft/nn/losses.ts';
-import { adamw } from 'tinypeft/optim/adamw.ts';
-import { trainer } from 'tinypeft/optim/trainer.ts';
-import { lora } from 'tinypeft/peft/reparameterized/lora.ts';
+${imported('freeze', 'nn/freeze.ts')}
+${imported('nextToken', 'nn/losses.ts')}
+${imported('adamw', 'optim/adamw.ts')}
+${imported('trainer', 'optim/trainer.ts')}
+${imported('lora', 'peft/reparameterized/lora.ts')}
 const engine = await openEngine();
 const model = lora({ rank: 2 })(freeze(decoder(gpt2({ vocabulary: 11, width: 8, layers: 1, heads: 2, positions: 8 }), rng(1))));
 const t = await trainer(model, { engine, loss: nextToken, optimizer: adamw() });
