@@ -252,7 +252,7 @@ export const methods: readonly Listed[] = [
   listed('peft/reparameterized/lokr.ts', lokr, { rank: 1, alpha: 3, rankDropout: 0.25, rescale: true }),
   listed('peft/reparameterized/krona.ts', krona, {}),
   listed('peft/reparameterized/oft.ts', oft, { blockSize: 4, dropout: 0.25 }),
-  listed('peft/reparameterized/boft.ts', boft, { blockSize: 2, factors: 3, dropout: 0.25 }),
+  listed('peft/reparameterized/boft.ts', boft, { blockSize: 2, factors: 2, dropout: 0.25 }),
   listed('peft/reparameterized/hra.ts', hra, { rank: 2 }),
   listed('peft/reparameterized/fourierft.ts', fourierft, { coefficients: 6, scaling: 20 }),
   listed('peft/reparameterized/did.ts', did, { dim: 7 }),

@@ -31,10 +31,8 @@ function rotated(x: Tensor, r: readonly Tensor[], b: number, transposed: boolean
 }
 const rotations = ({ X }: Boft): Tensor[] => {
   const [m, n, b] = X.shape as [number, number, number];
-  return Array.from({ length: m }, (_, i) => {
-    const x = X.slice(0, i, i + 1).reshape(n, b, b);
-    return cayley(x.sub(x.T).mul(0.5));
-  });
+  const all = cayley(X.sub(X.T).mul(0.5)); // [m, n, b, b]
+  return Array.from({ length: m }, (_, i) => all.slice(0, i, i + 1).reshape(n, b, b));
 };
 
 /** X starts at 0 and s at 1, which weight decay leaves alone. Defaults: blocks of 4, one factor, on q and v. Count: m·in·b + out. */
