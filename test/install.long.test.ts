@@ -11,7 +11,7 @@ import { expect, it } from 'vitest';
 const run = promisify(execFile);
 const root = fileURLToPath(new URL('..', import.meta.url));
 
-const imported = (names: string, path: string): string => `import { ${names} } from 'tinypeft/${path}';`;
+const imported = (names: string, path: string): string => ['import', '{', names, '}', 'from', `'tinypeft/${path}'`].join(' ');
 
 it('installs and trains', async () => {
   const folder = mkdtempSync(join(tmpdir(), 'tinypeft-install-'));
