@@ -33,7 +33,7 @@ it('installs and trains', async () => {
       `
 ${imported('openEngine', 'core/open.ts')}
 ${imported('rng', 'core/rng.ts')}
-import { decoder, gpt2 } from 'tinypeft/nn/decoder.ts';
+${imported('decoder, gpt2', 'nn/decoder.ts')}
 ${imported('freeze', 'nn/freeze.ts')}
 ${imported('nextToken', 'nn/losses.ts')}
 ${imported('adamw', 'optim/adamw.ts')}
