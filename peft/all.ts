@@ -29,8 +29,11 @@ import { ssf } from './additive/ssf.ts';
 import { xprompt } from './additive/xprompt.ts';
 import type { Configurable } from './attach.ts';
 import { hybrid } from './combine.ts';
+import { autopeft } from './hybrid/autopeft.ts';
+import { llmAdapters } from './hybrid/llmAdapters.ts';
 import { longlora } from './hybrid/longlora.ts';
 import { mam } from './hybrid/mam.ts';
+import { s4 } from './hybrid/s4.ts';
 import { unipelt } from './hybrid/unipelt.ts';
 import type { Options, Transform } from './method.ts';
 import { adalora } from './reparameterized/adalora.ts';
@@ -270,5 +273,31 @@ export const methods: readonly Listed[] = [
     () => longlora(),
     (seed) => longlora({ rank: 2, alpha: 3, seed }),
     { gpt2: 'its positions are not rotary', bert: 'its positions are not rotary' },
+  ),
+  composition(
+    { name: 's4', family: 'hybrid', paper: 'arXiv:2301.01821', file: 'peft/hybrid/s4.ts' },
+    () =>
+      s4([
+        { blocks: [0], adapter: 8, lora: 4, prefix: 0, bitfit: false },
+        { blocks: [1], adapter: 8, lora: 0, prefix: 4, bitfit: true },
+      ]),
+    (seed) =>
+      s4(
+        [
+          { blocks: [0], adapter: 2, lora: 1, prefix: 0, bitfit: false },
+          { blocks: [1], adapter: 0, lora: 2, prefix: 2, bitfit: false },
+        ],
+        seed,
+      ),
+  ),
+  composition(
+    { name: 'autopeft', family: 'hybrid', paper: 'arXiv:2301.12132', file: 'peft/hybrid/autopeft.ts' },
+    () => autopeft({ serial: 8, parallel: 8, prefix: 4, layers: [true, true] }),
+    (seed) => autopeft({ serial: 2, parallel: 2, prefix: 1, layers: [false, true] }, { seed, activation: 'silu' }),
+  ),
+  composition(
+    { name: 'llmAdapters', family: 'hybrid', paper: 'arXiv:2304.01933', file: 'peft/hybrid/llmAdapters.ts' },
+    () => llmAdapters('series'),
+    (seed) => llmAdapters('series', { bottleneck: 3, seed }),
   ),
 ];

@@ -128,7 +128,7 @@ function partOf(rule: Rule, members: readonly Transform[]): Part[] {
     count,
     startsAsBase: () => 'close',
   };
-  return [{ method, config: { where } }];
+  return [{ method, config: { where }, prepared: null }];
 }
 
 const FIELD = 'sideBySide';
@@ -179,6 +179,7 @@ function wrap(
           members: members(f, f[BASE]!).map((l) => l?.attached?.finish?.() ?? (l === null ? {} : l.fields[l.attached!.field]!)),
           rule: (f[FIELD] as unknown as Own).rule,
         }),
+        byRow: rule.own === null && all.every((a) => a.byRow),
         under: base === f[BASE] || !isLayer(f[BASE]) ? base : f[BASE],
       };
     },
