@@ -19,7 +19,7 @@ import { meanAndInterval } from './interval.ts';
 import { prepared } from './recipes.ts';
 import { begin, type Flags, finished, HELP, parseFlags, stateOf } from './startFlags.ts';
 import { amazonFile, openEncoder, writeTask } from './task.ts';
-import { features, type Probe, probe, type Tuned, tune } from './tuning.ts';
+import { features, type Points, type Probe, probe, type Tuned, tune } from './tuning.ts';
 
 /** Texts are padded to a multiple of this many ids. */
 const MULTIPLE = 8;
@@ -172,19 +172,34 @@ function table(f: Flags, data: Data, base: Model, outcomes: readonly Outcome[], 
   ].join('\n');
 }
 
-/** The first seed's adapter, not the best one: that would be chosen by the sentences kept aside. And all curves. */
+const SMOOTH = 10;
+/** The mean of each value and the few before it. */
+const smooth = (points: Points): Points =>
+  points.map(({ x }, k) => ({ x, y: meanAndInterval(points.slice(Math.max(0, k + 1 - SMOOTH), k + 1).map((p) => p.y)).mean }));
+
+/** The first seed's adapter, not the best one: that would be chosen by the sentences kept aside. And the curves. */
 async function write(f: Flags, data: Data, outcomes: readonly Outcome[]): Promise<void> {
   const folder = join(f.out, 'adapter');
   const saved = await saveAdapter(outcomes[0]!.tuned.model, folder);
   await writeTask({ model: f.model, labels: data.labels }, folder);
   const figure = join(f.out, 'curve.svg');
-  const lines = outcomes.flatMap(({ tuned, probed }, seed): Curve[] => [
-    { name: `training loss, seed ${seed}`, points: tuned.losses },
-    { name: `accuracy, seed ${seed}`, points: [{ x: 0, y: probed.accuracy }, ...tuned.accuracies], dashed: true },
-  ]);
+  const mean = (of: (o: Outcome) => Points): Points =>
+    of(outcomes[0]!).map(({ x }, k) => ({ x, y: meanAndInterval(outcomes.map((o) => of(o)[k]!.y)).mean }));
+  const lines: Curve[] = [
+    { name: `training loss, last ${SMOOTH} steps`, points: smooth(mean((o) => o.tuned.losses)) },
+    {
+      name: 'accuracy on those kept aside',
+      points: mean(({ probed, tuned }) => [{ x: 0, y: probed.accuracy }, ...tuned.accuracies]),
+      dashed: true,
+    },
+  ];
   await writeFigure(
     figure,
-    curves(`${f.method} on ${f.data ?? 'Amazon reviews'}: from the probe (step 0) on`, { x: 'step', y: 'loss (nats), accuracy' }, lines),
+    curves(
+      `${f.method} on ${f.data ?? 'Amazon reviews'}, mean of ${outcomes.length} seed${outcomes.length === 1 ? '' : 's'}; step 0 is the probe`,
+      { x: 'step', y: 'loss (nats), accuracy' },
+      lines,
+    ),
   );
   console.log(`wrote    ${saved.file} (${short(saved.bytes, 'B')}), ${figure}`);
   console.log(`use it   npm run classify -- "I love this phone" --adapter ${folder}`);
