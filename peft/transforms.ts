@@ -29,7 +29,7 @@ export function timesKron(x: Tensor, a: Tensor, b: Tensor): Tensor {
 /** 1 on the diagonal, 0 elsewhere: [n, n]. */
 export const identity = (n: number): Tensor => eq(iota(n).reshape(n, 1), iota(n));
 
-/** Newton's iteration doubles the correct digits; this many serve until a rotation comes within 3° of 180°. */
+/** Newton's iteration doubles the correct digits: enough in double precision while Σ tan²(θ/2) over the rotation's planes is below 1700 (177° in one). */
 const STEPS = 16;
 
 /**
