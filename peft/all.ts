@@ -194,7 +194,7 @@ export const methods: readonly Listed[] = [
   listed('peft/additive/xprompt.ts', xprompt, { length: 2, pieces: 4 }),
   listed('peft/additive/mpt.ts', mpt, { length: 2, ranks: 2 }),
   listed('peft/additive/idpg.ts', idpg, { length: 2, hidden: 3, activation: 'silu' }, wholeText),
-  listed('peft/additive/dept.ts', dept, { length: 2, rank: 2, tokens: 12, matrixRate: 0.1 }),
+  listed('peft/additive/dept.ts', dept, { length: 2, rank: 2, tokens: 12, alpha: 2, matrixRate: 0.1 }),
   listed('peft/additive/smop.ts', smop, { experts: 2, length: 2 }, wholeText),
   listed('peft/additive/ia3.ts', ia3, {}),
   composition(

@@ -104,8 +104,8 @@ const variant = (name: string, isOrthonormal: boolean, subtracts: boolean) => {
 };
 
 /**
- * Positions count from the front of what the blocks see, a prompt's rows included. In generation only the prompt given is edited, as
- * the authors do. The default dropout and one unit per group are those of the adapters library, which tunes 3 positions from the front;
+ * Positions count from the front of what the blocks see, a prompt's rows included. In generation the last s are those of the text given,
+ * as the authors have it, and stay edited while the text goes on. The default dropout and one unit per group are those of the adapters library, which tunes 3 positions from the front;
  * W, b, and an R that need not be orthonormal start U(±1/√d). R is trained through Gram–Schmidt, where the authors' framework
  * multiplies reflections: the same set of subspaces. Count: r(2d + 1) per unit. Depends on the position, so it cannot be merged.
  */

@@ -99,11 +99,11 @@ test('a prompt made of the whole text is refused in a language model, and welcom
   expect(() => smop({ length: 2, experts: 9 })(net.base)).toThrow(/9 prompts at trunk, but only 8/);
 });
 
-test('DePT: a short prompt, and A B added to the embedded text by position', async () => {
-  const model = perturb(dept({ length: 2, rank: 2, tokens: 7 })(net.base), 4);
+test('DePT: a short prompt, and α/√r·A B added to the embedded text by position', async () => {
+  const model = perturb(dept({ length: 2, rank: 2, tokens: 7, alpha: 3 })(net.base), 4);
   const p = await own(engine, model, 'trunk.dept');
   const columns = (m: number[][]): number[][] => m[0]!.map((_, j) => m.map((r) => r[j]!));
-  const AB = affine(p.A!, columns(p.B!));
+  const AB = affine(p.A!, columns(p.B!)).map((row) => row.map((v) => (v * 3) / Math.SQRT2));
   const added = leaf(Float64Array.from([...AB.slice(0, TOKENS), ...AB.slice(0, TOKENS)].flat()), [2, TOKENS, WIDTH]);
   const m = promptTuning({ length: 2 })(net.base);
   const short = withValues(m, new Map([[[...trainable(m).keys()][0]!, Float64Array.from(p.P!.flat())]]));
@@ -112,7 +112,7 @@ test('DePT: a short prompt, and A B added to the embedded text by position', asy
 });
 
 test('DePT: the paper’s sizes cost what a prompt of 100 does; A and B have a rate of their own; longer texts are refused', () => {
-  const { train } = dept.method.count([{ dim: () => 768 } as never], { length: 60, rank: 30, tokens: 256, matrixRate: 1 });
+  const { train } = dept.method.count([{ dim: () => 768 } as never], { length: 60, rank: 30, tokens: 256, alpha: 8, matrixRate: 1 });
   expect(train).toBe(60 * 768 + 30 * (256 + 768));
   expect(train).toBe(100 * 768);
   const rates = [...trainable(dept({ length: 2, rank: 2, tokens: 7, matrixRate: 0.01 })(net.base)).keys()].map((q) => q.lr);

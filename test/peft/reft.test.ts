@@ -4,10 +4,11 @@ import { float64 } from '../../core/engines/float64.ts';
 import { leaf } from '../../core/tensor.ts';
 import { context, stochastic } from '../../nn/context.ts';
 import { withValues } from '../../nn/freeze.ts';
+import { decoding } from '../../nn/generate.ts';
 import { type Layer, layer, type Model } from '../../nn/layer.ts';
 import { substitute, trainable } from '../../nn/tree.ts';
 import { direft, loreft, noreft, orthonormal } from '../../peft/additive/reft.ts';
-import { bertNetwork, perturb, WIDTH } from '../laws/models.ts';
+import { bertNetwork, gpt2Network, perturb, WIDTH } from '../laws/models.ts';
 import { affine, apart, layerAt, own, random, rowsOf, trained } from './naive.ts';
 
 const engine = float64();
@@ -96,4 +97,22 @@ test('count r(2d + 1) per unit; refused: no positions, ranks above the width', (
   expect(() => loreft({ prefix: 0 })(base)).toThrow(/no position would be edited/);
   expect(() => direft({ rank: 9 })(base)).toThrow(/direft: rank 9 at trunk\.blocks\.0 must be a whole number from 1 to 8/);
   expect(() => noreft({ prefix: -1 })(base)).toThrow(/prefix -1/);
+});
+
+test('in generation a text shorter than p goes on being edited up to p; the last s are those of the text given', async () => {
+  const net = gpt2Network(8);
+  const text = [3, 1, 4, 1, 5];
+  const follow = async (m: Model): Promise<number[]> => {
+    const d = await decoding(m, [text.slice(0, 2)], { engine, tokens: 4 });
+    for (const t of text.slice(2)) await d.advance([t]);
+    d.close();
+    return [...d.logits];
+  };
+  const whole = async (m: Model): Promise<number[]> => [...(await engine.read(m({ ids: leaf(text, [1, 5]) }, context(5)))).slice(-11)];
+  const front = perturb(loreft({ rank: 1, prefix: 4 })(net.base), 9);
+  expect(apart(await follow(front), await whole(front))).toBeLessThan(1e-11);
+  const tied = { rank: 1, tied: true };
+  const end = perturb(loreft({ ...tied, prefix: 0, suffix: 2 })(net.base), 9); // the last 2 of the 2 tokens given are its first 2
+  const same = perturb(loreft({ ...tied, prefix: 2, suffix: 0 })(net.base), 9);
+  expect(apart(await follow(end), await whole(same))).toBeLessThan(1e-11);
 });
