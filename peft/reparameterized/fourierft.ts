@@ -19,7 +19,7 @@ type Fourier = { c: Tensor; u: Tensor; v: Tensor }; // [n] each
 /** x mod n for whole numbers, exact in float32 where x < 2²⁴. */
 const modulo = (x: Tensor, n: number): Tensor => x.sub(floor(x.add(0.5).mul(1 / n)).mul(n));
 /** 2π·(j·u mod n)/n for j = 0 … n − 1: [n, coefficients]. u is taken in two parts, so that no product exceeds 2²⁴ for n < 2¹⁵. */
-function angles(n: number, u: Tensor): Tensor {
+export function angles(n: number, u: Tensor): Tensor {
   const j = iota(n).reshape(n, 1);
   const high = floor(u.mul(1 / 64));
   const low = u.sub(high.mul(64));

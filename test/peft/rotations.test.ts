@@ -62,7 +62,7 @@ describe('oft', () => {
   });
   it('constrained, every block stays within ε/√n after a step', async () => {
     const model = oft({ blockSize: 4, epsilon: 1e-3, where: 'q' })(frozen());
-    await using t = await trainer<Model, Text>(model, { engine, loss: nextToken, optimizer: sgd({ lr: 10 }) });
+    await using t = await trainer<Model, Text>(model, { engine, loss: nextToken, optimizer: sgd({ lr: 1e3 }) });
     for (let k = 0; k < 3; k++) await t.step(counting(k));
     const p = await own(engine, await t.model(), Q);
     const sizes = p['oft.Q']!.map((v) => Math.SQRT2 * Math.hypot(...v)); // ‖Q‖ of each block
