@@ -52,7 +52,7 @@ export const recipes: Readonly<Record<string, Recipe>> = {
   bitfit: { lr: 5e-3, ranked: false, transform: () => bitfit({ where: /^trunk.*\.bias$/ }) },
   houlsby: { lr: 2e-3, ranked: false, transform: ({ seed }) => houlsby({ seed }) },
   parallelAdapter: { lr: 1e-3, ranked: false, transform: ({ seed }) => parallelAdapter({ bottleneck: 16, scale: 2, seed }) },
-  prefixTuning: { lr: 1e-2, ranked: false, transform: ({ seed }) => prefixTuning({ length: 8, bottleneck: 128, seed }) },
+  prefixTuning: { lr: 2e-3, ranked: false, transform: ({ seed }) => prefixTuning({ length: 8, bottleneck: 128, seed }) },
   full: { lr: 1e-4, ranked: false, transform: () => null },
 };
 
