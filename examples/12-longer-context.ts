@@ -36,7 +36,7 @@ const ids = letters.encode(text);
 const cut = Math.floor(0.9 * ids.length);
 const [training, held] = [ids.subarray(0, cut), ids.subarray(cut)];
 const born = decoder(llama({ vocabulary: letters.size, width: 48, layers: 2, heads: 4, inner: 96, positions: SHORT }), rng(12));
-const [pretrained] = await train(born, born, { tokens: SHORT, rows: 16, steps: 450, lr: 1e-2 });
+const [pretrained] = await train(born, born, { tokens: SHORT, rows: 16, steps: 450, lr: 1e-2, weightDecay: 0.01 });
 const base = freeze(pretrained);
 
 /* 2. Position interpolation: positions 0 … 255 are squeezed into 0 … 63.75, the range the model knows. No weight changes, and nothing is
@@ -47,9 +47,9 @@ const interpolated = interpolatePositions(base, LONG);
  *    groups of 64, half of the heads shifted by 32. It has no parameters of its own, so what is learned is read back into the tree
  *    with full attention: `t.model(full)`. LongLoRA trains embeddings and norms besides LoRA's factors. */
 const recipes: readonly { name: string; attach: (m: Model) => Model; grouped: boolean }[] = [
-  { name: 'interpolated + LoRA', attach: lora({ rank: 8, alpha: 16, where: ['q', 'k', 'v', 'o'] }), grouped: true },
-  { name: 'interpolated + LongLoRA', attach: longlora({ rank: 8, alpha: 16 }), grouped: true },
-  { name: '… trained with full attention', attach: longlora({ rank: 8, alpha: 16 }), grouped: false },
+  { name: 'interpolated + LoRA', attach: lora({ rank: 8, alpha: 16, where: ['q', 'k', 'v', 'o'], seed: 1 }), grouped: true },
+  { name: 'interpolated + LongLoRA', attach: longlora({ rank: 8, alpha: 16, seed: 1 }), grouped: true },
+  { name: '… trained with full attention', attach: longlora({ rank: 8, alpha: 16, seed: 1 }), grouped: false },
 ];
 const models: { name: string; model: Model; trained: number; seconds: number }[] = [
   { name: 'as it is, beyond its range', model: withoutLimit(base), trained: 0, seconds: 0 },
@@ -58,7 +58,7 @@ const models: { name: string; model: Model; trained: number; seconds: number }[]
 for (const { name, attach, grouped } of recipes) {
   const full = attach(interpolated);
   const inGroups = grouped ? shiftedAttention({ groups: LONG / SHORT })(full) : full;
-  const [model, seconds] = await train(inGroups, full, { tokens: LONG, rows: 4, steps: 120, lr: 4e-3 });
+  const [model, seconds] = await train(inGroups, full, { tokens: LONG, rows: 4, steps: 120, lr: 2e-3, weightDecay: 0 });
   models.push({ name, model, trained: [...trainable(full).keys()].reduce((n, p) => n + size(p.shape), 0), seconds });
 }
 
@@ -91,7 +91,10 @@ console.log(`
 Beyond the ${SHORT} letters it was trained on, the model goes from ${known.toFixed(2)} to ${beyond.toFixed(2)}. Interpolation alone does not help a model this
 small: equally bad at all lengths (${squeezed.toFixed(2)} at ${LONG}), but equally, and that is what training can start from.
 Trained in groups of ${SHORT} and read with full attention, at ${LONG} letters LoRA has ${plain!.toFixed(2)} and LongLoRA ${long!.toFixed(2)}; trained with full attention it has ${whole!.toFixed(2)}.
-Embeddings and norms beside LoRA help: ${long! < plain! ? 'yes' : 'NO'}. Longer pieces cost LongLoRA less than they cost the model as it was: ${long! / at('interpolated + LongLoRA', SHORT) < beyond / known ? 'yes' : 'NO'}`);
+Embeddings and norms beside LoRA help: ${long! < plain! ? 'yes' : 'NO'}. At ${LONG} letters the tuned model beats the one it was made from: ${long! < beyond ? 'yes' : 'NO'}
+
+Try twice the rate and twice the steps: trained longer in groups, the model gets better inside ${SHORT} letters and worse beyond, because
+no group ever shows it what is further away.`);
 
 const file = 'out/12-longer-context.svg';
 await mkdir('out', { recursive: true });
@@ -102,9 +105,9 @@ console.log(`as a picture: ${file}`);
 async function train(
   model: Model,
   tree: Model,
-  { tokens, rows, steps, lr }: { tokens: number; rows: number; steps: number; lr: number },
+  { tokens, rows, steps, lr, weightDecay }: Readonly<Record<'tokens' | 'rows' | 'steps' | 'lr' | 'weightDecay', number>>,
 ): Promise<[Model, number]> {
-  const options = { engine, loss: nextToken, optimizer: adamw({ lr }), schedule: warmup(10, cosine()), total: steps };
+  const options = { engine, loss: nextToken, optimizer: adamw({ lr, weightDecay }), schedule: warmup(10, cosine()), total: steps };
   await using t = await trainer(model, options);
   const batch = randomWindows(training, { rows, tokens, seed: 12 });
   const started = performance.now();

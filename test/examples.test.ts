@@ -69,7 +69,7 @@ const says: Readonly<Record<string, readonly (string | RegExp)[]>> = {
     /wrote .*adapter\.safetensors .*loss\.svg/,
   ],
   '12-longer-context.ts': [
-    /Embeddings and norms beside LoRA help: yes\. .*as it was: yes\n/,
+    /Embeddings and norms beside LoRA help: yes\. .*it was made from: yes\n/,
     /interpolated \+ LoRA +6144 .*\n.*interpolated \+ LongLoRA +9360 /,
     'as a picture: out/12-longer-context.svg',
   ],
