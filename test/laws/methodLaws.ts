@@ -349,7 +349,8 @@ const lastOnly: Law = {
     const wheres = c.method.parts.map((p) => p.config.where);
     const last: Where = (path) => /\bblocks\.1\b/.test(path) && wheres.some((w) => matches(w, path));
     const inBlocks = (path: string): boolean => /\bblocks\.\d/.test(path) && wheres.some((w) => matches(w, path));
-    if (![...layers(c.net.base)].some(({ path, layer }) => c.method.parts.some((p) => p.method.at === layer.kind) && inBlocks(path))) return; // a head's
+    if (![...layers(c.net.base)].some(({ path, layer }) => c.method.parts.some((p) => p.method.at === layer.kind) && inBlocks(path)))
+      return; // a head's
     const method = await ready(c.listed.tiny({ seed: c.seed, where: last }), c.net, c.engine);
     const model = perturb(method(c.net.base), c.seed);
     const { loss } = run(c.net, model);
