@@ -1,4 +1,5 @@
-// Which tensors become kernels: a map read by one other map of the same shape is computed inside it, never stored.
+// Which tensors become kernels: a map whose readers all lie in one other map of the same shape is computed inside it, never
+// stored.
 import { type MapStep, printCustom, printMap, type Source } from './kernel.ts';
 import { type AnyOp, shapesOf } from './op.ts';
 import type { Scope } from './scope.ts';
@@ -31,6 +32,7 @@ interface Chain {
   readonly names: readonly string[];
   readonly helpers: readonly string[];
   readonly flops: number;
+  readonly nodes: ReadonlySet<Tensor>; // computed inside
 }
 
 /** A view is its base: the same table. */
@@ -39,16 +41,21 @@ export const storedAs = (t: Tensor): Tensor => (t.source.kind === 'view' ? store
 /** The kernels that compute `roots` (already lowered), inputs before users. */
 export function fuse(roots: readonly Tensor[]): Fused[] {
   const order = topological(roots);
-  const users = new Map<Tensor, number>();
-  for (const t of order) for (const i of new Set(inputsOf(t))) users.set(i, (users.get(i) ?? 0) + 1);
-  for (const r of roots) users.set(storedAs(r), 2).set(r, 2); // what is asked for is stored
+  const users = new Map<Tensor, Tensor[]>();
+  const use = (t: Tensor, by: Tensor): void => void users.set(t, [...(users.get(t) ?? []), by]);
+  for (const t of order) for (const i of new Set(inputsOf(t))) use(i, t);
+  const asked = new Set(roots.flatMap((r) => [r, storedAs(r)])); // what is asked for is stored
 
   const chains = new Map<Tensor, Chain>();
   const fused: Fused[] = [];
   for (const t of order) {
     const s = t.source;
     if (s.kind !== 'apply') continue;
-    if (s.op.kernel.kind === 'map') chains.set(t, grow(t, s.op, s.ins, s.attrs, chains, users));
+    if (s.op.kernel.kind === 'map')
+      chains.set(
+        t,
+        grow(t, s.op, s.ins, s.attrs, chains, (i, into) => !asked.has(i) && users.get(i)!.every((u) => into.has(u))),
+      );
     else if (s.op.kernel.kind === 'composite') throw new Error(`unreachable: ${s.op.name} should have been opened`);
   }
   const stored = new Set<Tensor>(roots.map(storedAs)); // walk back from the roots: what is read is stored
@@ -87,7 +94,7 @@ function grow(
   ins: readonly Tensor[],
   attrs: unknown,
   chains: ReadonlyMap<Tensor, Chain>,
-  users: ReadonlyMap<Tensor, number>,
+  onlyIn: (t: Tensor, nodes: ReadonlySet<Tensor>) => boolean,
 ): Chain {
   const kernel = op.kernel;
   if (kernel.kind !== 'map') throw new Error('unreachable: only maps grow chains');
@@ -101,14 +108,14 @@ function grow(
     return known >= 0 ? known : reads.push(r) - 1;
   };
   const inlined = new Map<Tensor, number>();
+  const nodes = new Set([t]);
+  const alike = (i: Tensor): boolean => same(i.shape, t.shape) && i.at.copy === t.at.copy;
   const values = ins.map((i): number | { read: number } => {
     const already = inlined.get(i);
     if (already !== undefined) return already;
     const inner = chains.get(i);
     // Constants are always computed in place; other maps when this is their only reader and nothing would be stretched.
-    const inline =
-      inner !== undefined &&
-      ((inner.reads.length === 0 && inner.steps.length === 1) || (users.get(i) === 1 && same(i.shape, t.shape) && i.at.copy === t.at.copy));
+    const inline = inner !== undefined && ((inner.reads.length === 0 && inner.steps.length === 1) || (alike(i) && onlyIn(i, nodes)));
     if (!inline) return { read: readOf(i) };
     const union = new Set([...reads, ...inner.reads, ...ins.filter((o) => o !== i)]);
     if (union.size > MAX_READS || steps.length + inner.steps.length >= MAX_STEPS) return { read: readOf(i) };
@@ -120,15 +127,40 @@ function grow(
     helpers = [...new Set([...helpers, ...inner.helpers])];
     names.push(...inner.names);
     flops += inner.flops;
+    for (const n of inner.nodes) nodes.add(n);
     inlined.set(i, steps.length - 1);
     return steps.length - 1;
   });
   const expr = typeof kernel.expr === 'string' ? kernel.expr : kernel.expr(attrs);
-  return {
+  const own: Chain = {
     reads,
     steps: [...steps, { name: op.name, attrs, expr, inputs: op.inputs, values }],
     names: [...names.filter((n) => n !== 'constant'), op.name],
     helpers,
     flops,
+    nodes,
   };
+  return absorb(own, (r, into) => (alike(r) && onlyIn(r, into) ? chains.get(r) : undefined));
+}
+
+/** Operands that are maps read nowhere but in this chain (twice, say, by a σ(x) and a 1 − σ(x)) are computed in front of it. */
+function absorb(c: Chain, inside: (r: Tensor, nodes: ReadonlySet<Tensor>) => Chain | undefined): Chain {
+  for (const [k, r] of c.reads.entries()) {
+    const inner = inside(r, c.nodes);
+    if (inner === undefined) continue;
+    const reads = [...new Set([...inner.reads, ...c.reads.filter((o) => o !== r)])];
+    if (reads.length > MAX_READS || c.steps.length + inner.steps.length > MAX_STEPS) continue;
+    const moved = (s: MapStep, from: readonly Tensor[], shift: number): MapStep => ({
+      ...s,
+      values: s.values.map((v) => {
+        if (typeof v === 'number') return v + shift;
+        return shift > 0 && v.read === k ? shift - 1 : { read: reads.indexOf(from[v.read]!) };
+      }),
+    });
+    const steps = [...inner.steps.map((s) => moved(s, inner.reads, 0)), ...c.steps.map((s) => moved(s, c.reads, inner.steps.length))];
+    const helpers = [...new Set([...inner.helpers, ...c.helpers])];
+    const nodes = new Set([...inner.nodes, ...c.nodes]);
+    return absorb({ reads, steps, names: [...inner.names, ...c.names], helpers, flops: c.flops + inner.flops, nodes }, inside);
+  }
+  return c;
 }
