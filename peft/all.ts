@@ -99,8 +99,8 @@ export interface Listed {
   readonly file: string;
   /** Whether `where` can be chosen; a composition's parts choose for themselves. */
   readonly placeable: boolean;
-  /** As the paper has it. */
-  readonly standard: () => Transform;
+  /** As the paper has it; `seed` (0) starts what is random. */
+  readonly standard: (seed?: number) => Transform;
   /** Small enough for a network of width 8. */
   readonly tiny: (placed?: Placed) => Transform;
   /** Networks it has nothing to attach to, and why: there it must refuse. */
@@ -123,7 +123,7 @@ export const listed = <C>(
     file,
     unfit,
     placeable: true,
-    standard: () => configurable(),
+    standard: (seed = 0) => configurable({ seed } as Options<C>), // a seam: seed is an option of every method
     tiny: (placed = {}) => configurable({ ...tiny, ...placed }),
   };
 };
@@ -131,15 +131,15 @@ export const listed = <C>(
 /** A composition written in the open: it takes a seed, and its parts know their places. */
 export const composition = (
   about: Pick<Listed, 'name' | 'family' | 'paper' | 'file'>,
-  standard: () => Transform,
+  standard: (seed: number) => Transform,
   tiny: (seed: number) => Transform,
   unfit: Readonly<Record<string, string>> = {},
 ): Listed => ({
   ...about,
-  at: [...new Set(standard().parts.map((p) => p.method.at))],
+  at: [...new Set(standard(0).parts.map((p) => p.method.at))],
   unfit,
   placeable: false,
-  standard,
+  standard: (seed = 0) => standard(seed),
   tiny: ({ seed = 0 } = {}) => tiny(seed),
 });
 
@@ -159,21 +159,21 @@ export const methods: readonly Listed[] = [
   }),
   composition(
     { name: 'adapterDrop', family: 'additive', paper: 'arXiv:2010.11918', file: 'peft/additive/adapterDrop.ts' },
-    () => hybrid('adapterDrop', pfeiffer(), adapterDrop({ where: 'mlp' })),
+    (seed) => hybrid('adapterDrop', pfeiffer({ seed }), adapterDrop({ where: 'mlp' })),
     (seed) => hybrid('adapterDrop', pfeiffer({ bottleneck: 3, activation: 'silu', seed }), adapterDrop({ where: 'mlp' })),
   ),
   listed('peft/additive/adamix.ts', adamix, { experts: 2, bottleneck: 3 }),
   listed('peft/additive/compacter.ts', compacter, { n: 2, bottleneck: 4, std: 0.5 }),
   composition(
     { name: 'compacter++', family: 'additive', paper: 'arXiv:2106.04647', file: 'peft/additive/compacter.ts' },
-    () => compacterPlusPlus(),
+    (seed) => compacterPlusPlus({ seed }),
     (seed) => compacterPlusPlus({ n: 2, rank: 2, bottleneck: 4, std: 0.5, seed }),
   ),
   listed('peft/additive/llamaAdapter.ts', llamaAdapter, { length: 2 }),
   listed('peft/additive/invertible.ts', invertible, { activation: 'silu' }),
   composition(
     { name: 'madx', family: 'additive', paper: 'arXiv:2005.00052', file: 'peft/additive/madx.ts' },
-    () => madx(),
+    (seed) => madx({ seed }),
     (seed) => madx({ invertible: { activation: 'silu' }, adapter: { bottleneck: 3, activation: 'silu' }, seed }),
   ),
   listed('peft/additive/parallelAdapter.ts', parallelAdapter, { bottleneck: 3, scale: 2 }),
@@ -183,12 +183,12 @@ export const methods: readonly Listed[] = [
   listed('peft/additive/pTuning.ts', pTuningTemplate, { pseudoTokens: [0, 1, 2, 3, 4, 5], hidden: 2, layers: 2 }),
   composition(
     { name: 'pTuningV2', family: 'additive', paper: 'arXiv:2110.07602', file: 'peft/additive/pTuningV2.ts' },
-    () => pTuningV2(),
+    (seed) => pTuningV2({ seed }),
     (seed) => pTuningV2({ length: 2, dropout: 0.25, seed }),
   ),
   composition(
     { name: 'spot', family: 'additive', paper: 'arXiv:2110.07904', file: 'peft/additive/spot.ts' },
-    () => spot(),
+    (seed) => spot({ seed }),
     (seed) => spot({ length: 2, seed }),
   ),
   listed('peft/additive/xprompt.ts', xprompt, { length: 2, pieces: 4 }),
@@ -199,7 +199,7 @@ export const methods: readonly Listed[] = [
   listed('peft/additive/ia3.ts', ia3, {}),
   composition(
     { name: 'ssf', family: 'additive', paper: 'arXiv:2210.08823', file: 'peft/additive/ssf.ts' },
-    () => ssf(),
+    (seed) => ssf({ seed }),
     (seed) => ssf({ seed }),
   ),
   listed('peft/additive/lnTuning.ts', lnTuning, {}),
@@ -264,23 +264,26 @@ export const methods: readonly Listed[] = [
   listed('peft/hybrid/unipelt.ts', unipelt, { rank: 2, length: 2, prefixBottleneck: 3, bottleneck: 3, activation: 'silu' }),
   composition(
     { name: 'mam', family: 'hybrid', paper: 'arXiv:2110.04366', file: 'peft/hybrid/mam.ts' },
-    () => mam(),
+    (seed) => mam({ seed }),
     (seed) => mam({ length: 2, prefixBottleneck: 3, bottleneck: 3, scale: 2, seed }),
   ),
   listed('peft/additive/lst.ts', lst, { reduction: 2 }),
   composition(
     { name: 'longlora', family: 'hybrid', paper: 'arXiv:2309.12307', file: 'peft/hybrid/longlora.ts' },
-    () => longlora(),
+    (seed) => longlora({ seed }),
     (seed) => longlora({ rank: 2, alpha: 3, seed }),
     { gpt2: 'its positions are not rotary', bert: 'its positions are not rotary' },
   ),
   composition(
     { name: 's4', family: 'hybrid', paper: 'arXiv:2301.01821', file: 'peft/hybrid/s4.ts' },
-    () =>
-      s4([
-        { blocks: [0], adapter: 8, lora: 4, prefix: 0, bitfit: false },
-        { blocks: [1], adapter: 8, lora: 0, prefix: 4, bitfit: true },
-      ]),
+    (seed) =>
+      s4(
+        [
+          { blocks: [0], adapter: 8, lora: 4, prefix: 0, bitfit: false },
+          { blocks: [1], adapter: 8, lora: 0, prefix: 4, bitfit: true },
+        ],
+        seed,
+      ),
     (seed) =>
       s4(
         [
@@ -292,12 +295,12 @@ export const methods: readonly Listed[] = [
   ),
   composition(
     { name: 'autopeft', family: 'hybrid', paper: 'arXiv:2301.12132', file: 'peft/hybrid/autopeft.ts' },
-    () => autopeft({ serial: 8, parallel: 8, prefix: 4, layers: [true, true] }),
+    (seed) => autopeft({ serial: 8, parallel: 8, prefix: 4, layers: [true, true] }, { seed }),
     (seed) => autopeft({ serial: 2, parallel: 2, prefix: 1, layers: [false, true] }, { seed, activation: 'silu' }),
   ),
   composition(
     { name: 'llmAdapters', family: 'hybrid', paper: 'arXiv:2304.01933', file: 'peft/hybrid/llmAdapters.ts' },
-    () => llmAdapters('series'),
+    (seed) => llmAdapters('series', { seed }),
     (seed) => llmAdapters('series', { bottleneck: 3, seed }),
   ),
 ];
