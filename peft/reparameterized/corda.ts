@@ -1,8 +1,9 @@
 // CorDA: LoRA that starts from the weight's principal directions as seen by the layer's own input; the base keeps the rest.
-//   C = mean over batches of X̂ᵀX̂, X̂ = X/max|X|, damped by 0.01·mean(diag C)·I (doubled until ‖C C⁻¹ − I‖ < 0.05)
+//   C = mean over batches of X̂ᵀX̂, X̂ = X/|max X|, damped by 0.01·mean(diag C)·I (doubled until ‖C C⁻¹ − I‖ < 0.05)
 //   W C = U S Vᵀ,  V̂ᵀ = Vᵀ C⁻¹;   B = U √(S/s), A = √(S/s) V̂ᵀ for r of the triplets,   W_res = W − s·B A
 // Yang et al. 2024, arXiv 2406.05223, §3. `keep: 'first'` (instruction-previewed, IPM) trains the largest triplets, on data of the new task;
-// `'last'` (knowledge-preserved, KPM) the smallest, on data of what should be kept. X̂ is not in the paper but in the authors' code.
+// `'last'` (knowledge-preserved, KPM) the smallest, on data of what should be kept. X̂ is not in the paper but in the authors' code, the
+// magnitude outside the maximum as there.
 import { abs } from '../../core/ops/map.ts';
 import { maxOver } from '../../core/ops/reduce.ts';
 import { defineMethod } from '../attach.ts';
@@ -37,7 +38,7 @@ export const corda = defineMethod<'linear', CordaConfig, Factors, null, readonly
   prepare: async (sites, _, env) => {
     const sums = sites.map((s) => new Float64Array(s.shape[1]! ** 2));
     const seen = observe('corda', sites, env, (x) => {
-      const scaled = x.div(maxOver(abs(x)));
+      const scaled = x.div(abs(maxOver(x)));
       return scaled.T.matmul(scaled);
     });
     for await (const { site, calls } of seen)

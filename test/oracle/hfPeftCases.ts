@@ -1,5 +1,4 @@
 // What the fixtures of hf_peft.py hold, as methods of this library: configurations, and where each of our tensors is in theirs.
-import type { Data } from '../../core/tensor.ts';
 import { leaf } from '../../core/tensor.ts';
 import type { Model } from '../../nn/layer.ts';
 import { mapTensors } from '../../nn/tree.ts';
@@ -98,10 +97,10 @@ const on = (
     }),
   );
 /** The leaves at the paths that `numbers` knows, replaced. */
-const withFixed = (model: Model, numbers: (path: string) => Data | readonly number[] | null): Model =>
+const withFixed = (model: Model, numbers: (path: string) => readonly number[] | null): Model =>
   mapTensors(model, (t, path) => {
     const now = numbers(path);
-    return now === null ? t : leaf(now, t.shape);
+    return now === null ? t : leaf(Float32Array.from(now), t.shape);
   });
 const withFixedAt = (
   t: Transform,
@@ -167,7 +166,7 @@ const changeOf =
     const now = found(table(`base_model.model.${module}.ln_tuning_layers.default.${of}`), path);
     if (part === 'grads') return now;
     const base = fixture<{ readonly weights: Tables }>(`nn-${network}`).weights[`${module}.${of}`]!.data;
-    return now.map((v, k) => v - base[k]!);
+    return now.map((v, k) => v - Math.fround(base[k]!));
   };
 const additive = {
   ...on('additive', 'ia3', L, {

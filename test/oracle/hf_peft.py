@@ -61,7 +61,7 @@ def network(name: str) -> tuple[torch.nn.Module, dict, dict]:
         model = GPT2LMHeadModel(GPT2Config(vocab_size=13, n_embd=16, n_layer=2, n_head=4, n_inner=24, n_positions=12, **EAGER))
     else:
         model = BertForSequenceClassification(BertConfig(num_labels=3, **SIZES))
-    weights = {n: torch.tensor(w["data"]).reshape(w["shape"]) for n, w in base["weights"].items()}
+    weights = {n: round_to_float32(torch.tensor(w["data"])).reshape(w["shape"]) for n, w in base["weights"].items()}
     missing = model.load_state_dict(weights, strict=False).missing_keys
     assert all(n in ("lm_head.weight",) for n in missing), missing
     batch = {"input_ids": torch.tensor(base["ids"]), "attention_mask": torch.tensor(base["mask"])}
