@@ -54,10 +54,10 @@ test.each(Object.keys(cases))('%s', async (title) => {
   const batch = Object.fromEntries(Object.entries(c.feed).map(([k, data]) => [k, { data, shape: [data.length] }]));
   await using t = await trainer(model, { engine, loss, optimizer: c.optimizer ?? adamw({ lr: 0.01, weightDecay: 0 }), total: 3 });
   const losses: number[] = [];
-  for (let k = 0; k < 3; k++) {
+  for (const _ of f.losses) {
     const step = await t.step(batch);
     losses.push(step.loss + step.penalty);
   }
-  expect(off(losses, { shape: [3], data: f.losses }), 'losses').toBeLessThan(TOLERANCE);
+  expect(off(losses, { shape: [], data: f.losses }), 'losses').toBeLessThan(TOLERANCE);
   for (const [p, path] of trainable(await t.model())) compare(path, p.value, 'after');
 });

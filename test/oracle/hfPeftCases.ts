@@ -125,6 +125,7 @@ const DORA = { ...LORA, m: 'lora_magnitude_vector.default.weight' };
 const r2 = { rank: 2, alpha: 3 };
 const triplets = { rank: 3, targetRank: 1, alpha: 3, tinit: 0, tfinal: 1, deltaT: 1, orthogonality: 0.1 };
 
+const fa = withFixedAt(loraFa({ ...r2, where: AT }), 'llama', (site, f) => ({ A: f.fixed[`${site}.${LORA.A}`]!.data }));
 const loraLike = {
   ...on('lora', 'lora', LORA, {
     llama: lora({ ...r2, where: AT }),
@@ -138,12 +139,13 @@ const loraLike = {
     bert: dora({ ...r2, where: DENSE }),
   }),
   ...on('lora-optimizers', 'loraPlus', LORA, { llama: loraPlus({ ...r2, ratio: 4, where: AT }) }),
+  ...on('lora-optimizers', 'loraFa', LORA, { llama: fa }, { optimizer: adamw({ lr: 0.01, eps: 1e-15, weightDecay: 0 }) }),
   ...on(
     'lora-optimizers',
-    'loraFa',
+    'loraFa epsilon',
     LORA,
-    { llama: withFixedAt(loraFa({ ...r2, where: AT }), 'llama', (site, f) => ({ A: f.fixed[`${site}.${LORA.A}`]!.data })) },
-    { optimizer: adamw({ lr: 0.01, eps: 1e-15, weightDecay: 0 }) },
+    { llama: fa },
+    { optimizer: adamw({ lr: 0.01, eps: 0.01 / Math.sqrt(1 - 0.999), weightDecay: 0 }) },
   ),
   ...on(
     'adalora',
@@ -225,6 +227,18 @@ const prefix = (network: 'llama' | 'gpt2', width: number, t: Transform): Compare
 const prompts: Record<string, Compared> = {
   'promptTuning llama': prompt('llama', promptTuning({ length: 3 }), () => 'embedding.weight'),
   'promptTuning gpt2': prompt('gpt2', promptTuning({ length: 3 }), () => 'embedding.weight'),
+  'promptTuning bert': {
+    network: 'bert',
+    group: 'prompts',
+    feed: {},
+    make: simple(promptTuning({ length: 3 })),
+    // Theirs is in front of the word embeddings and gets a segment's embedding added; ours stands where all embeddings are added up.
+    from: (_, table, part) => {
+      const P = found(table('prompt_encoder.default.embedding.weight'), 'prompt_embeddings');
+      const segment = fixture<{ readonly weights: Tables }>('nn-bert').weights['bert.embeddings.token_type_embeddings.weight']!.data;
+      return part === 'grads' ? P : P.map((v, k) => v + Math.fround(segment[k % 16]!));
+    },
+  },
   'prefixTuning llama': prefix('llama', 8, prefixTuning({ length: 3, bottleneck: null })),
   'prefixTuning gpt2': prefix('gpt2', 16, prefixTuning({ length: 3, bottleneck: null })),
   'prefixTuning mlp gpt2': prefix('gpt2', 16, prefixTuning({ length: 3, bottleneck: 4 })),

@@ -78,7 +78,7 @@ def round_to_float32(t: torch.Tensor) -> torch.Tensor:
     return torch.tensor(t.detach().numpy().astype("float32").astype("float64"))
 
 
-def case(name: str, config, move: float = 0.3, prepare=None, fixed=lambda wrapped: {}, optimizer=None, every_step=None, extra={}, penalty=False):
+def case(name: str, config, move: float = 0.3, prepare=None, fixed=lambda wrapped: {}, optimizer=None, every_step=None, extra={}, penalty=False, answer=None, steps=3):
     """One method on one network. `move`: how far its tensors are from their start."""
     torch.manual_seed(3)
     model, batch, base = network(name)
@@ -102,6 +102,9 @@ def case(name: str, config, move: float = 0.3, prepare=None, fixed=lambda wrappe
     cross_entropy = lambda logits: F.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1))
 
     def run():
+        if answer is not None:
+            logits = answer(wrapped, batch)
+            return logits, cross_entropy(logits)
         if penalty:  # the library adds its own to a loss that it is asked for
             model.loss_function = lambda logits, labels, **_: cross_entropy(logits)
             out = wrapped(**batch, **extra, labels=batch["input_ids"])
@@ -121,7 +124,7 @@ def case(name: str, config, move: float = 0.3, prepare=None, fixed=lambda wrappe
         "grads": {n: result(torch.zeros_like(p) if v is None else v) for (n, p), v in zip(train.items(), grads)},
     }
     losses = []
-    for step in range(1, 4):
+    for step in range(1, steps + 1):
         opt.zero_grad()
         _, value = run()
         losses.append(value.item())
@@ -160,17 +163,22 @@ def dora() -> dict:
 def lora_optimizers() -> dict:
     plus = lambda m: create_loraplus_optimizer(m, torch.optim.AdamW, lr=LR, loraplus_lr_ratio=4.0)
 
-    def fa(model):
-        """Its ε is added to √v before the correction of v, ours after: without ε the two are one."""
-        optimizer = create_lorafa_optimizer(model, 2, 3, LR)
-        for group in optimizer.param_groups:
-            group["eps"] = 1e-15
-        return optimizer
+    def fa(eps: float):
+        """Its ε is added to √v before v is corrected, ours after: with ε = 0 they are one, and in the first step ε/√0.001 is the same."""
+
+        def make(model):
+            optimizer = create_lorafa_optimizer(model, 2, 3, LR)
+            for group in optimizer.param_groups:
+                group["eps"] = eps
+            return optimizer
+
+        return make
 
     first = lambda m: {n: p for n, p in m.named_parameters() if "lora_A" in n}
     return {
         "loraPlus llama": case("llama", LoraConfig(**LORA, **AT), optimizer=plus),
-        "loraFa llama": case("llama", LoraConfig(**LORA, **AT), optimizer=fa, fixed=first),
+        "loraFa llama": case("llama", LoraConfig(**LORA, **AT), optimizer=fa(1e-15), fixed=first),
+        "loraFa epsilon llama": case("llama", LoraConfig(**LORA, **AT), optimizer=fa(0.01), fixed=first, steps=1),
     }
 
 
@@ -233,10 +241,20 @@ def additive() -> dict:
 
 def prompts() -> dict:
     v = {"num_virtual_tokens": 3}
+
+    def at_cls(wrapped, batch):
+        """The library pools its first row, which is the prompt's; here the text's first token, as before."""
+        seen = []
+        hook = wrapped.base_model.bert.encoder.register_forward_hook(lambda _, __, out: seen.append(out[0]))
+        wrapped(**batch)
+        hook.remove()
+        return wrapped.base_model.classifier(wrapped.base_model.bert.pooler(seen[0][:, 3:]))
+
     mpt = MultitaskPromptTuningConfig(num_tasks=2, num_ranks=2, prompt_tuning_init="RANDOM", **v, **LM)
     return {
         "promptTuning llama": case("llama", PromptTuningConfig(**v, **LM)),
         "promptTuning gpt2": case("gpt2", PromptTuningConfig(**v, **LM)),
+        "promptTuning bert": case("bert", PromptTuningConfig(task_type="SEQ_CLS", **v), answer=at_cls),
         "pTuning mlp llama": case("llama", PromptEncoderConfig(encoder_hidden_size=5, **v, **LM)),
         "pTuning lstm llama": case("llama", PromptEncoderConfig(encoder_reparameterization_type="LSTM", encoder_hidden_size=3, encoder_num_layers=2, **v, **LM)),
         "mpt llama": case("llama", mpt, extra={"task_ids": torch.tensor([1, 0])}),
@@ -304,7 +322,45 @@ def sums() -> dict:
     }
 
 
-GROUPS = {f.__name__.replace("_", "-"): f for f in (lora, dora, lora_optimizers, adalora, starts, eva, additive, prompts, prefixes, factored, shared, rotations, places, sums)}
+def two_adapters(at: dict):
+    """The tiny LLaMA with two LoRAs, a and b, of different scales."""
+    torch.manual_seed(4)
+    model, batch, _ = network("llama")
+    wrapped = get_peft_model(model, LoraConfig(r=2, lora_alpha=3, **at), adapter_name="a").eval()
+    wrapped.add_adapter("b", LoraConfig(r=2, lora_alpha=1, **at))
+    made = {n: p for n, p in wrapped.named_parameters() if "lora_" in n}
+    with torch.no_grad():
+        for p in made.values():
+            p.copy_(round_to_float32(p + 0.3 * torch.randn(p.shape)))
+    return wrapped, batch, {n: exact(p) for n, p in made.items()}
+
+
+def arithmetic() -> dict:
+    """What becomes of two adapters of one layer, with weights of both signs."""
+    kinds = {
+        "linear": {}, "cat": {}, "svd": {"svd_rank": 3}, "magnitude_prune": {"density": 0.4}, "ties": {"density": 0.6, "majority_sign_method": "total"},
+        "ties frequency": {"density": 0.6, "majority_sign_method": "frequency"}, "ties_svd": {"density": 0.5, "svd_rank": 2},
+    }
+    at = {"target_modules": ["v_proj"], "layers_to_transform": [0], **LM}
+    out = {}
+    for title, options in kinds.items():
+        wrapped, _, tensors = two_adapters(at)
+        wrapped.add_weighted_adapter(["a", "b"], [0.7, -1.3], "c", combination_type=title.split(" ")[0], **options)
+        layer = wrapped.base_model.model.model.layers[0].self_attn.v_proj
+        out[title] = {"tensors": tensors, "A": result(layer.lora_A["c"].weight), "B": result(layer.lora_B["c"].weight), "scale": layer.scaling["c"]}
+    return out
+
+
+def mixed() -> dict:
+    """Rows of one batch served by different adapters, and two adapters active at once."""
+    wrapped, batch, tensors = two_adapters(AT)
+    rows = {"b a": ["b", "a"], "a base": ["a", "__base__"]}
+    out = {title: result(wrapped(**batch, adapter_names=names).logits) for title, names in rows.items()}
+    wrapped.base_model.set_adapter(["a", "b"])
+    return {"tensors": tensors, **out, "both": result(wrapped(**batch).logits)}
+
+
+GROUPS = {f.__name__.replace("_", "-"): f for f in (lora, dora, lora_optimizers, adalora, starts, eva, additive, prompts, prefixes, factored, shared, rotations, places, sums, arithmetic, mixed)}
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore")
