@@ -14,3 +14,10 @@ export function meanAndInterval(values: readonly number[]): { readonly mean: num
   const t = T[n - 2] ?? 1.96 + 2.4 / (n - 1); // the expansion in 1/ν: 2.086 at 20 (exactly 2.086)
   return { mean, half: t * Math.sqrt(variance / n) };
 }
+
+/** The mean, and the standard deviation of a sample (n − 1); null for a single value. */
+export function meanAndDeviation(values: readonly number[]): { readonly mean: number; readonly deviation: number | null } {
+  const n = values.length;
+  const mean = values.reduce((a, b) => a + b, 0) / n;
+  return { mean, deviation: n < 2 ? null : Math.sqrt(values.reduce((a, v) => a + (v - mean) ** 2, 0) / (n - 1)) };
+}

@@ -1,10 +1,10 @@
 // A schedule as a picture: kernels coloured by phase, boxed by layer; values kept from forward to backward stand out. DOT and SVG.
 import { account, rootsOf, savedSteps, short } from './account.ts';
 import type { Program } from './plan.ts';
-import { type Ref, type Step, schedule } from './schedule.ts';
+import { type Ref, type Schedule, type Step, schedule } from './schedule.ts';
 import type { Phase } from './scope.ts';
 import { show, size } from './shape.ts';
-import type { Param, Tensor } from './tensor.ts';
+import type { Data, Param, Tensor } from './tensor.ts';
 
 /** Fill colours: blue for forward, orange for backward, green for the update (Okabe and Ito's colour-blind safe palette, lightened). */
 export const PHASE_COLOURS: Readonly<Record<Phase, string>> = { forward: '#cfe3f5', backward: '#fbe0c3', update: '#cdeadf' };
@@ -16,15 +16,17 @@ export interface GraphOptions {
   readonly depth?: number;
   /** Names of parameters, as `params(model)` answers them. */
   readonly names?: ReadonlyMap<Param, string>;
-  /** Whether frozen numbers get a node (false: there are many, and they explain little). */
-  readonly leaves?: boolean;
+  /** Whether frozen numbers get a node (false: there are many, and they explain little), or which, under what name. */
+  readonly leaves?: boolean | ReadonlyMap<Data, string>;
+  /** Kernels for which this answers the same name are drawn as one node. It is asked with a kernel's layer and whether it depends on anything fed. */
+  readonly group?: (path: string, fed: boolean) => string | null;
   /** Refuses more kernels than this (2,000): no picture of more is readable. */
   readonly limit?: number;
 }
 
 /** The graph an engine would run, in the DOT language. */
 export function dot(program: Program | readonly Tensor[] | Tensor, options: GraphOptions = {}): string {
-  const { depth = Number.POSITIVE_INFINITY, names = new Map<Param, string>(), leaves = false, limit = 2000 } = options;
+  const { depth = Number.POSITIVE_INFINITY, names = new Map<Param, string>(), leaves = false, group = () => null, limit = 2000 } = options;
   const s = schedule(rootsOf(program));
   if (s.steps.length > limit)
     throw new RangeError(
@@ -32,7 +34,17 @@ export function dot(program: Program | readonly Tensor[] | Tensor, options: Grap
     );
   const saved = savedSteps(s);
   const root: Box = { name: '', nodes: [], boxes: new Map() };
+  const { of, groups } = grouped(s, group);
+  for (const [name, members] of groups) {
+    const [first] = members;
+    const { path, phase } = s.steps[first!]!.node.at;
+    const label = `${name}\\n${members.length} kernel${members.length === 1 ? '' : 's'}`;
+    boxAt(root, path.split('.').filter(Boolean).slice(0, depth)).nodes.push(
+      `s${first} [label=${quote(label)}, fillcolor="${PHASE_COLOURS[phase]}", style="rounded,filled,dashed"];`,
+    );
+  }
   for (const [k, { node, kernel }] of s.steps.entries()) {
+    if (of[k] !== null) continue;
     const path = node.at.path.split('.').filter(Boolean).slice(0, depth);
     const label = `${title(kernel.name)}\\n${show(node.shape)}${saved.has(k) ? `\\nkept ${short(4 * size(node.shape), 'B')}` : ''}`;
     const border = saved.has(k) ? `, color="${SAVED_COLOUR}", penwidth=2` : '';
@@ -41,17 +53,24 @@ export function dot(program: Program | readonly Tensor[] | Tensor, options: Grap
       `s${k} [label=${quote(label)}, fillcolor="${PHASE_COLOURS[node.at.phase]}"${border}, tooltip=${quote(tip)}];`,
     );
   }
-  const drawn = (r: Ref): boolean => r.kind !== 'leaf' || leaves;
+  const leafName = (data: Data): string | null => (typeof leaves === 'boolean' ? (leaves ? '' : null) : (leaves.get(data) ?? null));
+  const drawn = (r: Ref): boolean => r.kind !== 'leaf' || leafName(s.leaves[r.index]!.data) !== null;
+  const nodeOf = (k: number): number => (of[k] == null ? k : groups.get(of[k])![0]!);
   const edges = s.steps.flatMap(({ args, node }, k) =>
-    args.filter(drawn).map((r) => {
+    args.filter(drawn).flatMap((r) => {
+      const from: Ref = r.kind === 'step' ? { kind: 'step', index: nodeOf(r.index) } : r;
+      if (from.kind === 'step' && from.index === nodeOf(k)) return [];
       const kept = r.kind === 'step' && saved.has(r.index) && node.at.phase === 'backward';
-      return `${id(r)} -> s${k}${kept ? ` [color="${SAVED_COLOUR}", penwidth=2]` : ''};`;
+      return [`${id(from)} -> s${nodeOf(k)}${kept ? ` [color="${SAVED_COLOUR}", penwidth=2]` : ''};`];
     }),
   );
   const sources = [
     ...s.inputs.map((i, k) => source(`i${k}`, `${i.name}\\n${show(i.shape)}`, 'input')),
     ...s.states.map((p, k) => source(`p${k}`, `${names.get(p) ?? 'parameter'}\\n${show(p.shape)}`, 'state')),
-    ...(leaves ? s.leaves.map((l, k) => source(`l${k}`, show(l.shape), 'leaf')) : []),
+    ...s.leaves.flatMap((l, k) => {
+      const name = leafName(l.data);
+      return name === null ? [] : [source(`l${k}`, `${name === '' ? '' : `${name}\\n`}${show(l.shape)}`, 'leaf')];
+    }),
   ];
   return [
     'digraph {',
@@ -60,11 +79,25 @@ export function dot(program: Program | readonly Tensor[] | Tensor, options: Grap
     '  edge [color="#888888", arrowsize=0.5];',
     ...inside(root, '', '  '),
     ...sources.map((l) => `  ${l}`),
-    ...edges.map((l) => `  ${l}`),
+    ...(groups.size === 0 ? edges : [...new Set(edges)]).map((l) => `  ${l}`),
     `  label=${quote(caption(program))}; labelloc=b; fontsize=10;`,
     '}',
     '',
   ].join('\n');
+}
+
+/** The group of each step, and the steps of each group. */
+function grouped(s: Schedule, group: NonNullable<GraphOptions['group']>): { of: (string | null)[]; groups: Map<string, number[]> } {
+  const fed: boolean[] = [];
+  const of: (string | null)[] = [];
+  const groups = new Map<string, number[]>();
+  for (const [k, { node, args }] of s.steps.entries()) {
+    fed.push(args.some((r) => r.kind === 'input' || (r.kind === 'step' && fed[r.index])));
+    const name = group(node.at.path, fed[k]!);
+    of.push(name);
+    if (name !== null) groups.set(name, [...(groups.get(name) ?? []), k]);
+  }
+  return { of, groups };
 }
 
 interface Box {

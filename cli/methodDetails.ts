@@ -1,0 +1,71 @@
+// One method for a terminal: equation, where it sits, defaults, counts, merging, file.
+import { rng } from '../core/rng.ts';
+import { decoder, llama } from '../nn/decoder.ts';
+import type { Model } from '../nn/layer.ts';
+import type { Listed } from '../peft/all.ts';
+import type { Part } from '../peft/method.ts';
+import { number, type Row, rowOf, sourceOf } from './methodRows.ts';
+import { sketch } from './methodSketch.ts';
+import { docstringOf, headerOf } from './methodSource.ts';
+
+/** Options as they would be written in a program; patterns and functions in their own notation. */
+export function options(config: object): string {
+  const value = (v: unknown): string => (v instanceof RegExp || typeof v === 'function' ? String(v) : JSON.stringify(v));
+  return Object.entries(config)
+    .map(([k, v]) => `${k}: ${value(v)}`)
+    .join(', ');
+}
+/** Defaults by part; a composition has several. */
+export const defaults = (parts: readonly Part[]): string[] =>
+  parts.map((p) => `${parts.length > 1 ? `${p.method.name}: ` : ''}${options(p.config)}`);
+
+export const link = (paper: string): string => paper.replace('arXiv:', 'https://arxiv.org/abs/');
+export const STARTS = {
+  bitwise: 'as the base, bit for bit',
+  close: 'as the base, up to rounding',
+  no: 'elsewhere than the base',
+} as const;
+
+/** Where it sits in the reference model, or in a LLaMA where that has no such place (an untied head, say). */
+export const placeOf = (m: Listed, model: Model): string =>
+  sketch(m.standard().parts, model) ??
+  sketch(m.standard().parts, decoder(llama({ vocabulary: 8, width: 8, layers: 2, heads: 2, positions: 8 }), rng(0))) ??
+  'the defaults name places that neither GPT-2 nor LLaMA has';
+
+/** Text in lines of at most `width` characters. */
+function wrapped(text: string, width: number, indent: string): string {
+  const lines: string[] = [];
+  for (const word of text.split(' ')) {
+    const last = lines.at(-1);
+    if (last === undefined || last.length + word.length + 1 > width) lines.push(word);
+    else lines[lines.length - 1] = `${last} ${word}`;
+  }
+  return lines.map((l) => `${indent}${l}`).join('\n');
+}
+
+export function details(m: Listed, model: Model): string {
+  const [row, source]: [Row, string] = [rowOf(m, model), sourceOf(m)];
+  const { says, equation, rest } = headerOf(source);
+  const doc = docstringOf(source, m.name);
+  const block = (lines: readonly string[]): string => lines.map((l) => `  ${l}`).join('\n');
+  return [
+    `${m.name}  (${m.family})`,
+    wrapped(says, 110, ''),
+    ...(equation.length === 0 ? [] : ['', block(equation)]),
+    ...(rest === '' ? [] : ['', wrapped(rest, 110, '')]),
+    '',
+    'where it sits',
+    block(placeOf(m, model).split('\n')),
+    '',
+    'defaults',
+    block(defaults(m.standard().parts)),
+    ...(doc === null ? [] : ['', wrapped(doc, 110, '')]),
+    '',
+    `count     ${row.count.formula ?? 'see the file'}; ${number(row.count.trained)} trained and ${number(row.count.stored)} stored on ${row.count.on}`,
+    `merges    ${row.mergeable ? 'yes, into plain weights' : 'no, it stays attached'}`,
+    `starts    ${STARTS[row.startsAsBase]}`,
+    `paper     ${link(m.paper)}`,
+    `file      ${m.file}`,
+    `laws      npm run laws -- ${m.name}`,
+  ].join('\n');
+}
