@@ -2,7 +2,7 @@
 
 import { reapply, zip } from './op.ts';
 import { add, full } from './ops/map.ts';
-import { reshape } from './ops/move.ts';
+import { concat, pad, reshape } from './ops/move.ts';
 import { here, within } from './scope.ts';
 import { ShapeError, show, size } from './shape.ts';
 import { inputsOf, Tensor, topological } from './tensor.ts';
@@ -27,7 +27,7 @@ export function pullback(y: Tensor, dy: Tensor, wrt: readonly Tensor[], until: r
   const cotangent = new Map<unknown, Tensor>([[identity(y), dy]]);
   const receive = (t: Tensor, d: Tensor): void => {
     const sum = cotangent.get(identity(t));
-    cotangent.set(identity(t), sum === undefined ? d : add(sum, d)); // a value used twice adds its gradients
+    cotangent.set(identity(t), sum === undefined ? d : accumulate(sum, d)); // a value used twice adds its gradients
   };
   const stop = new Set(until);
   for (const t of order.toReversed()) {
@@ -39,6 +39,27 @@ export function pullback(y: Tensor, dy: Tensor, wrt: readonly Tensor[], until: r
     });
   }
   return wrt.map((w) => cotangent.get(identity(w)) ?? full(w.shape, 0));
+}
+
+/** a + b; but the gradients of neighbouring slices are joined, so that a split costs one copy and adds no zeros. */
+function accumulate(a: Tensor, b: Tensor): Tensor {
+  const [x, y] = [padding(a), padding(b)];
+  if (x === null || y === null || x.axis !== y.axis) return add(a, b);
+  const [first, second] = x.before < y.before ? [x, y] : [y, x];
+  if (first.before + first.of.shape[first.axis]! !== second.before) return add(a, b);
+  return pad(concat([first.of, second.of], first.axis), first.axis, first.before, second.after);
+}
+interface Padded {
+  readonly of: Tensor;
+  readonly axis: number;
+  readonly before: number;
+  readonly after: number;
+}
+/** What a tensor padded with zeros was made of. */
+function padding({ source: s }: Tensor): Padded | null {
+  if (s.kind !== 'apply' || s.op.name !== 'pad') return null;
+  const { value, ...place } = s.attrs as Omit<Padded, 'of'> & { value: number };
+  return value === 0 ? { ...place, of: s.ins[0]! } : null;
 }
 
 /** Two tensors of one parameter are one variable. */

@@ -173,8 +173,9 @@ const attentionOp: Op<'q' | 'k' | 'v' | 'bias', AttentionAttrs> = defineOp<'q' |
       const [, hk, s] = k.shape as readonly [number, number, number];
       const grouped = hk !== h; // GQA: H/Hk query heads share one key head
       const head = (x: Tensor): Tensor => (grouped ? reshape(x, [b, hk, 1, ...x.shape.slice(2)]) : x);
-      const query = grouped ? reshape(q, [b, hk, h / hk, t, d]) : q;
-      const raw = mul(matmul(query, head(k).T), scale); // [B, H, T, S]
+      const scaled = mul(q, scale); // T·D products instead of T·S
+      const query = grouped ? reshape(scaled, [b, hk, h / hk, t, d]) : scaled;
+      const raw = matmul(query, head(k).T); // [B, H, T, S]
       const scores = grouped ? reshape(raw, [b, h, t, s]) : raw;
       const masked = causal && t > 1 ? add(scores, causalBias({}, { t, s })) : scores;
       const p = softmax(bias.shape.length === 0 ? masked : add(masked, bias));

@@ -170,21 +170,31 @@ const erfHelper = `function erf(x) {
 }`;
 /** d = 2/√π · e^(−x²) */
 export const erf = unary('erf', 'erf(x)', ({ x, dy }) => mul(dy, mul(2 / Math.sqrt(Math.PI), exp(neg(mul(x, x))))), [erfHelper]);
-/** x·Φ(x), Φ(x) = ½(1 + erf(x/√2)). d = Φ + x·φ */
-export const gelu = unary(
-  'gelu',
-  '0.5 * x * (1.0 + erf(0.7071067811865476 * x))',
-  ({ x, dy }) =>
-    mul(dy, add(mul(0.5, add(1, erf(mul(x, Math.SQRT1_2)))), mul(x, mul(1 / Math.sqrt(2 * Math.PI), exp(mul(-0.5, mul(x, x))))))),
+/** x·Φ(x), Φ(x) = ½(1 + erf(x/√2)). */
+export const gelu = unary('gelu', '0.5 * x * (1.0 + erf(0.7071067811865476 * x))', ({ x, dy }) => mul(dy, geluSlope(x)), [erfHelper]);
+/** Its derivative, Φ + x·φ. d = φ(2 − x²), φ = e^(−x²/2)/√(2π) */
+const geluSlope = unary(
+  'geluSlope',
+  '0.5 * (1.0 + erf(0.7071067811865476 * x)) + 0.3989422804014327 * x * Math.exp(-0.5 * x * x)',
+  ({ x, dy }) => mul(dy, mul(mul(1 / Math.sqrt(2 * Math.PI), exp(mul(-0.5, square(x)))), sub(2, square(x)))),
   [erfHelper],
 );
 /** The tanh form of GPT-2: ½x(1 + tanh u), u = √(2/π)(x + 0.044715x³), which is x·σ(2u). */
 export const geluTanh = unary(
   'geluTanh',
   'x / (1.0 + Math.exp(-1.5957691216057308 * Math.min(Math.max(x + 0.044715 * x * x * x, -40.0), 40.0)))',
-  ({ x, y, dy }) => {
-    const s = sigmoid(mul(2 * Math.sqrt(2 / Math.PI), add(x, mul(0.044715, mul(x, square(x))))));
-    return mul(dy, add(s, mul(y, mul(sub(1, s), mul(2 * Math.sqrt(2 / Math.PI), add(1, mul(3 * 0.044715, square(x))))))));
+  ({ x, dy }) => mul(dy, geluTanhSlope(x)),
+);
+/** Its derivative, s + x·s(1 − s)·g with s = σ(2u) and g = 2u′. d = s(1 − s)·(2g + x(1 − 2s)g² + x·g′) */
+const geluTanhSlope = unary(
+  'geluTanhSlope',
+  '(1.0 + x * (1.5957691216057308 + 0.21406444881780076 * x * x) / (1.0 + Math.exp(1.5957691216057308 * Math.min(Math.max(x + 0.044715 * x * x * x, -40.0), 40.0)))) / (1.0 + Math.exp(-1.5957691216057308 * Math.min(Math.max(x + 0.044715 * x * x * x, -40.0), 40.0)))',
+  ({ x, dy }) => {
+    const k = 2 * Math.sqrt(2 / Math.PI);
+    const s = sigmoid(mul(k, add(x, mul(0.044715, mul(x, square(x))))));
+    const g = mul(k, add(1, mul(3 * 0.044715, square(x))));
+    const bend = add(mul(x, mul(sub(1, mul(2, s)), square(g))), mul(square(x), 6 * 0.044715 * k));
+    return mul(dy, mul(mul(s, sub(1, s)), add(mul(2, g), bend)));
   },
 );
 

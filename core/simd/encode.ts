@@ -51,6 +51,8 @@ const functions: Readonly<Record<string, number>> = {
   erf: code.ERF,
   gelu: code.GELU,
   geluTanh: code.GELU_TANH,
+  geluSlope: code.GELU_SLOPE,
+  geluTanhSlope: code.GELU_TANH_SLOPE,
   where: code.WHERE,
 };
 

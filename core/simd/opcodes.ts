@@ -54,6 +54,8 @@ export const ERF = 31;
 export const GELU = 32;
 export const GELU_TANH = 33;
 export const WHERE = 34;
+export const GELU_SLOPE = 35;
+export const GELU_TANH_SLOPE = 36;
 
 /** Floats in a tile of a map: operands and results of one tile stay in the first-level cache. */
 export const TILE = 256;

@@ -1,9 +1,10 @@
 // Chains of element-wise functions, run tile by tile: every value of a tile stays in the first-level cache, no result of
 // the chain but the last is ever stored.
 import {
-  ABS, ADD, CONSTANT, COS, DIV, EQ, ERF, EXP, FLOOR, GE, GELU, GELU_TANH, GT, IDENTITY, LE, LOG, LT, MAXIMUM, MIN, MUL, NE, NEG, POW,
+  ABS, ADD, CONSTANT, COS, DIV, EQ, ERF, EXP, FLOOR, GE, GELU, GELU_SLOPE, GELU_TANH, GELU_TANH_SLOPE, GT, IDENTITY, LE, LOG, LT, MAXIMUM, MIN, MUL, NE, NEG, POW,
   RELU, RSQRT, SIGMOID, SIGN, SILU, SIN, SOFTPLUS, SQRT, SQUARE, SUB, TANH, TILE, WHERE,
 } from '../opcodes';
+import { madd } from './madd';
 import { erf4, exp4, log4, sigmoid4, sincos4, tanh4 } from './math';
 
 @inline function c(x: f32): v128 { return f32x4.splat(x); }
@@ -60,6 +61,18 @@ function apply(op: i32, to: usize, x: usize, y: usize, z: usize, n: i32): void {
       const v = v128.load(x + i);
       const u = f32x4.add(v, f32x4.mul(c(0.044715), f32x4.mul(v, f32x4.mul(v, v))));
       v128.store(to + i, f32x4.mul(v, sigmoid4(f32x4.mul(c(1.5957691216), u))));
+    } break;
+    case GELU_SLOPE: for (let i: usize = 0; i < end; i += 16) {
+      const v = v128.load(x + i);
+      const density = f32x4.mul(c(0.3989422804), exp4(f32x4.mul(c(-0.5), f32x4.mul(v, v))));
+      v128.store(to + i, madd(v, density, madd(c(0.5), erf4(f32x4.mul(v, c(0.70710678118))), c(0.5))));
+    } break;
+    case GELU_TANH_SLOPE: for (let i: usize = 0; i < end; i += 16) {
+      const v = v128.load(x + i);
+      const z = f32x4.mul(v, v);
+      const s = sigmoid4(f32x4.mul(c(1.5957691216), madd(f32x4.mul(c(0.044715), v), z, v)));
+      const rest = f32x4.mul(f32x4.mul(v, f32x4.sub(c(1), s)), madd(c(0.2140644488), z, c(1.5957691216)));
+      v128.store(to + i, madd(s, rest, s));
     } break;
     case WHERE: for (let i: usize = 0; i < end; i += 16)
       v128.store(to + i, v128.bitselect(v128.load(y + i), v128.load(z + i), f32x4.ne(v128.load(x + i), c(0)))); break;

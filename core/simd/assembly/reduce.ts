@@ -71,6 +71,27 @@ export function reduce(op: i32, p: usize, tid: i32, threads: i32): void {
     }
     return;
   }
+  // Many columns: whole rows are added to the result, each thread in its own range of columns, which stays in its cache.
+  if (inner >= 16 && (op == SUM || op == MAX)) {
+    const blocks = inner >> 2;
+    const c0 = (blocks * tid / threads) << 2, c1 = tid == threads - 1 ? inner : (blocks * (tid + 1) / threads) << 2;
+    const n4 = <usize>((c1 - c0) & ~3) << 2;
+    for (let o = 0; o < outer; o++) {
+      const to = out + (<usize>o * <usize>inner + <usize>c0 << 2);
+      let row = x + (<usize>o * <usize>length * <usize>inner + <usize>c0 << 2);
+      memory.copy(to, row, <usize>(c1 - c0) << 2);
+      for (let k = 1; k < length; k++) {
+        row += <usize>inner << 2;
+        if (op == SUM) for (let i: usize = 0; i < n4; i += 16) v128.store(to + i, f32x4.add(v128.load(to + i), v128.load(row + i)));
+        else for (let i: usize = 0; i < n4; i += 16) v128.store(to + i, f32x4.max(v128.load(to + i), v128.load(row + i)));
+        for (let i: usize = n4, end = <usize>(c1 - c0) << 2; i < end; i += 4) {
+          const a = load<f32>(to + i), b = load<f32>(row + i);
+          store<f32>(to + i, op == SUM ? a + b : max(a, b));
+        }
+      }
+    }
+    return;
+  }
   // Columns in fours; each thread owns a range of all columns of all outer slices.
   const fours = (inner + 3) / 4;
   const total = outer * fours;
