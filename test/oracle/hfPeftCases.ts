@@ -28,6 +28,7 @@ import { oft } from '../../peft/reparameterized/oft.ts';
 import { vblora } from '../../peft/reparameterized/vblora.ts';
 import { vera } from '../../peft/reparameterized/vera.ts';
 import { placesAt } from '../../peft/select.ts';
+import { bitfit } from '../../peft/selective/bitfit.ts';
 import { shira } from '../../peft/selective/shira.ts';
 import { fixture, type Table } from './fixtures.ts';
 import { type Network, networks } from './networks.ts';
@@ -176,6 +177,7 @@ const additive = {
     gpt2: ia3({ where: FUSED, queries: true }),
     bert: ia3({ where: ['k', 'v', 'o', 'down'], feedforward: ['o', 'down'] }), // "output.dense" is the name of both there
   }),
+  ...on('additive', 'bitfit', { delta: 'beft_bias.default' }, { bert: bitfit({ where: 'v.bias' }) }), // called BEFT there
   ...Object.fromEntries(
     (['llama', 'gpt2', 'bert'] as const).map((network) => [
       `lnTuning ${network}`,

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from peft import (
-    AdaLoraConfig, BOFTConfig, FourierFTConfig, HiraConfig, HRAConfig, IA3Config, LNTuningConfig, LoHaConfig, LoKrConfig, LoraConfig, MissConfig,
+    AdaLoraConfig, BeftConfig, BOFTConfig, FourierFTConfig, HiraConfig, HRAConfig, IA3Config, LNTuningConfig, LoHaConfig, LoKrConfig, LoraConfig, MissConfig,
     MultitaskPromptTuningConfig, OFTConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, ShiraConfig, VBLoRAConfig, VeraConfig,
     get_peft_model, initialize_lora_eva_weights,
 )
@@ -235,6 +235,7 @@ def additive() -> dict:
         "ia3 bert": case("bert", IA3Config(**dense)),
         "lnTuning llama": case("llama", LNTuningConfig(target_modules=["input_layernorm", "post_attention_layernorm", "norm"], **LM)),
         "lnTuning gpt2": case("gpt2", LNTuningConfig(target_modules=["ln_1", "ln_2", "ln_f"], **LM)),
+        "bitfit bert": case("bert", BeftConfig(target_modules=["value"])),
         "lnTuning bert": case("bert", LNTuningConfig(target_modules=["LayerNorm"])),
     }
 

@@ -3,14 +3,11 @@ import { expect, test } from 'vitest';
 import { float64 } from '../../core/engines/float64.ts';
 import { grad } from '../../core/grad.ts';
 import { crossEntropy } from '../../core/ops/fused.ts';
-import { rng } from '../../core/rng.ts';
-import { leaf, stateOf, type Tensor } from '../../core/tensor.ts';
+import { stateOf, type Tensor } from '../../core/tensor.ts';
 import { context } from '../../nn/context.ts';
-import { bert, encoder } from '../../nn/encoder.ts';
 import { freeze, withValues } from '../../nn/freeze.ts';
-import { classifier } from '../../nn/heads.ts';
 import type { Model } from '../../nn/layer.ts';
-import { layers, mapTensors, trainable } from '../../nn/tree.ts';
+import { layers, trainable } from '../../nn/tree.ts';
 import { adamw } from '../../optim/adamw.ts';
 import { trainer } from '../../optim/trainer.ts';
 import { fused } from '../../peft/additive/adapterFusionStages.ts';
@@ -18,7 +15,8 @@ import { compacter } from '../../peft/additive/compacter.ts';
 import { houlsby } from '../../peft/additive/houlsby.ts';
 import { parallelAdapter } from '../../peft/additive/parallelAdapter.ts';
 import { pfeiffer } from '../../peft/additive/pfeiffer.ts';
-import { fixture, off, rows, type Table } from './fixtures.ts';
+import { fixture, off, type Table } from './fixtures.ts';
+import { networks } from './networks.ts';
 
 interface Case {
   readonly tensors: Readonly<Record<string, Table>>;
@@ -28,46 +26,11 @@ interface Case {
   readonly losses: readonly number[];
   readonly after: Table;
 }
-interface Base {
-  readonly ids: number[][];
-  readonly mask: number[][];
-  readonly types: number[][];
-  readonly targets: number[];
-  readonly weights: Readonly<Record<string, Table>>;
-}
-const bertFixture = fixture<Base>('nn-bert');
 const hub = fixture<{ readonly cases: Readonly<Record<string, Case>> }>('hub').cases;
 const TOLERANCE = 1e-5; // the fixtures are rounded to float32
 const engine = float64();
 
-const rename = (path: string, pairs: readonly (readonly [string, string])[]): string =>
-  pairs.reduce((p, [from, to]) => p.replace(from, to), path);
-const baseName = (path: string): string =>
-  rename(path, [
-    ['embed.', 'bert.embeddings.word_embeddings.'],
-    ['types.', 'bert.embeddings.token_type_embeddings.'],
-    ['trunk.positions.', 'bert.embeddings.position_embeddings.'],
-    ['trunk.first.', 'bert.embeddings.LayerNorm.'],
-    ['trunk.blocks.', 'bert.encoder.layer.'],
-    ['attn.q.', 'attention.self.query.'],
-    ['attn.k.', 'attention.self.key.'],
-    ['attn.v.', 'attention.self.value.'],
-    ['attn.o.', 'attention.output.dense.'],
-    ['.norm1.', '.attention.output.LayerNorm.'],
-    ['.norm2.', '.output.LayerNorm.'],
-    ['mlp.up.', 'intermediate.dense.'],
-    ['mlp.down.', 'output.dense.'],
-    ['pooler.', 'bert.pooler.dense.'],
-    ['head.', 'classifier.'],
-  ]);
-const base = ((): Model => {
-  const model = classifier(
-    encoder(bert({ vocabulary: 13, width: 16, layers: 2, heads: 4, inner: 24, positions: 12 }), rng(1)),
-    { classes: 3 },
-    rng(2),
-  );
-  return freeze(mapTensors(model, (old, path) => leaf(Float32Array.from(bertFixture.weights[baseName(path)]!.data), old.shape)));
-})();
+const { base, batch, tokens, targets } = networks.bert;
 
 /** Our tensor at a path of an adapter → AdapterHub's name. `a` is the adapter's name there. */
 function hubName(path: string, a: string): string {
@@ -109,9 +72,7 @@ test.each(Object.keys(hub))("%s: logits, gradients and three steps are AdapterHu
   const f = hub[name]!;
   const model = cases[name]!(f);
   const a = name === 'stack' ? 'b' : 'a';
-  const batch = { ids: rows(bertFixture.ids), keyMask: rows(bertFixture.mask), types: rows(bertFixture.types) };
-  const targets = leaf(bertFixture.targets, [2]);
-  const answer = (m: Model): Tensor => m(batch, context(bertFixture.ids[0]!.length));
+  const answer = (m: Model): Tensor => m(batch, context(tokens));
   const loss = (m: Model): Tensor => crossEntropy(answer(m), targets);
   const penalties = [...layers(model)].flatMap(({ layer: l }) =>
     l.attached?.hooks.penalty === undefined ? [] : [l.attached.hooks.penalty()],
