@@ -187,7 +187,8 @@ export function cat(adapters: readonly Adapter[], weights: readonly number[]): A
 
 /**
  * The changes themselves: merge(ΔW_i; w_i) = U S Vᵀ, B' = U_r S_r, A' = V_rᵀ, scale 1 (PEFT's combinations that end in `svd`, with each s_i applied
- * once; PEFT applies it twice). `rank` is that of the largest adapter unless given; `clamp` cuts B' and A' at that quantile of their numbers.
+ * once; PEFT 0.20 applied it twice). `rank` is that of the largest adapter unless given; `clamp` cuts B' and A' at that quantile of their numbers,
+ * which depends, as in PEFT, on the signs that the factorisation happens to give its vectors.
  */
 export function onChange(
   merge: Merge,

@@ -2,7 +2,8 @@
 //   y = W x + b + s·B A drop(x),   only B trained
 //   with `preconditioned`: ĝ_B = g_B (A Aᵀ + 1e-8·I)⁻¹ / s², which makes the step s·ĝ_B A of the weight its gradient, projected on A's rows
 // Zhang et al. 2023, arXiv 2308.03303, §3; the preconditioned gradient is that of the authors' optimizer in Hugging Face PEFT, where Adam with
-// ε = 1e-6 follows: `adamw({ eps: 1e-6, weightDecay: 0 })`. Without it, the optimizer sees the plain gradient.
+// ε = 1e-6 follows: `adamw({ eps: 1e-6, weightDecay: 0 })` (there ε is added before v is corrected, so that in step t it acts as ε/√(1 − β₂ᵗ)).
+// Without it, the optimizer sees the plain gradient.
 import { leaf, paramOf, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { inverse, product, transposed } from '../linalg.ts';
