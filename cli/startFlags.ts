@@ -78,15 +78,15 @@ export function parseFlags(args: readonly string[]): Flags {
     if (!Number.isInteger(n) || n < 1) throw new RangeError(`--${name} must be a whole number from 1, got '${values[name]}'`);
     return n;
   };
-  const recipe = Object.hasOwn(recipes, values.method) ? recipes[values.method] : undefined;
-  if (recipe === undefined)
-    throw new RangeError(`--method: there is no ${values.method}. Nearest: ${nearest(values.method, NAMES).join(', ')}`);
+  const method = values.method === 'prefix' ? 'prefixTuning' : values.method; // its short name in the literature
+  const recipe = Object.hasOwn(recipes, method) ? recipes[method] : undefined;
+  if (recipe === undefined) throw new RangeError(`--method: there is no ${method}. Nearest: ${nearest(method, NAMES).join(', ')}`);
   const lr = values.lr === undefined ? recipe.lr : Number(values.lr);
   if (!(lr > 0 && Number.isFinite(lr))) throw new RangeError(`--lr must be a number above 0, got '${values.lr}'`);
   const where = values.where.split(',').map((w) => w.trim());
   const strange = where.find((w) => !ROLES.includes(w));
   if (strange !== undefined) throw new RangeError(`--where: there is no linear layer ${strange}; an encoder has ${ROLES.join(', ')}`);
-  const { method, model = null, data = null, validation, engine, mode, out, resume, help } = values;
+  const { model = null, data = null, validation, engine, mode, out, resume, help } = values;
   const numbers = { rank: whole('rank'), epochs: whole('epochs'), rows: whole('rows'), seeds: whole('seeds'), lr };
   return { method, recipe, where, ...numbers, model, data, validation, engine, mode, out, resume, help };
 }

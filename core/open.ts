@@ -30,15 +30,19 @@ export async function openEngine(choice: EngineChoice = {}): Promise<Engine> {
       const { simd, simdMissing } = await import('./engines/simd.ts');
       const { hardwareAdapter } = await import('./engines/adapter.ts');
       const gpu = await hardwareAdapter();
-      if ('adapter' in gpu || simdMissing() !== null) return gpujs(mode);
-      return simd({ because: `no GPU: ${gpu.reason}` });
+      const missing = simdMissing();
+      if ('adapter' in gpu) return gpujs(mode);
+      return missing === null ? simd({ because: `no GPU: ${gpu.reason}` }) : gpujs(mode, `no simd engine: ${missing}`);
     }
     default:
       return engine satisfies never;
   }
 }
-const gpujs = async (mode: EngineChoice['mode']): Promise<Engine> =>
-  (await import('./engines/gpujs.ts')).gpujsEngine(mode === undefined ? {} : { mode });
+const gpujs = async (mode: EngineChoice['mode'], because?: string): Promise<Engine> =>
+  (await import('./engines/gpujs.ts')).gpujsEngine({
+    ...(mode === undefined ? {} : { mode }),
+    ...(because === undefined ? {} : { because }),
+  });
 
 function oneOf<T extends string>(what: string, value: string | undefined, known: readonly T[]): T | undefined {
   if (value === undefined || value === '') return undefined;

@@ -211,9 +211,9 @@ const hasThreadsAndSimd = (): boolean => gpujs.GPU.isWebAssemblySupported;
 
 /**
  * gpu.js on the best mode this machine has: webgpu when a hardware adapter answers, else webasm, else cpu. With `mode`, that one
- * or an error saying why it cannot be had. The report says which and why.
+ * or an error saying why it cannot be had. The report says which and why; `because` is added to it.
  */
-export async function gpujsEngine({ mode }: { mode?: GpuMode } = {}): Promise<Engine> {
+export async function gpujsEngine({ mode, because }: { mode?: GpuMode; because?: string } = {}): Promise<Engine> {
   const found = mode === undefined || mode === 'webgpu' ? await findAdapter() : { reason: `mode ${mode} was asked for` };
   if (mode === 'webgpu' && 'reason' in found) {
     releaseAdapter();
@@ -232,6 +232,10 @@ export async function gpujsEngine({ mode }: { mode?: GpuMode } = {}): Promise<En
   if (mode === undefined) releaseAdapter();
   const chosen = mode === 'cpu' || !hasThreadsAndSimd() ? 'cpu' : 'webasm';
   const reason = 'reason' in found ? found.reason : `the only WebGPU adapter computes in software (${found.adapter})`;
-  const why = chosen === 'cpu' && mode !== 'cpu' ? `${reason}, and there is no WebAssembly` : reason;
+  const why = [
+    reason,
+    ...(chosen === 'cpu' && mode !== 'cpu' ? ['there is no WebAssembly'] : []),
+    ...(because === undefined ? [] : [because]),
+  ].join('; ');
   return makeEngine(hostDevice(new gpujs.GPU({ mode: chosen }), chosen), { engine: 'gpujs', mode: chosen, adapter: null, why });
 }
