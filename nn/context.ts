@@ -55,6 +55,8 @@ export interface Context {
   /** Whether token i is kept from seeing tokens after it. */
   readonly causal: boolean;
   readonly cache: Cache | null;
+  /** What a language model does with its last hidden states [B, T, D] and its head, when not just `head(h)`: a loss in chunks. */
+  readonly readOut?: (h: Tensor, head: (h: Tensor) => Tensor) => Tensor;
   /** [B]: the one token of each row whose answer is wanted, so that a language model's head computes [B, 1, V]; all without it. */
   readonly only?: Tensor | null;
   /** Within a residual branch: what its answer is added to. A block says it to its branches. */

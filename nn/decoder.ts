@@ -2,6 +2,7 @@
 import { matmul } from '../core/ops/matmul.ts';
 import type { Rng } from '../core/rng.ts';
 import { ShapeError } from '../core/shape.ts';
+import type { Tensor } from '../core/tensor.ts';
 import { newAttention } from './attention.ts';
 import { hidden, inside, pickToken } from './backbone.ts';
 import { preNormBlock } from './block.ts';
@@ -89,7 +90,9 @@ export const languageModel = (embed: Layer<'embedding'>, body: Layer<'trunk'>, h
   layer('model', { embed, types: null, trunk: body, causal: true as boolean, head }, (f) => (batch, ctx) => {
     const c = inside(f, batch.keyMask, ctx);
     const h = hidden(f, batch, c); // [B, T, D]
-    return f.head(ctx.only == null ? h : pickToken(h, ctx.only), c);
+    const head = (x: Tensor): Tensor => f.head(x, c);
+    if (ctx.readOut !== undefined) return ctx.readOut(h, head);
+    return head(ctx.only == null ? h : pickToken(h, ctx.only));
   });
 
 /** A freshly initialised decoder: N(0, 0.02²), output projections scaled by 1/√(2L) as in GPT-2. All of it trainable. */
