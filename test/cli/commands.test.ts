@@ -31,7 +31,7 @@ describe.concurrent('npm run methods', () => {
         .map((m) => m.name)
         .sort(),
     );
-    expect(one.out).toMatch(/arxiv\.org\/abs\/2106\.09685[\s\S]*peft\/reparameterized\/lora\.ts[\s\S]*rank: 8, alpha: 8/);
+    for (const line of ['arxiv.org/abs/2106.09685', 'peft/reparameterized/lora.ts', 'rank: 8, alpha: 8']) expect(one.out).toContain(line);
   });
   it('refuses what it does not know', async () => {
     const [name, family, option] = await Promise.all([
