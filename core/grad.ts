@@ -67,10 +67,10 @@ const identity = (t: Tensor): unknown => (t.source.kind === 'state' ? t.source.p
 
 const distinct = (ts: readonly Tensor[]): Tensor[] => [...new Map(ts.map((t) => [identity(t), t])).values()];
 
-/** A value to be computed again: a copy that is never merged with the one forward computed. Everything else is itself. */
+/** A value to be computed again, with what of its inputs is: a copy never merged with the one forward computed. All else is itself. */
 const again = (t: Tensor): Tensor =>
   t.source.kind === 'apply' && t.source.op.recompute === true
-    ? reapply(t.source.op, t.source.ins, t.source.attrs, { path: t.at.path, phase: 'backward', copy: t.at.copy + 1 })
+    ? reapply(t.source.op, t.source.ins.map(again), t.source.attrs, { path: t.at.path, phase: 'backward', copy: t.at.copy + 1 })
     : t;
 
 /** What t's cotangent sends to each of its inputs that `marked` wants. */

@@ -1,0 +1,73 @@
+// What quantisation by codebook shares: nearest codes of a table of values, one scale per block of the flattened numbers.
+import { idiv, X, Y } from '../core/kernel.ts';
+import type { Shape } from '../core/shape.ts';
+
+/** Numbers in [−1, 1] that codes stand for. */
+export interface Codebook {
+  readonly values: Float32Array; // by code
+  /** Code of the nearest value; a number exactly between two takes the lower value. */
+  readonly nearest: (x: number) => number;
+}
+
+/** A codebook of values in any order. Of codes with equal values (0 and −0) the first is used. */
+export function codebook(numbers: readonly number[]): Codebook {
+  const values = Float32Array.from(numbers);
+  const order = numbers
+    .map((_, code) => code)
+    .sort((a, b) => values[a]! - values[b]! || a - b)
+    .filter((code, k, all) => k === 0 || values[code] !== values[all[k - 1]!]);
+  const bounds = Float32Array.from(order.slice(1), (code, k) => (values[order[k]!]! + values[code]!) / 2);
+  const nearest = (x: number): number => {
+    let [low, high] = [0, bounds.length]; // how many bounds lie below x
+    while (low < high) {
+      const mid = (low + high) >> 1;
+      if (bounds[mid]! < x) low = mid + 1;
+      else high = mid;
+    }
+    return order[low]!;
+  };
+  return { values, nearest };
+}
+
+export interface Blocks {
+  readonly codes: Uint8Array; // one per number
+  readonly scales: Float32Array; // one per block: its largest magnitude
+}
+
+/**
+ * c = max |x| over a block, code = nearest(x / c). Blocks are `block` consecutive numbers; the last may be shorter. A block of zeros
+ * has scale 0. Throws on NaN and on what is infinite in float32; `what` names the caller.
+ */
+export function quantizeBlocks(x: ArrayLike<number>, block: number, { nearest }: Codebook, what: string): Blocks {
+  if (!Number.isInteger(block) || block < 1) throw new RangeError(`${what}: block must be a whole number from 1, got ${block}`);
+  const codes = new Uint8Array(x.length).fill(nearest(0));
+  const scales = new Float32Array(Math.ceil(x.length / block));
+  for (let k = 0; k < scales.length; k++) {
+    const end = Math.min((k + 1) * block, x.length);
+    let c = 0;
+    for (let i = k * block; i < end; i++) {
+      const v = Math.abs(Math.fround(x[i]!));
+      if (!Number.isFinite(v)) throw new RangeError(`${what}: number ${i} is ${x[i]}; only numbers finite in float32 can be quantised`);
+      c = Math.max(c, v);
+    }
+    scales[k] = c;
+    if (c > 0) for (let i = k * block; i < end; i++) codes[i] = nearest(Math.fround(Math.fround(x[i]!) / c));
+  }
+  return { codes, scales };
+}
+
+/** The table that holds one number per block of a table's flattened numbers: by rows where rows are whole blocks, else one row. */
+export const blocksShape = ([rows, cols]: readonly [number, number], block: number): Shape =>
+  cols % block === 0 ? [rows, cols / block] : [1, Math.ceil((rows * cols) / block)];
+
+/**
+ * Inside a kernel over a table of `cols` columns: where in the table of blocks this element's block is. ⌊(y·cols + x) / block⌋ is split so
+ * that no product of a row and a column is divided: it would pass 2²⁴ for large tables, and gpu.js counts in float32.
+ */
+export function blockOf(cols: number, block: number): readonly [row: string, col: string] {
+  if (cols % block === 0) return [Y, idiv(X, block)];
+  const [whole, rest] = [Math.floor(cols / block), cols % block];
+  const high = idiv(Y, block); // y = high·block + low, so that y·rest / block = high·rest + low·rest / block
+  const low = `(${Y} - ${high} * ${block})`;
+  return ['0', `${Y} * ${whole} + ${high} * ${rest} + ${idiv(`${low} * ${rest} + ${X}`, block)}`];
+}

@@ -1,0 +1,136 @@
+// Four bits per weight: NF4 and FP4 codes, two in a byte, and one scale per block.
+//   c = max |w| over 64 consecutive weights,  q = nearest code of w / c,  ŵ = c·code[q],  so |w − ŵ| ≤ c · half the gap between codes
+// NF4's codes are quantiles of a normal distribution (and 0, ±1), FP4's are the floats of one sign, two exponent and one mantissa bit.
+// Dettmers et al. 2023 (QLoRA), arXiv 2305.14314, §3; tables, byte order and ties as in bitsandbytes.
+import { idiv, X, Y } from '../core/kernel.ts';
+import { defineOp, type Op } from '../core/op.ts';
+import { type Shape, ShapeError, same, show, size } from '../core/shape.ts';
+import { type Data, leaf, type Tensor } from '../core/tensor.ts';
+import { layer } from '../nn/layer.ts';
+import { blockOf, blocksShape, type Codebook, codebook, quantizeBlocks } from './blocks.ts';
+import type { Scheme } from './quantize.ts';
+
+/** NormalFloat: quantiles of N(0, 1) scaled to [−1, 1]: 7 negatives, 0 (code 7) and 8 positives. */
+export const nf4Code: Codebook = codebook([
+  -1, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0,
+  0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941,
+  0.7229568362236023, 1,
+]);
+const fp4Positive = [0, 0.0625, 8, 12, 4, 6, 2, 3].map((v) => v / 12); // by bit pattern
+/** Four-bit floats over their largest, 12; codes from 8 are the negatives, and 8 itself (−0) is never written. */
+export const fp4Code: Codebook = codebook([...fp4Positive, ...fp4Positive.map((v) => -v)]);
+
+export interface FourBit {
+  readonly codes: Uint8Array; // two weights a byte, the first in the high half; an odd count is padded with the code of 0
+  readonly scales: Float32Array; // one per block
+}
+
+/** Two codes per byte, the first one high. */
+export function packCodes(codes: Uint8Array, padding: number): Uint8Array {
+  return Uint8Array.from({ length: Math.ceil(codes.length / 2) }, (_, k) => (codes[2 * k]! << 4) | (codes[2 * k + 1] ?? padding));
+}
+/** The first `n` codes of packed bytes. */
+export const unpackCodes = (bytes: Uint8Array, n: number): Uint8Array =>
+  Uint8Array.from({ length: n }, (_, i) => (i % 2 === 0 ? bytes[i >> 1]! >> 4 : bytes[i >> 1]! & 15));
+
+/** Packed codes and scales of numbers in row-major order; `block` (64) consecutive ones share a scale. Throws on NaN and infinities. */
+export function quantize4(w: ArrayLike<number>, book: Codebook, block = 64): FourBit {
+  const { codes, scales } = quantizeBlocks(w, block, book, 'quantize4');
+  return { codes: packCodes(codes, book.nearest(0)), scales };
+}
+/** The `n` numbers that packed codes stand for, on the host. */
+export const dequantize4 = ({ codes, scales }: FourBit, n: number, { values }: Codebook, block = 64): Float32Array =>
+  Float32Array.from(unpackCodes(codes, n), (q, i) => values[q]! * scales[Math.floor(i / block)]!);
+
+type Matrix = readonly [rows: number, cols: number];
+/** Bytes lie by rows where a row fills whole bytes, else in one row. */
+const bytesShape = ([rows, cols]: Matrix): Shape => (cols % 2 === 0 ? [rows, cols / 2] : [1, Math.ceil((rows * cols) / 2)]);
+const MOST = 2 ** 24; // columns a float32 can count
+
+/** codes, scales and the 16 values → weights. Frozen: no derivative in any. Backward unpacks again. */
+const dequantizeOp: Op<'codes' | 'scales' | 'values', { shape: Matrix; block: number }> = defineOp<
+  'codes' | 'scales' | 'values',
+  { shape: Matrix; block: number }
+>({
+  name: 'dequantize4',
+  inputs: ['codes', 'scales', 'values'],
+  recompute: true,
+  shape: ({ codes, scales, values }, { shape, block }) => {
+    const expected = { codes: bytesShape(shape), scales: blocksShape(shape, block), values: [1, 16] };
+    for (const [k, s] of Object.entries({ codes, scales, values })) {
+      const e = expected[k as keyof typeof expected];
+      if (!same(s, e))
+        throw new ShapeError(`dequantize4: weights ${show(shape)} in blocks of ${block} need ${k} ${show(e)}, got ${show(s)}`);
+      if (s[1]! > MOST)
+        throw new ShapeError(`dequantize4: ${k} ${show(s)} have over 2^24 columns; use an even number of columns, whole blocks`);
+    }
+    return [...shape];
+  },
+  kernel: {
+    kind: 'custom',
+    body: ({ at, attrs: { shape, block } }) => {
+      const cols = shape[1];
+      // With an odd count of columns, element y·cols + x has byte y·(cols − 1)/2 + ⌊(y + x)/2⌋.
+      const place = cols % 2 === 0 ? X : `${Y} + ${X}`;
+      const pair = idiv(place, 2);
+      const byte = cols % 2 === 0 ? at('codes', [Y, pair]) : at('codes', ['0', `${Y} * ${(cols - 1) / 2} + ${pair}`]);
+      return `const byte = ${byte};
+  const high = ${idiv('byte', 16)};
+  const odd = ${place} - ${pair} * 2;
+  const code = odd * (byte - high * 16) + (1 - odd) * high;
+  return ${at('values', ['0', 'code'])} * ${at('scales', blockOf(cols, block))};`;
+    },
+  },
+  vjp: () => ({ codes: null, scales: null, values: null }),
+});
+
+/** A way to keep the scales of blocks: how they become frozen tensors, and a recipe that gives them back in the same shape. */
+export interface ScaleStore<S extends { readonly [name: string]: Tensor }> {
+  readonly name: string;
+  readonly pack: (scales: Float32Array, shape: Shape) => S;
+  readonly unpack: (s: S) => Tensor;
+}
+/** Scales as they are: 32/block bits per weight. */
+export const float32Scales: ScaleStore<{ absmax: Tensor }> = {
+  name: 'float32',
+  pack: (scales, shape) => ({ absmax: leaf(scales, shape) }),
+  unpack: (s) => s.absmax,
+};
+
+const fourBit = <S extends { readonly [name: string]: Tensor }>(
+  name: string,
+  book: Codebook,
+  block: number,
+  store: ScaleStore<S>,
+): Scheme => ({
+  name: `${name}, scales ${store.name}`,
+  pack: (data: Data, shape: Shape) => {
+    const [rows, cols] = shape;
+    if (rows === undefined || cols === undefined || shape.length !== 2 || data.length !== size(shape))
+      throw new ShapeError(`${name}: packs matrices, got ${data.length} numbers of shape ${show(shape)}`);
+    const matrix: Matrix = [rows, cols];
+    const { codes, scales } = quantize4(data, book, block);
+    return layer(
+      'weight',
+      {
+        codes: leaf(codes, bytesShape(matrix)),
+        scales: store.pack(scales, blocksShape(matrix, block)),
+        values: leaf(book.values, [1, 16]), // one array for all weights
+      },
+      (f) => () => dequantizeOp({ codes: f.codes, scales: store.unpack(f.scales), values: f.values }, { shape: matrix, block }),
+    );
+  },
+});
+
+interface FourBitOptions<S extends { readonly [name: string]: Tensor }> {
+  /** Consecutive weights that share a scale: 64. */
+  readonly block?: number;
+  /** How scales are kept: `doubleQuant()`, or float32 when left out. */
+  readonly scales?: ScaleStore<S>;
+}
+/** NF4 as a scheme for `quantize`: 4 + 32/block bits per weight, or about 4.127 with `scales: doubleQuant()`. */
+export const nf4 = <S extends { readonly [name: string]: Tensor }>({ block = 64, scales }: FourBitOptions<S> = {}): Scheme =>
+  scales === undefined ? fourBit('nf4', nf4Code, block, float32Scales) : fourBit('nf4', nf4Code, block, scales);
+/** FP4 as a scheme for `quantize`; as large as NF4, and farther from normally distributed weights. */
+export const fp4 = <S extends { readonly [name: string]: Tensor }>({ block = 64, scales }: FourBitOptions<S> = {}): Scheme =>
+  scales === undefined ? fourBit('fp4', fp4Code, block, float32Scales) : fourBit('fp4', fp4Code, block, scales);
