@@ -13,6 +13,7 @@ import { llamaAdapter } from './additive/llamaAdapter.ts';
 import { lnTuning } from './additive/lnTuning.ts';
 import { lst } from './additive/lst.ts';
 import { madx } from './additive/madx.ts';
+import { mixlora, mixloraExperts } from './additive/mixlora.ts';
 import { molora } from './additive/molora.ts';
 import { mov } from './additive/mov.ts';
 import { mpt } from './additive/mpt.ts';
@@ -63,6 +64,7 @@ import { moslora } from './reparameterized/moslora.ts';
 import { oft } from './reparameterized/oft.ts';
 import { olora } from './reparameterized/olora.ts';
 import { pissa } from './reparameterized/pissa.ts';
+import { poly } from './reparameterized/poly.ts';
 import { said } from './reparameterized/said.ts';
 import { sora } from './reparameterized/sora.ts';
 import { vblora } from './reparameterized/vblora.ts';
@@ -205,6 +207,12 @@ export const methods: readonly Listed[] = [
   listed('peft/additive/lnTuning.ts', lnTuning, {}),
   listed('peft/additive/mov.ts', mov, { experts: 3, balance: 0.1 }),
   listed('peft/additive/molora.ts', molora, { experts: 3, rank: 2, alpha: 3, dropout: 0.25, balance: 0.1 }),
+  listed('peft/additive/mixlora.ts', mixloraExperts, { experts: 2, topK: 2, rank: 1, alpha: 3, dropout: 0.25, balance: 0.1 }), // an expert that no token hears has no gradient
+  composition(
+    { name: 'mixlora', family: 'additive', paper: 'arXiv:2404.15159', file: 'peft/additive/mixlora.ts' },
+    (seed) => mixlora({ seed }),
+    (seed) => mixlora({ experts: 2, topK: 2, rank: 1, alpha: 3, attention: 'v', seed }),
+  ),
   listed('peft/additive/reft.ts', loreft, { rank: 2, prefix: 2, dropout: 0.25 }),
   listed('peft/additive/reft.ts', noreft, { rank: 2, prefix: 1 }),
   listed('peft/additive/reft.ts', direft, { rank: 2, prefix: 2, tied: true }),
@@ -248,6 +256,7 @@ export const methods: readonly Listed[] = [
   listed('peft/reparameterized/eva.ts', eva, { rank: 2, alpha: 3, ranks: { 'trunk.blocks.1.attn.q': 3 } }),
   listed('peft/reparameterized/corda.ts', corda, { rank: 2, alpha: 3 }),
   listed('peft/reparameterized/loraGa.ts', loraGa, { rank: 2, alpha: 3 }),
+  listed('peft/reparameterized/poly.ts', poly, { rank: 2, skills: 3, splits: 2 }),
   listed('peft/reparameterized/miss.ts', miss, { rank: 3 }),
   listed('peft/reparameterized/bone.ts', bone, { rank: 2 }),
   listed('peft/reparameterized/hira.ts', hira, { rank: 2 }),
