@@ -84,6 +84,10 @@ export const says: Readonly<Record<string, readonly (string | RegExp)[]>> = {
     /α = 1r: best on unseen text at rank (1|2|4|8) .* it overfits\n/,
     'as a picture: out/14-rank-and-alpha.svg',
   ],
+  '15-qlora.ts': [
+    /float32 +32\.000 .*\nint8, float32 scales +8\.500 .*\nFP4, float32 scales +4\.506 .*\nNF4, float32 scales +4\.506 .*\nNF4, 8-bit scales +4\.242 /,
+    'packed matrices: 14; their bytes are what they were: yes',
+  ],
 };
 
 /** The one that takes a minute takes fewer steps here. */
