@@ -25,6 +25,7 @@ import { loraFa } from '../../peft/reparameterized/loraFa.ts';
 import { loraPlus } from '../../peft/reparameterized/loraPlus.ts';
 import { miss } from '../../peft/reparameterized/miss.ts';
 import { oft } from '../../peft/reparameterized/oft.ts';
+import { poly } from '../../peft/reparameterized/poly.ts';
 import { vblora } from '../../peft/reparameterized/vblora.ts';
 import { vera } from '../../peft/reparameterized/vera.ts';
 import { placesAt } from '../../peft/select.ts';
@@ -338,4 +339,23 @@ const sparse = {
   ...on('sums', 'bone', M, { llama: bone({ rank: 4, where: onWeights(AT) }), bert: bone({ rank: 4, where: onWeights(DENSE) }) }),
 };
 
-export const cases: Readonly<Record<string, Compared>> = { ...loraLike, ...additive, ...prompts, ...products, ...rotations, ...sparse };
+/** Each row of the batch has its task. */
+const skills: Record<string, Compared> = {
+  'poly llama': {
+    network: 'llama',
+    group: 'skills',
+    feed: { task: [2, 0] },
+    make: simple(poly({ rank: 2, tasks: 3, skills: 3, splits: 2, where: AT })),
+    from: placed('llama', { A: 'poly_lora_A.default', B: 'poly_lora_B.default', logits: 'poly_router.default.module_logits' }),
+  },
+};
+
+export const cases: Readonly<Record<string, Compared>> = {
+  ...skills,
+  ...loraLike,
+  ...additive,
+  ...prompts,
+  ...products,
+  ...rotations,
+  ...sparse,
+};

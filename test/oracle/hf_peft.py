@@ -20,7 +20,7 @@ import torch.nn.functional as F
 import transformers
 from peft import (
     AdaLoraConfig, BeftConfig, BOFTConfig, FourierFTConfig, HiraConfig, HRAConfig, IA3Config, LNTuningConfig, LoHaConfig, LoKrConfig, LoraConfig, MissConfig,
-    MultitaskPromptTuningConfig, OFTConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, ShiraConfig, VBLoRAConfig, VeraConfig,
+    MultitaskPromptTuningConfig, OFTConfig, PolyConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, ShiraConfig, VBLoRAConfig, VeraConfig,
     get_peft_model, initialize_lora_eva_weights,
 )
 from peft.optimizers import create_lorafa_optimizer, create_loraplus_optimizer
@@ -336,6 +336,11 @@ def two_adapters(at: dict):
     return wrapped, batch, {n: exact(p) for n, p in made.items()}
 
 
+def skills() -> dict:
+    config = PolyConfig(r=2, n_tasks=3, n_skills=3, n_splits=2, **AT)
+    return {"poly llama": case("llama", config, extra={"task_ids": torch.tensor([2, 0])})}
+
+
 def arithmetic() -> dict:
     """What becomes of two adapters of one layer, with weights of both signs."""
     kinds = {
@@ -361,7 +366,7 @@ def mixed() -> dict:
     return {"tensors": tensors, **out, "both": result(wrapped(**batch).logits)}
 
 
-GROUPS = {f.__name__.replace("_", "-"): f for f in (lora, dora, lora_optimizers, adalora, starts, eva, additive, prompts, prefixes, factored, shared, rotations, places, sums, arithmetic, mixed)}
+GROUPS = {f.__name__.replace("_", "-"): f for f in (lora, dora, lora_optimizers, adalora, starts, eva, additive, prompts, prefixes, factored, shared, rotations, places, sums, skills, arithmetic, mixed)}
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore")
