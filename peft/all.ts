@@ -34,6 +34,7 @@ import { autopeft } from './hybrid/autopeft.ts';
 import { llmAdapters } from './hybrid/llmAdapters.ts';
 import { longlora } from './hybrid/longlora.ts';
 import { mam } from './hybrid/mam.ts';
+import { noah } from './hybrid/noah.ts';
 import { s4 } from './hybrid/s4.ts';
 import { unipelt } from './hybrid/unipelt.ts';
 import type { Options, Transform } from './method.ts';
@@ -306,6 +307,11 @@ export const methods: readonly Listed[] = [
     { name: 'autopeft', family: 'hybrid', paper: 'arXiv:2301.12132', file: 'peft/hybrid/autopeft.ts' },
     (seed) => autopeft({ serial: 8, parallel: 8, prefix: 4, layers: [true, true] }, { seed }),
     (seed) => autopeft({ serial: 2, parallel: 2, prefix: 1, layers: [false, true] }, { seed, activation: 'silu' }),
+  ),
+  composition(
+    { name: 'noah', family: 'hybrid', paper: 'arXiv:2206.04673', file: 'peft/hybrid/noah.ts' },
+    (seed) => noah({ prompt: [5, 0], lora: [5, 5], adapter: [5, 10] }, { seed }),
+    (seed) => noah({ prompt: [2, 0], lora: [1, 2], adapter: [0, 3] }, { seed, activation: 'silu' }),
   ),
   composition(
     { name: 'llmAdapters', family: 'hybrid', paper: 'arXiv:2304.01933', file: 'peft/hybrid/llmAdapters.ts' },
