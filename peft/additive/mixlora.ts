@@ -134,7 +134,10 @@ export const mixloraExperts = defineMethod<'branch', MixloraConfig, Experts>({
   startsAsBase: () => 'close', // Σ ĝ = 1 up to rounding
 });
 
-/** MixLoRA whole: experts in the feed-forward networks, one plain LoRA on each layer of the attention (`attention`). */
+/**
+ * MixLoRA whole: experts in the feed-forward networks, one plain LoRA on each layer of the attention (`attention`).
+ * Count: per block E·Σ r(in + out) over the feed-forward layers, E·d, and r(in + out) at each attention layer.
+ */
 export const mixlora = ({
   attention = ['q', 'k', 'v', 'o'],
   ...c

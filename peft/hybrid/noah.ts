@@ -41,6 +41,7 @@ export const noahPrompt = defineMethod<'attend', { readonly length: number }, { 
 /**
  * The composition for one configuration. LoRA is on q, k and v with scale 1, the adapter behind the feed-forward network.
  * The authors' σ is x·sigmoid(1.702 x); here GELU, which that approximates. Throws for a configuration that is nothing at all.
+ * Count: per block r Σ(in + out) over q, k and v, 2md + m + d, and 2p·HkD.
  */
 export function noah(
   config: NoahConfig,
