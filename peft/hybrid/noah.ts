@@ -2,7 +2,7 @@
 // Zhang et al. 2022, arXiv 2206.04673, §3; facts not in the paper's text are those of the authors' code.
 import { param, type Tensor } from '../../core/tensor.ts';
 import type { Activation } from '../../nn/mlp.ts';
-import { pfeiffer } from '../additive/pfeiffer.ts';
+import { houlsby } from '../additive/houlsby.ts';
 import { attendWith } from '../additive/prefix.ts';
 import { defineMethod } from '../attach.ts';
 import { wholeNumber } from '../check.ts';
@@ -39,7 +39,7 @@ export const noahPrompt = defineMethod<'attend', { readonly length: number }, { 
 });
 
 /**
- * The composition for one configuration. LoRA is on q, k and v with scale 1, the adapter behind the feed-forward network.
+ * The composition for one configuration. LoRA is on q, k and v with scale 1, the adapter reads what the feed-forward network answers (Houlsby's, there only).
  * The authors' σ is x·sigmoid(1.702 x); here GELU, which that approximates. Throws for a configuration that is nothing at all.
  * Count: per block r Σ(in + out) over q, k and v, 2md + m + d, and 2p·HkD.
  */
@@ -51,7 +51,7 @@ export function noah(
     sizes.flatMap((size, block) => (size === 0 ? [] : [make(size, (rest) => new RegExp(`blocks\\.${block}\\.${rest}$`))]));
   const parts = [
     ...each(config.lora, (rank, at) => lora({ rank, alpha: rank, where: at('attn\\.(q|k|v)'), seed })),
-    ...each(config.adapter, (bottleneck, at) => pfeiffer({ bottleneck, activation, where: at('mlp'), seed })),
+    ...each(config.adapter, (bottleneck, at) => houlsby({ bottleneck, activation, where: at('mlp'), seed })),
     ...each(config.prompt, (length, at) => noahPrompt({ length, where: at('attn\\.attend'), seed })),
   ];
   if (parts.length === 0)
