@@ -1,8 +1,9 @@
 // One method for a terminal: equation, where it sits, defaults, counts, merging, file.
 import { rng } from '../core/rng.ts';
 import { decoder, llama } from '../nn/decoder.ts';
+import { freeze } from '../nn/freeze.ts';
 import type { Model } from '../nn/layer.ts';
-import type { Listed } from '../peft/all.ts';
+import { type Listed, methods } from '../peft/all.ts';
 import type { Part } from '../peft/method.ts';
 import { number, type Row, rowOf, sourceOf } from './methodRows.ts';
 import { sketch } from './methodSketch.ts';
@@ -26,11 +27,26 @@ export const STARTS = {
   no: 'elsewhere than the base',
 } as const;
 
-/** Where it sits in the reference model, or in a LLaMA where that has no such place (an untied head, say). */
-export const placeOf = (m: Listed, model: Model): string =>
-  sketch(m.standard().parts, model) ??
-  sketch(m.standard().parts, decoder(llama({ vocabulary: 8, width: 8, layers: 2, heads: 2, positions: 8 }), rng(0))) ??
-  'the defaults name places that neither GPT-2 nor LLaMA has';
+/** The equations at the head of its file; for a composition whose file has none, those of its parts. */
+export function equationsOf(m: Listed): readonly string[] {
+  const own = headerOf(sourceOf(m)).equation;
+  if (own.length > 0) return own;
+  const parts = [...new Set(m.standard().parts.map((p) => p.method.name))];
+  return parts.flatMap((name) => {
+    const listed = methods.find((o) => o.name === name);
+    return listed === undefined ? [] : [`${name}:`, ...headerOf(sourceOf(listed)).equation.map((l) => `  ${l}`)];
+  });
+}
+
+/** Where it sits in the reference model, or where that has no such place (an untied head, say) in a LLaMA. */
+export function placeOf(m: Listed, model: Model): string {
+  const at = (other: Model): string | null => sketch(m.standard(), other);
+  return (
+    at(model) ??
+    at(freeze(decoder(llama({ vocabulary: 8, width: 64, layers: 2, heads: 2, positions: 128 }), rng(0)))) ??
+    'the defaults name places that neither GPT-2 nor LLaMA has'
+  );
+}
 
 /** Text in lines of at most `width` characters. */
 function wrapped(text: string, width: number, indent: string): string {
@@ -45,7 +61,8 @@ function wrapped(text: string, width: number, indent: string): string {
 
 export function details(m: Listed, model: Model): string {
   const [row, source]: [Row, string] = [rowOf(m, model), sourceOf(m)];
-  const { says, equation, rest } = headerOf(source);
+  const { says, rest } = headerOf(source);
+  const equation = equationsOf(m);
   const doc = docstringOf(source, m.name);
   const block = (lines: readonly string[]): string => lines.map((l) => `  ${l}`).join('\n');
   return [

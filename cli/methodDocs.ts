@@ -8,7 +8,7 @@ import type { Field, Model } from '../nn/layer.ts';
 import { layers, tensors } from '../nn/tree.ts';
 import { type Listed, methods } from '../peft/all.ts';
 import { meanAndDeviation } from './interval.ts';
-import { defaults, link, placeOf } from './methodDetails.ts';
+import { defaults, equationsOf, link, placeOf } from './methodDetails.ts';
 import { figure, small, smallAttached } from './methodFigure.ts';
 import { notes } from './methodNotes.ts';
 import { number, REFERENCE_NAME, type Row, referenceModel, rowOf, sourceOf } from './methodRows.ts';
@@ -66,7 +66,8 @@ function here(name: string, o: Outcome | null): string[] {
 /** A method's page. */
 export async function page(m: Listed, o: { reference: Model; base: Model; trained: Outcome | null }): Promise<string> {
   const source = sourceOf(m);
-  const [row, { says, equation, rest }, doc, note] = [rowOf(m, o.reference), headerOf(source), docstringOf(source, m.name), notes[m.name]];
+  const [row, { says, rest }, doc, note] = [rowOf(m, o.reference), headerOf(source), docstringOf(source, m.name), notes[m.name]];
+  const equation = equationsOf(m);
   const tensorsHere = brought(await smallAttached(m, o.base));
   return [
     `# ${m.name}`,
@@ -83,7 +84,9 @@ export async function page(m: Listed, o: { reference: Model; base: Model; traine
     '## Where it sits',
     '',
     '```text',
-    placeOf(m, o.reference),
+    ...placeOf(m, o.reference)
+      .split('\n')
+      .map((l) => l.trimEnd()),
     '```',
     '',
     `![the graph at one place](${figureName(m.name)})`,

@@ -83,7 +83,10 @@ export const notes: Readonly<Record<string, Note>> = {
     use: 'A prompt made by a small network, which is thrown away after training: only its output is stored.',
     reports: [gsm(35.0, '28.4 M')],
   },
-  pTuningTemplate: { use: 'The original form: trained tokens stand between the words of a template.' },
+  pTuningTemplate: {
+    use: 'The original form: trained tokens stand between the words of a template.',
+    count: 'as pTuning, p the number of pseudo-tokens',
+  },
   pTuningV2: {
     use: 'Prompts at every layer and a trained head, for encoders: classification, tagging, questions.',
     reports: [
@@ -109,8 +112,8 @@ export const notes: Readonly<Record<string, Note>> = {
   mov: { use: 'A mixture of (IA)³ vectors; experts mixed softly do better than the best one alone.' },
   molora: { use: 'A mixture of LoRAs, mixed softly for every token.' },
   loreft: { use: 'Changes the residual stream at a few positions in a subspace of few dimensions; no weight changes.' },
-  noreft: { use: 'LoReFT without the condition that the subspace’s basis is orthonormal.' },
-  direft: { use: 'NoReFT without the difference term.' },
+  noreft: { use: 'LoReFT without the condition that the subspace’s basis is orthonormal.', count: 'r(2d + 1) per unit' },
+  direft: { use: 'NoReFT without the difference term.', count: 'r(2d + 1) per unit' },
   lst: { use: 'Memory: nothing of the network is kept for backward, because gradients stay in a small network beside it.' },
   // selective
   bitfit: {

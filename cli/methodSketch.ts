@@ -1,7 +1,7 @@
 // Where a method sits, as text: the layers of a model as a tree, the places it attaches to marked.
 import type { Kind, Model } from '../nn/layer.ts';
 import { layers } from '../nn/tree.ts';
-import type { Part } from '../peft/method.ts';
+import type { Transform } from '../peft/method.ts';
 import { pick } from '../peft/site.ts';
 
 const MEANS: Readonly<Record<Kind, string>> = {
@@ -23,14 +23,9 @@ interface Line {
 }
 
 /** The tree with its marks, and what they mean. Blocks that are marked alike are drawn once. Null where the model has no such place. */
-export function sketch(parts: readonly Part[], model: Model): string | null {
-  const marks = new Map<string, string[]>();
-  try {
-    for (const { method: m, config } of parts)
-      for (const { path } of pick(model, m.at, config.where, m.name)) marks.set(path, [...(marks.get(path) ?? []), m.name]);
-  } catch {
-    return null;
-  }
+export function sketch(transform: Transform, model: Model): string | null {
+  const marks = marksOf(transform, model);
+  if (marks === null) return null;
   const seen = new Set<string>();
   const all: Line[] = [];
   for (const { path, layer } of layers(model)) {
@@ -50,12 +45,36 @@ export function sketch(parts: readonly Part[], model: Model): string | null {
   const shown = all.filter(({ path }) => !alike || blockOf(path) === null || blockOf(path) === names[0]);
   const text = shown.map((l) => [label(l, alike ? names.length : 0), l.kind, l.marks.map((n) => `◀ ${n}`).join('  ')] as const);
   const widths = [0, 1].map((k) => Math.max(...text.map((row) => row[k]!.length)));
-  const kinds = [...new Set(parts.map((p) => p.method.at))];
+  const kinds = [...new Set(transform.parts.map((p) => p.method.at))];
   return [
     ...text.map(([name, kind, mark]) => `${name.padEnd(widths[0]!)}  ${kind.padEnd(widths[1]!)}  ${mark}`.trimEnd()),
     '',
     ...kinds.map((k) => `${k}: ${MEANS[k]}`),
   ].join('\n');
+}
+
+/** What is attached where; for a method that cannot attach yet (it needs data), where it would look. Null where it finds nothing. */
+function marksOf(transform: Transform, model: Model): Map<string, string[]> | null {
+  const attached = (): Place[] =>
+    [...layers(transform(model))].flatMap(({ path, layer: l }) => (l.attached === null ? [] : [{ path, name: l.attached.method }]));
+  const wanted = (): Place[] =>
+    transform.parts.flatMap(({ method: m, config }) => pick(model, m.at, config.where, m.name).map(({ path }) => ({ path, name: m.name })));
+  const found = tried(attached) ?? tried(wanted);
+  if (found === null) return null;
+  const marks = new Map<string, string[]>();
+  for (const { path, name } of found) marks.set(path, [...new Set([...(marks.get(path) ?? []), name])]);
+  return marks;
+}
+interface Place {
+  readonly path: string;
+  readonly name: string;
+}
+function tried<T>(f: () => T): T | null {
+  try {
+    return f();
+  } catch {
+    return null;
+  }
 }
 
 /** Indented by depth; a branch has a plus, because its answer is added to the stream. */

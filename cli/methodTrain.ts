@@ -109,12 +109,19 @@ export async function compare(
   about: Pick<Entry, 'name' | 'family' | 'place' | 'mergeable'>,
   make: (seed: number) => Promise<Model>,
   d: Demo,
-  o: { engine: Engine; steps: number; seeds: number; signal?: AbortSignal | undefined; says?: (what: string) => void },
+  o: {
+    engine: Engine;
+    steps: number;
+    seeds: number;
+    rates: readonly number[];
+    signal?: AbortSignal | undefined;
+    says?: (what: string) => void;
+  },
 ): Promise<Entry | null> {
   const [began, cpu] = [performance.now(), process.cpuUsage()];
   const fresh = await make(0);
   const tried: Run[] = [];
-  for (const lr of RATES) {
+  for (const lr of o.rates) {
     o.says?.(`rate ${lr}`);
     const done = await run(fresh, d, { ...o, lr, seed: 0 });
     if (done === null) return null;
@@ -124,7 +131,7 @@ export async function compare(
   const losses = [tried[best]!.test];
   for (let seed = 1; seed < o.seeds; seed++) {
     o.says?.(`seed ${seed}`);
-    const done = await run(await make(seed), d, { ...o, lr: RATES[best]!, seed });
+    const done = await run(await make(seed), d, { ...o, lr: o.rates[best]!, seed });
     if (done === null) return null;
     losses.push(done.run.test);
   }
@@ -134,7 +141,7 @@ export async function compare(
     trainable: scalars(fresh),
     ...costOf(fresh, d),
     adjusted: ADJUSTED[about.name]?.why ?? null,
-    rate: RATES[best]!,
+    rate: o.rates[best]!,
     losses,
     seconds: (performance.now() - began) / 1000,
     cpuSeconds: (used.user + used.system) / 1e6,

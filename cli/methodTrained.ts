@@ -130,14 +130,23 @@ export function trainedPage(o: Outcome): string {
 }
 export const pageName = (method: string): string => `${method.replace('++', 'PlusPlus')}.md`;
 
+/** Points far above the base are drawn at the upper end, with their loss in their name. */
 export function trainedFigure(o: Outcome): string {
+  const points = o.entries.map((e) => ({ e, ...meanAndDeviation(e.losses) }));
+  const lowest = Math.min(...points.map((p) => p.mean));
+  const top = o.base.loss + 0.25 * Math.max(o.base.loss - lowest, 0);
   return scatter(
-    `Loss after ${o.settings.steps} steps against trained scalars; the base has ${o.base.loss.toFixed(2)}`,
+    `Loss after ${o.settings.steps} steps against trained scalars`,
     { x: 'trained scalars', y: 'loss (nats per hidden letter)' },
-    o.entries.map((e) => {
-      const { mean, deviation } = meanAndDeviation(e.losses);
-      return { name: e.name, group: e.family === '—' ? 'all weights' : e.family, x: e.trainable, y: mean, spread: deviation ?? 0 };
-    }),
+    points.map(({ e, mean, deviation }) => ({
+      name: mean > top ? `${e.name} (${mean.toFixed(2)}, above)` : e.name,
+      group: e.family === '—' ? 'all weights' : e.family,
+      x: e.trainable,
+      first: e.family === '—' || e.name === 'lora',
+      y: Math.min(mean, top),
+      spread: mean > top ? 0 : (deviation ?? 0),
+    })),
+    { y: o.base.loss, name: 'the base' },
   );
 }
 

@@ -49,12 +49,19 @@ export interface Point {
   readonly y: number;
   /** Half the height of the bar through the point. */
   readonly spread: number;
+  /** Named before all others. */
+  readonly first?: boolean;
 }
 
 const PLOT = { width: 900, height: 560, left: 50, right: 110, top: 76, bottom: 36 };
 
-/** Points over a logarithmic x axis with a bar for their spread; named where there is room, the lowest first, and all in tooltips. */
-export function scatter(title: string, axes: { readonly x: string; readonly y: string }, points: readonly Point[]): string {
+/** Points over a logarithmic x axis with a bar for their spread; named where there is room, the lowest first, and all in tooltips; a dashed line at a level. */
+export function scatter(
+  title: string,
+  axes: { readonly x: string; readonly y: string },
+  points: readonly Point[],
+  level: { readonly y: number; readonly name: string } | null = null,
+): string {
   const { document } = parseHTML('<!doctype html><html><body></body></html>');
   const groups = [...new Set(points.map((p) => p.group))];
   const figure = Plot.plot({
@@ -74,6 +81,12 @@ export function scatter(title: string, axes: { readonly x: string; readonly y: s
       ...groups.map((g, k) =>
         Plot.text([`● ${g}`], { frameAnchor: 'top-left', dy: 44 - PLOT.top, dx: 130 * k, fill: OBSERVABLE10[k % OBSERVABLE10.length]! }),
       ),
+      ...(level === null
+        ? []
+        : [
+            Plot.ruleY([level.y], { stroke: '#555', strokeDasharray: '4 3' }),
+            Plot.text([level.name], { frameAnchor: 'right', y: level.y, dy: -7, fill: '#555' }),
+          ]),
       Plot.ruleX(
         points.filter((p) => p.spread > 0),
         { x: 'x', y1: (p: Point) => p.y - p.spread, y2: (p: Point) => p.y + p.spread, stroke: 'group', strokeOpacity: 0.5 },
@@ -111,7 +124,7 @@ function named(points: readonly Point[]): Point[] {
   const [y0, y1] = range((p) => p.y);
   const [across, up] = [PLOT.width - PLOT.left - PLOT.right, PLOT.height - PLOT.top - PLOT.bottom];
   const boxes: { readonly x: number; readonly y: number; readonly width: number; readonly p: Point }[] = [];
-  for (const p of [...points].sort((a, b) => a.y - b.y)) {
+  for (const p of [...points].sort((a, b) => Number(b.first ?? false) - Number(a.first ?? false) || a.y - b.y)) {
     const at = {
       x: ((Math.log(p.x) - x0) / (x1 - x0 || 1)) * across,
       y: ((p.y - y0) / (y1 - y0 || 1)) * up,

@@ -156,6 +156,19 @@ describe('graph', () => {
     expect(dot(program, { leaves: true }).length).toBeGreaterThan(text.length);
     expect(() => dot(program, { limit: 10 })).toThrow(`${a.total.kernels} kernels are more than the limit of 10`);
   });
+  test('kernels of one group are one node with their edges; frozen numbers are drawn under the names given', () => {
+    const numbers = Float32Array.of(1, 2);
+    const w = leaf(numbers, [1, 2]);
+    const y = within({ path: 'in' }, () => tanh(input('x', [1, 2])).matmul(w.T)); // [1, 1]
+    const grouped = dot(y.mul(leaf([3], [1, 1])).sum(), {
+      group: (path, fed) => (path === 'in' && fed ? 'inner' : null),
+      leaves: new Map([[numbers, 'W']]),
+    });
+    expect(grouped).toMatch(/label="inner\\n\d kernels"/);
+    expect(grouped).toContain('label="W\\n[1, 2]"');
+    expect(grouped.match(/label="W|shape=ellipse/g)).toHaveLength(3); // W's label, the ellipses of x and W: not the 3
+    expect(grouped).not.toMatch(/s(\d+) -> s\1;/);
+  });
   test('as SVG, laid out without a network; strange names do not break it', async () => {
     const x = input('a "name" \\ <with> & ünïcode', [1, 2]);
     const picture = await svg(dot([within({ path: 'p"q' }, () => tanh(x).sum())]));

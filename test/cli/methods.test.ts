@@ -1,0 +1,142 @@
+// npm run methods: filters, records, one method in detail, the pages' text, and the pieces of the comparison table.
+import { execFile } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, it } from 'vitest';
+import { equationsOf, placeOf } from '../../cli/methodDetails.ts';
+import { index, ingredients, page } from '../../cli/methodDocs.ts';
+import { notes } from '../../cli/methodNotes.ts';
+import { keeps, type Row, referenceModel, rowOf } from '../../cli/methodRows.ts';
+import { docstringOf, formulaOf, headerOf } from '../../cli/methodSource.ts';
+import { formatTrained, type Outcome, pageName, trainedFigure, trainedPage } from '../../cli/methodTrained.ts';
+import { rng } from '../../core/rng.ts';
+import { methods } from '../../peft/all.ts';
+
+const root = fileURLToPath(new URL('../..', import.meta.url));
+const run = (...args: string[]): Promise<{ code: number; out: string; err: string }> =>
+  new Promise((resolve) => {
+    execFile(process.execPath, ['--import', 'tsx', 'cli/methods.ts', ...args], { cwd: root }, (e, out, err) =>
+      resolve({ code: typeof e?.code === 'number' ? e.code : 0, out, err }),
+    );
+  });
+const model = referenceModel();
+const rows = methods.map((m) => rowOf(m, model));
+const listed = (name: string) => methods.find((m) => m.name === name)!;
+
+describe('records', () => {
+  it('are one per method, with exactly the fields that programs rely on', async () => {
+    const { out } = await run('--json');
+    const found = JSON.parse(out) as Row[];
+    expect(found.map((r) => r.name)).toEqual(methods.map((m) => m.name));
+    expect(new Set(found.map((r) => r.name)).size).toBe(methods.length);
+    for (const r of found) {
+      expect(Object.keys(r)).toEqual(['name', 'family', 'place', 'paper', 'count', 'mergeable', 'startsAsBase']);
+      expect(r.count.formula, `${r.name} states no count: write "Count: …." into its docstring, or into cli/methodNotes.ts`).not.toBeNull();
+      expect(r.count.trained, r.name).toBeGreaterThan(0);
+      expect(r.count.stored, r.name).not.toBeNull();
+    }
+  });
+  it('filter by family, place, merging and size', async () => {
+    const few = await run('--mergeable', '--max-params', '2,000', '--place', 'linear', '--json');
+    const names = (JSON.parse(few.out) as Row[]).map((r) => r.name);
+    expect(names).toEqual(rows.filter((r) => r.mergeable && r.count.trained! <= 2000 && r.place.includes('linear')).map((r) => r.name));
+    expect(names).toContain('vera');
+    expect(names).not.toContain('lora');
+    expect(rows.filter(keeps({ place: 'trunk', family: 'hybrid' })).map((r) => r.name)).toContain('mam');
+    expect(rows.filter(keeps({})).length).toBe(rows.length);
+  });
+  it('are refused where the question is wrong', async () => {
+    const [size, place, steps, only] = await Promise.all([
+      run('--max-params', 'few'),
+      run('--place', 'head'),
+      run('--steps', '3'),
+      run('--train', '--only', 'lora,dorra'),
+    ]);
+    expect(size).toMatchObject({
+      code: 2,
+      out: '',
+      err: expect.stringContaining('--max-params few: expected a whole number from 0') as string,
+    });
+    expect(place).toMatchObject({ code: 2, err: expect.stringMatching(/no place head; there are .*linear/) as string });
+    expect(steps).toMatchObject({ code: 2, err: expect.stringContaining('are for --train') as string });
+    expect(only).toMatchObject({ code: 2, err: expect.stringMatching(/no method dorra\. Nearest: dora/) as string });
+  });
+});
+
+describe('what a method’s file says', () => {
+  const source = `// One: a thing.\n//   y = x\n//   z = y\n// Someone 2020, §1. Count: n².\nimport x;\n/**\n * Starts at 0. Count per site: r(a + b), and\n * one more. Then.\n */\nexport const one = 1;\n`;
+  it('is its first line, its equations, the rest, the docstring and the count', () => {
+    expect(headerOf(source)).toEqual({ says: 'One: a thing.', equation: ['y = x', 'z = y'], rest: 'Someone 2020, §1. Count: n².' });
+    expect(docstringOf(source, 'one')).toBe('Starts at 0. Count per site: r(a + b), and one more. Then.');
+    expect(docstringOf(source, 'two')).toBeNull();
+    expect(formulaOf(source, 'one')).toBe('r(a + b), and one more (per site)');
+    expect(formulaOf(source, 'two')).toBe('n²');
+  });
+  it('has an equation for every method: its own, or those of its parts', () => {
+    for (const m of methods) {
+      expect(headerOf(readFileSync(`${root}/${m.file}`, 'utf8')).says.length, m.file).toBeGreaterThan(10);
+      expect(equationsOf(m).length, `${m.file} opens without an indented equation`).toBeGreaterThan(0);
+    }
+    expect(equationsOf(listed('mam'))).toEqual(expect.arrayContaining(['prefixTuning:', 'parallelAdapter:']) as string[]);
+  });
+  it('is known where there are notes', () => {
+    const names = new Set(methods.map((m) => m.name));
+    expect(Object.keys(notes).filter((n) => !names.has(n))).toEqual([]);
+  });
+});
+
+describe('the sketch', () => {
+  it('marks exactly the places a method attaches to', () => {
+    const marked = placeOf(listed('lora'), model)
+      .split('\n')
+      .filter((l) => l.includes('◀ lora'))
+      .map((l) => l.trim().split(/ +/)[0]);
+    expect(marked).toEqual(['q', 'v']); // of each block: they are alike
+    expect(placeOf(listed('lastLayers'), model)).toMatch(/block 0 [\s\S]*block 1 [\s\S]*◀ lastLayers/);
+    expect(placeOf(listed('headOnly'), model)).toMatch(/head .*\n +weight .*◀ headOnly/);
+  });
+  it('finds a place for every method', () => {
+    for (const m of methods) expect(placeOf(m, model), m.name).toContain('◀');
+  });
+});
+
+describe('the pages', () => {
+  const advice = 'run `npm run methods -- --docs` and commit docs/';
+  it('are up to date, five of them by seed', async () => {
+    const seed = Number(process.env.TINYPEFT_SEED ?? 1);
+    const o = ingredients();
+    const some = rng(seed).split('pages').permutation(methods.length).slice(0, 5);
+    for (const k of some) {
+      const m = methods[k]!;
+      expect(readFileSync(`${root}/docs/methods/${pageName(m.name)}`, 'utf8'), `${m.name}, seed ${seed}: ${advice}`).toBe(await page(m, o));
+    }
+  });
+  it('are listed in an index that is up to date', () => {
+    expect(readFileSync(`${root}/docs/methods.md`, 'utf8'), advice).toBe(index(rows));
+  });
+});
+
+describe('the comparison', () => {
+  const entry = (name: string, trainable: number, losses: number[]) => ({
+    ...{ name, family: 'additive', place: ['linear'], mergeable: true, trainable, optimizer: 8 * trainable, saved: 1e6, flops: 3e6 },
+    ...{ adjusted: name === 'b' ? 'half of it' : null, rate: 0.01, losses, seconds: 1, cpuSeconds: 1 },
+  });
+  const outcome: Outcome = {
+    settings: { steps: 7, seeds: 3, pretraining: 1, rates: [0.1] },
+    ...{ task: 'a task', engine: 'simd', minutes: 1.25, base: { scalars: 10_000, loss: 2 }, loraFlops: 2e6 },
+    entries: [entry('a', 400, [1.5, 1.7, 1.6]), entry('b', 40, [1.2, 1.2, 1.5])],
+  };
+  it('has a table of the mean and deviation of the seeds, the lowest first', () => {
+    expect(formatTrained(outcome)).toMatch(/^b .*0\.400 % .*1\.50 .*1\.300 ± 0\.173 .*\n^a .*4\.00 % .*1\.600 ± 0\.100 /m);
+    expect(formatTrained(outcome)).toContain('b: half of it');
+    expect(trainedPage(outcome)).toContain(
+      '| [b](methods/b.md) | additive | linear | 40 | 0.400 % | 320 B | 1.00 MB | 1.50 | 0.01 | 1.300 ± 0.173 | yes |',
+    );
+  });
+  it('has a figure with every method by name', () => {
+    const svg = trainedFigure(outcome);
+    expect(svg).toMatch(/^<svg[\s\S]*<\/svg>\n$/);
+    expect(svg).toContain('<title>a: 400, 1.600</title>');
+    expect(svg).toContain('<title>b: 40, 1.300</title>');
+  });
+});
