@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { expect, it } from 'vitest';
+import { methods } from '../peft/all.ts';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const readme = readFileSync(join(root, 'README.md'), 'utf8');
@@ -21,6 +22,11 @@ it('its program runs', async () => {
   } finally {
     rmSync(folder, { recursive: true });
   }
+});
+
+it('its table names every method', () => {
+  for (const m of methods) expect(readme).toContain(`\`${m.name}\``);
+  expect(readme).toContain(`${methods.length} methods, one page each`);
 });
 
 it('its links lead to files', () => {
