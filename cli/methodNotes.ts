@@ -111,6 +111,10 @@ export const notes: Readonly<Record<string, Note>> = {
   lnTuning: { use: 'Only norms: nothing is added, and the trained numbers are simply stored beside the network.' },
   mov: { use: 'A mixture of (IA)³ vectors; experts mixed softly do better than the best one alone.' },
   molora: { use: 'A mixture of LoRAs, mixed softly for every token.' },
+  mixlora: {
+    use: 'A mixture of experts from one frozen network: each expert is a LoRA on the feed-forward layers, and a router picks two of them for every token.',
+  },
+  mixloraExperts: { use: 'MixLoRA’s feed-forward part, without the plain LoRA on attention.' },
   loreft: { use: 'Changes the residual stream at a few positions in a subspace of few dimensions; no weight changes.' },
   noreft: { use: 'LoReFT without the condition that the subspace’s basis is orthonormal.', count: 'r(2d + 1) per unit' },
   direft: { use: 'NoReFT without the difference term.', count: 'r(2d + 1) per unit' },
@@ -245,7 +249,9 @@ export const notes: Readonly<Record<string, Note>> = {
     reports: ['RoBERTa-base, six GLUE tasks: 85.2 with 0.043 M, full fine-tuning 85.2 (as a later paper reprints it)', gsm(35.4, '0.13 M')],
     count: 'r + out at each layer',
   },
+  poly: { use: 'Many tasks that share skills: each task mixes a few LoRAs with weights of its own.' },
   // hybrid
+  noah: { use: 'Prompt, LoRA and adapter in one network, with sizes for every layer found by evolution in a trained supernet.' },
   unipelt: { use: 'LoRA, prefix and adapter at once, each with a gate that weighs it by the input.' },
   mam: { use: 'A short prefix for attention, a large scaled parallel adapter for the feed-forward layers.' },
   longlora: {

@@ -222,7 +222,7 @@ export async function train({ steps, seeds, only, quick = false, resume = false 
     settings,
     task: d.described,
     engine: `${r.engine}, ${r.mode}`,
-    minutes: (performance.now() - started) / 60000,
+    minutes: (at - started) / 60000 + entries.reduce((sum, e) => sum + e.seconds / 60, 0), // also what was done before it was resumed
     base: {
       scalars: [...tensors(d.base)].reduce((n, { tensor }) => n + size(tensor.shape), 0),
       loss: await evaluate(d.base, { engine, measure: restore, batches: d.test }),
