@@ -19,13 +19,13 @@ export function curves(title: string, axes: { readonly x: string; readonly y: st
     width: 760,
     height: 420,
     marginRight: 190,
-    marginTop: 52,
+    marginTop: 58,
     style: { background: 'white', color: '#222', fontSize: '12px' },
     x: { label: axes.x },
     y: { label: axes.y, grid: true },
     color: { type: 'categorical', domain: lines.map((l) => l.name), scheme: 'Observable10' },
     marks: [
-      Plot.text([title], { frameAnchor: 'top-left', dy: -44, fontWeight: 'bold', fontSize: 14 }),
+      Plot.text([title], { frameAnchor: 'top-left', dy: -30, fontWeight: 'bold', fontSize: 14 }),
       Plot.line(
         rows.filter((r) => !r.dashed),
         { x: 'x', y: 'y', stroke: 'name', strokeWidth: 1.8 },
