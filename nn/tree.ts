@@ -43,8 +43,8 @@ export function mapTensors<T extends Field>(root: T, f: (t: Tensor, path: string
 }
 
 /**
- * A tree with layers of one kind replaced: `f` gets the outermost layer at each path where `where` holds. Everything
- * unchanged is shared with the old tree, and the old tree is as it was.
+ * A tree with layers of one kind replaced: `f` gets the outermost layer of that kind at each path, a layer shared by two places
+ * once, with its first path. Everything unchanged is shared with the old tree, and the old tree is as it was.
  */
 export function substitute<K extends Kind, T extends Field>(
   root: T,
