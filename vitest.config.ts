@@ -6,6 +6,7 @@ export default defineConfig({
   test: {
     include: [long ? 'test/**/*.long.test.ts' : 'test/**/*.test.ts'],
     exclude: long ? [] : ['test/**/*.long.test.ts'],
+    setupFiles: ['test/setup.ts'],
     pool: 'forks',
     maxWorkers: 2,
     testTimeout: long ? 1_800_000 : 60_000,
