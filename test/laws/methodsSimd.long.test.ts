@@ -1,0 +1,4 @@
+// Every method on the simd engine, on every network.
+import { methodsOnSimd } from './onSimd.ts';
+
+methodsOnSimd(() => true);
