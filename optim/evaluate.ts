@@ -1,10 +1,10 @@
 // Measures a model on batches without training it: a frozen base, a merged model, any tree.
 import type { Engine } from '../core/engine.ts';
 import { show } from '../core/shape.ts';
-import { input, type Tensor } from '../core/tensor.ts';
+import type { Tensor } from '../core/tensor.ts';
 import { type Context, context } from '../nn/context.ts';
 import type { Field } from '../nn/layer.ts';
-import type { Batch, Fed } from './trainer.ts';
+import { type Batch, data, type Fed, inputs } from './trainer.ts';
 
 /**
  * The mean over batches of `measure` (a loss, an accuracy), without randomness. Batches of the same shape share a plan.
@@ -19,11 +19,10 @@ export async function evaluate<M extends Field, B extends object>(
   try {
     for (const batch of batches) {
       const parts = Object.entries<Fed>(batch);
-      const tensors = Object.fromEntries(parts.map(([name, { shape }]) => [name, input(name, shape)])) as unknown as B;
       const tokens = parts[0]?.[1].shape.at(-1);
       if (tokens === undefined) throw new RangeError(`evaluate: a batch has no parts, or its first one has shape ${show([])}`);
-      const plan = await engine.compile(store, { outputs: { value: measure(model, tensors, context(tokens)) } });
-      total += (await plan.run(Object.fromEntries(parts.map(([name, { data }]) => [name, data])))).value[0]!;
+      const plan = await engine.compile(store, { outputs: { value: measure(model, inputs(batch), context(tokens)) } });
+      total += (await plan.run(data(batch))).value[0]!;
       count++;
     }
   } finally {
