@@ -14,7 +14,19 @@ const tableOf = (data: Float64Array, rows: number, cols: number): Table => ({
   rows: Array.from({ length: rows }, (_, r) => data.subarray(r * cols, (r + 1) * cols)),
 });
 
+/** Tables of this many numbers or fewer are used again: making the rows costs more than filling them. */
+const SMALL = 1 << 14;
+
 export function float64(): Engine {
+  const spare = new Map<string, Table[]>();
+  const take = (rows: number, cols: number): Table =>
+    spare.get(`${rows} ${cols}`)?.pop() ?? tableOf(new Float64Array(rows * cols), rows, cols);
+  const give = (t: Table, rows: number, cols: number): void => {
+    if (t.data.length > SMALL) return;
+    const same = spare.get(`${rows} ${cols}`);
+    if (same === undefined) spare.set(`${rows} ${cols}`, [t]);
+    else same.push(t);
+  };
   const kernels = new Map<string, Compiled>();
   const kernel = (text: string, helpers: readonly string[]): Compiled => {
     const known = kernels.get(text) ?? compileText(text, helpers);
@@ -26,7 +38,10 @@ export function float64(): Engine {
     download: async (h): Promise<Numbers> => h.data.slice(), // the caller's own copy
     free: () => {},
     compiled: () => kernels.size,
-    close: async () => kernels.clear(),
+    close: async () => {
+      kernels.clear();
+      spare.clear();
+    },
     prepare: async (s: Schedule): Promise<Executable<Table>> => {
       const ready = s.steps.map((st) => ({
         run: kernel(st.kernel.text, st.kernel.helpers),
@@ -42,10 +57,13 @@ export function float64(): Engine {
           const values: (Table | undefined)[] = [];
           const get = (r: Ref): Table => (r.kind === 'step' ? values[r.index]! : read(r));
           for (const [k, st] of ready.entries()) {
-            const out = tableOf(new Float64Array(st.rows * st.cols), st.rows, st.cols);
+            const out = take(st.rows, st.cols);
             st.run(out.data, st.rows, st.cols, ...st.args.map((a) => get(a).rows));
             values[k] = out;
-            for (const f of st.free) values[f] = undefined;
+            for (const f of st.free) {
+              give(values[f]!, ready[f]!.rows, ready[f]!.cols);
+              values[f] = undefined;
+            }
           }
           return s.roots.map(get);
         },
