@@ -20,8 +20,10 @@ export async function openSafetensors(path: string): Promise<TensorFile> {
   const handle = await open(path, 'r');
   try {
     const { size } = await handle.stat();
-    const length = headerLength(await readAt(handle, 0, Math.min(8, size), path), size, path);
-    const header = parseHeader(await readAt(handle, 8, length, path), size, path);
+    const cut = (at: number, missing: number): Error =>
+      new SafetensorsError(path, at, `the file ended ${missing} bytes early: it was cut while it was read`);
+    const length = headerLength(await readAt(handle, 0, Math.min(8, size), cut), size, path);
+    const header = parseHeader(await readAt(handle, 8, length, cut), size, path);
     const entry = (name: string): Entry => {
       const e = header.entries.get(name);
       if (e === undefined) throw new RangeError(`${path}: has no tensor ${name}; it has ${some([...header.entries.keys()])}`);
@@ -29,7 +31,7 @@ export async function openSafetensors(path: string): Promise<TensorFile> {
     };
     const bytes = async (name: string): Promise<Uint8Array> => {
       const { start, end } = entry(name);
-      return readAt(handle, start, end - start, path);
+      return readAt(handle, start, end - start, cut);
     };
     const read = async (name: string): Promise<Data> => {
       const raw = await bytes(name);
@@ -51,12 +53,17 @@ export async function openSafetensors(path: string): Promise<TensorFile> {
 export const some = (names: readonly string[]): string =>
   names.length === 0 ? 'none' : names.length > 8 ? `${names.slice(0, 8).join(', ')}, … (${names.length})` : names.join(', ');
 
-async function readAt(handle: FileHandle, from: number, length: number, path: string): Promise<Uint8Array> {
+/** `length` bytes from byte `from` on; `cut` makes the error when the file ends before them. */
+export async function readAt(
+  handle: FileHandle,
+  from: number,
+  length: number,
+  cut: (at: number, missing: number) => Error,
+): Promise<Uint8Array> {
   const buffer = new Uint8Array(length); // never more than the file's size: headers are checked first
   for (let done = 0; done < length; ) {
     const { bytesRead } = await handle.read(buffer, done, length - done, from + done);
-    if (bytesRead === 0)
-      throw new SafetensorsError(path, from + done, `the file ended ${length - done} bytes early: it was cut while it was read`);
+    if (bytesRead === 0) throw cut(from + done, length - done);
     done += bytesRead;
   }
   return buffer;
