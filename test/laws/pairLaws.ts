@@ -1,11 +1,13 @@
 // Laws for two methods on one model, one attached after the other: the second starts as it declares on top of the first,
 // everything trains, both merge where both can, and both come off.
 import type { Engine } from '../../core/engine.ts';
+import type { Numbers } from '../../core/plan.ts';
 import type { Model } from '../../nn/layer.ts';
 import { layers, trainable } from '../../nn/tree.ts';
 import type { Listed } from '../../peft/all.ts';
 import { compose } from '../../peft/combine.ts';
 import { detach, merge } from '../../peft/merge.ts';
+import type { Transform } from '../../peft/method.ts';
 import { gradients } from './graph.ts';
 import { apart, CLOSE, mergeable, ready, sameBits, start } from './methodLaws.ts';
 import { type Network, numbersOf, perturb, run, snapshot } from './models.ts';
@@ -16,21 +18,46 @@ export type Verdict = { readonly kind: 'holds'; readonly merged: boolean } | { r
 /** Reasons for which a method may refuse to be put on top of another: it needs a weight, and what is beneath is not one. */
 const REASONS = /cannot be folded into a weight|replaces the weight beneath/;
 
+/** A first method on a network, attached and moved to generic values: what any number of second ones are judged on. */
+export interface Beneath {
+  readonly a: Listed;
+  readonly net: Network;
+  readonly seed: number;
+  readonly engine: Engine;
+  readonly first: Transform;
+  readonly under: Model;
+  /** What the network computes with it, and without. */
+  readonly numbers: Numbers;
+  readonly base: Numbers;
+}
+export async function beneath(a: Listed, net: Network, seed: number, engine: Engine): Promise<Beneath> {
+  const first = await ready(a.tiny({ seed }), net, engine);
+  const under = perturb(first(net.base), seed);
+  const [numbers, base] = [await numbersOf(engine, net, under), await numbersOf(engine, net, net.base)];
+  return { a, net, seed, engine, first, under, numbers, base };
+}
+
 /** Throws where a law is broken, naming methods, network and seed. */
-export async function judgePair(a: Listed, b: Listed, net: Network, seed: number, engine: Engine): Promise<Verdict> {
+export async function judgeOn(on: Beneath, b: Listed): Promise<Verdict> {
   try {
-    return await judged(a, b, net, seed, engine);
+    return await judged(on, b);
   } catch (e) {
+    const { a, net, seed } = on;
     throw new Error(`${a.name}, then ${b.name}, on ${net.name}, seed ${seed}: ${e instanceof Error ? e.message : String(e)}`, { cause: e });
   }
 }
-async function judged(a: Listed, b: Listed, net: Network, seed: number, engine: Engine): Promise<Verdict> {
+export const judgePair = async (a: Listed, b: Listed, net: Network, seed: number, engine: Engine): Promise<Verdict> =>
+  judgeOn(await beneath(a, net, seed, engine), b);
+
+/** A transform that is ready for every model: it was prepared on the same one before. */
+const prepared = (t: Transform): Transform =>
+  Object.assign((m: Model): Model => t(m), { title: t.title, parts: t.parts, prepare: async (): Promise<Transform> => t });
+
+async function judged({ a, net, seed, engine, first, under, numbers, base }: Beneath, b: Listed): Promise<Verdict> {
   const must = (holds: boolean, what: string): void => {
     if (!holds) throw new Error(what);
   };
-  const first = await ready(a.tiny({ seed }), net, engine);
-  const under = perturb(first(net.base), seed);
-  let second: Awaited<ReturnType<typeof ready>>;
+  let second: Transform;
   let both: Model;
   try {
     second = await ready(b.tiny({ seed: seed + 1 }), net, engine, under);
@@ -42,10 +69,9 @@ async function judged(a: Listed, b: Listed, net: Network, seed: number, engine: 
     return { kind: 'refused', why };
   }
 
-  const beneath = await numbersOf(engine, net, under);
   const fresh = await numbersOf(engine, net, both);
-  const [declared, d] = [start(second), apart(beneath, fresh)];
-  if (declared === 'bitwise') must(sameBits(beneath, fresh), `the second declares 'bitwise' but changes the first by ${d}`);
+  const [declared, d] = [start(second), apart(numbers, fresh)];
+  if (declared === 'bitwise') must(sameBits(numbers, fresh), `the second declares 'bitwise' but changes the first by ${d}`);
   if (declared === 'close') must(d <= CLOSE, `the second declares 'close' but changes the first by ${d}`);
   if (declared === 'no') must(d > 1e-6, `the second declares that it changes what is beneath, but does so by only ${d}`);
 
@@ -55,7 +81,9 @@ async function judged(a: Listed, b: Listed, net: Network, seed: number, engine: 
   const names = [...trainable(model).values()];
   must(names.length === trainable(under).size + trainable(second(net.base)).size, `trains ${names.join(', ')}`);
   const outputs = Object.fromEntries([loss, ...grads].map((g, k) => [`g${k}`, g]));
-  const got = await (await engine.compile(engine.store(), { outputs })).run();
+  const store = engine.store();
+  const got = await (await engine.compile(store, { outputs })).run();
+  store.close();
   for (const [k, name] of ['loss', ...names].entries()) must(got[`g${k}`]!.every(Number.isFinite), `${name} is not finite`);
 
   const merged = mergeable(first) && mergeable(second);
@@ -69,17 +97,47 @@ async function judged(a: Listed, b: Listed, net: Network, seed: number, engine: 
     [...layers(off)].every(({ layer }) => layer.attached === null),
     'attachments are left after detaching',
   );
-  must(sameBits(await numbersOf(engine, net, off), await numbersOf(engine, net, net.base)), 'detached is not the base bit for bit');
+  must(sameBits(await numbersOf(engine, net, off), base), 'detached is not the base bit for bit');
   must(changed() === null, `a frozen number of ${changed()} changed`);
 
-  const composed = await ready(compose(a.tiny({ seed }), b.tiny({ seed: seed + 1 })), net, engine);
+  const composed = await ready(compose(prepared(first), b.tiny({ seed: seed + 1 })), net, engine);
   must(composed.parts.length === first.parts.length + second.parts.length, 'compose lost a part');
   must((await numbersOf(engine, net, composed(net.base))).every(Number.isFinite), 'composed, the output is not finite');
   return { kind: 'holds', merged };
 }
 
+/** What became of all pairs that have one first method, on one network. */
+export interface Tally {
+  readonly pairs: number;
+  readonly held: number;
+  readonly merged: number;
+  readonly refused: readonly string[];
+  readonly broken: readonly string[];
+}
+export async function judgeAllOn(a: Listed, all: readonly Listed[], net: Network, seed: number, engine: Engine): Promise<Tally> {
+  const count = { held: 0, merged: 0 };
+  const refused: string[] = [];
+  const broken: string[] = [];
+  const on = await beneath(a, net, seed, engine);
+  const changed = snapshot(on.under);
+  for (const b of all)
+    try {
+      const verdict = await judgeOn(on, b);
+      if (verdict.kind === 'refused') refused.push(`${a.name} → ${b.name}`);
+      else count.held++;
+      if (verdict.kind === 'holds' && verdict.merged) count.merged++;
+    } catch (e) {
+      broken.push(e instanceof Error ? e.message : String(e));
+    }
+  if (changed() !== null || !sameBits(on.numbers, await numbersOf(engine, net, on.under)))
+    broken.push(`${a.name} on ${net.name}, seed ${seed}: one of the second methods changed the model it was attached to (${changed()})`);
+  return { pairs: all.length, ...count, refused, broken };
+}
+
+export const fitting = (methods: readonly Listed[], net: Network): readonly Listed[] =>
+  methods.filter((m) => m.unfit[net.name] === undefined);
 /** Every ordered pair of methods that fit a network. */
 export const pairsOn = (methods: readonly Listed[], net: Network): (readonly [Listed, Listed])[] => {
-  const fit = methods.filter((m) => m.unfit[net.name] === undefined);
+  const fit = fitting(methods, net);
   return fit.flatMap((a) => fit.map((b) => [a, b] as const));
 };

@@ -1,34 +1,41 @@
-// Every ordered pair of methods on every network. Prints how many ran, merged and were refused.
-import { describe, expect, it } from 'vitest';
-import { float64 } from '../../core/engines/float64.ts';
+// Every ordered pair of methods on every network, in as many processes as there are cores. Prints how many ran, merged and were refused.
+import { expect, it } from 'vitest';
 import { methods } from '../../peft/all.ts';
+import { allPairs } from './allPairs.ts';
 import { networks } from './models.ts';
-import { judgePair, pairsOn } from './pairLaws.ts';
+import { fitting } from './pairLaws.ts';
 
 const seed = Number(process.env.TINYPEFT_SEED ?? 1);
-const engine = float64();
+const HOURS = 3_600_000;
 
-describe(`all pairs of methods, seed ${seed}`, () => {
-  for (const net of networks(seed)) {
-    const pairs = pairsOn(methods, net);
-    it(`on ${net.name}: ${pairs.length} pairs`, async () => {
-      const count = { held: 0, merged: 0 };
-      const refused: string[] = [];
-      const broken: string[] = [];
-      for (const [a, b] of pairs)
-        try {
-          const verdict = await judgePair(a, b, net, seed, engine);
-          if (verdict.kind === 'refused') refused.push(`${a.name} → ${b.name}`);
-          else count.held++;
-          if (verdict.kind === 'holds' && verdict.merged) count.merged++;
-        } catch (e) {
-          broken.push(e instanceof Error ? e.message : String(e));
-        }
+it(
+  `all ordered pairs of ${methods.length} methods, seed ${seed}`,
+  async () => {
+    const began = performance.now();
+    const minutes = (): number => (performance.now() - began) / 60_000;
+    const nets = networks(seed);
+    let said = 0;
+    const tallies = await allPairs(methods, nets, seed, (done, all, broken) => {
+      for (const b of broken) console.log(`broken: ${b}`);
+      const part = Math.floor((20 * done) / all);
+      if (part === said) return;
+      said = part;
       console.log(
-        `${net.name}: ${pairs.length} pairs ran: ${count.held} hold (${count.merged} of them merged), ${refused.length} refused, ${broken.length} broken${refused.length > 0 ? `\n  refused: ${refused.join(', ')}` : ''}`,
+        `pairs: ${done} of ${all}, ${minutes().toFixed(1)} minutes, about ${((minutes() * (all - done)) / done).toFixed(1)} more`,
       );
-      expect(broken).toEqual([]);
-      expect(count.held).toBeGreaterThan(pairs.length / 2);
     });
-  }
-});
+    const total = { pairs: 0, broken: 0 };
+    for (const [net, { pairs, held, merged, refused, broken }] of tallies) {
+      total.pairs += pairs;
+      total.broken += broken.length;
+      console.log(
+        `${net}: ${pairs} pairs ran: ${held} hold (${merged} of them merged), ${refused.length} refused, ${broken.length} broken${refused.length > 0 ? `\n  refused: ${refused.join(', ')}` : ''}`,
+      );
+    }
+    console.log(`all pairs: ${total.pairs} ran, ${total.broken} broken, ${minutes().toFixed(1)} minutes, seed ${seed}`);
+    expect([...tallies.values()].flatMap((t) => t.broken)).toEqual([]);
+    expect(total.pairs).toBe(nets.reduce((n, net) => n + fitting(methods, net).length ** 2, 0));
+    for (const { pairs, held } of tallies.values()) expect(held).toBeGreaterThan(pairs / 2);
+  },
+  4 * HOURS,
+);
