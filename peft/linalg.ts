@@ -1,5 +1,5 @@
 // Matrix factorisations on the host, in double precision: singular values by ml-matrix, and a randomised form for large weights.
-import { inverse as inverted, Matrix, QrDecomposition, SingularValueDecomposition } from 'ml-matrix';
+import { CholeskyDecomposition, inverse as inverted, Matrix, QrDecomposition, SingularValueDecomposition } from 'ml-matrix';
 import type { Rng } from '../core/rng.ts';
 import type { Data } from '../core/tensor.ts';
 
@@ -56,3 +56,22 @@ export const orthonormal = (data: Data, n: number, m: number): Float64Array =>
 
 /** The inverse of a [n, n]. Throws when it is singular. */
 export const inverse = (a: Data, n: number): Float64Array => flat(inverted(matrix(a, n, n)));
+
+/** a [n, n] = L·Lᵀ, and what follows from it. */
+export interface Cholesky {
+  readonly lower: Float64Array; // [n, n]
+  readonly logDet: number;
+  /** a⁻¹·b for b [n, m]. */
+  readonly solve: (b: Data, m?: number) => Float64Array;
+}
+/** Of a symmetric positive definite a [n, n]. Throws when it is not. */
+export function cholesky(a: Data, n: number): Cholesky {
+  const d = new CholeskyDecomposition(matrix(a, n, n));
+  if (!d.isPositiveDefinite()) throw new RangeError(`cholesky: this matrix of ${n} rows is not positive definite; add to its diagonal`);
+  const lower = flat(d.lowerTriangularMatrix);
+  return {
+    lower,
+    logDet: 2 * Array.from({ length: n }, (_, i) => Math.log(lower[i * n + i]!)).reduce((s, v) => s + v, 0),
+    solve: (b, m = 1) => flat(d.solve(matrix(b, n, m))),
+  };
+}

@@ -1,6 +1,6 @@
-// AdapterSoup: the mean of several trained adapters' tensors, of the domains nearest to a new one. Nothing is trained.
+// AdapterSoup: the mean of several trained adapters' tensors. Nothing is trained, and it costs what one adapter does.
 //   θ = Σ_k w_k θ_k,   w_k = 1/l for the l chosen adapters
-// Chronopoulou et al. 2023, arXiv 2302.07027, §3.
+// Chronopoulou et al. 2023, arXiv 2302.07027, §2.1. Which adapters: those of the domains nearest to a new one (soupDomains.ts).
 import { same, show, size } from '../../core/shape.ts';
 import { leaf, paramOf, stateOf, type Tensor } from '../../core/tensor.ts';
 import type { Model } from '../../nn/layer.ts';
@@ -48,21 +48,3 @@ const refuse = (k: number, what: string): never => {
     `adapterSoup: model ${k} ${what}; the models of a soup have the same methods, with the same sizes, on the same frozen base`,
   );
 };
-
-/** The l domains most like a new one, best first: highest cosine between its mean embedding and theirs. Each text is one row. */
-export function nearestDomains(
-  domains: readonly (readonly (readonly number[])[])[],
-  novel: readonly (readonly number[])[],
-  l: number,
-): number[] {
-  if (!Number.isInteger(l) || l < 1 || l > domains.length)
-    throw new RangeError(`nearestDomains: l ${l} must be a whole number from 1 to ${domains.length}, the number of domains`);
-  const direction = (texts: readonly (readonly number[])[]): number[] => {
-    const sum = texts[0]!.map((_, i) => texts.reduce((s, row) => s + row[i]!, 0));
-    const norm = Math.hypot(...sum);
-    return sum.map((v) => v / norm);
-  };
-  const target = direction(novel);
-  const likeness = domains.map((d) => direction(d).reduce((s, v, i) => s + v * target[i]!, 0));
-  return [...domains.keys()].sort((a, b) => likeness[b]! - likeness[a]! || a - b).slice(0, l);
-}
