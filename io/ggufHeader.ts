@@ -155,7 +155,8 @@ export async function readGgufHeader(
   const parsed = await gguf('https://localhost/', { fetch }).catch((e: unknown) => {
     throw new GgufError(file, 0, `cannot be parsed: ${e instanceof Error ? e.message : String(e)}`);
   });
-  const metadata = new Map(Object.entries(parsed.metadata as Readonly<Record<string, MetadataValue>>).filter(([k]) => walked.keys.has(k)));
+  const values = parsed.metadata as unknown as Readonly<Record<string, MetadataValue>>; // a seam: the parser's type names some keys only
+  const metadata = new Map(Object.entries(values).filter(([k]) => walked.keys.has(k)));
   const alignment = metadata.get('general.alignment') ?? 32;
   if (typeof alignment !== 'number' || !Number.isInteger(alignment) || alignment < 8 || alignment % 8 !== 0)
     throw new GgufError(file, walked.keys.get('general.alignment') ?? 0, `general.alignment is ${alignment}; it must be a multiple of 8`);
