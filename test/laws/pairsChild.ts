@@ -9,7 +9,7 @@ async function tallyOf({ net: name, first, seed }: Unit): Promise<Tally> {
   const net = networks(seed).find((n) => n.name === name)!;
   const all = fitting(methods, net);
   await using engine = float64(); // a new one each time: what it keeps of plans and kernels would grow for an hour
-  return judgeAllOn(all.find((m) => m.name === first)!, all, net, seed, engine);
+  return await judgeAllOn(all.find((m) => m.name === first)!, all, net, seed, engine);
 }
 
 process.on('message', (unit: Unit) => {
