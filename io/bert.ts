@@ -76,7 +76,7 @@ export function parseBertConfig(text: string, file: string): EncoderConfig {
     types: count('type_vocab_size', 0),
     positions: count('max_position_embeddings') - positionOffset,
   };
-  return kind === 'bert' ? bert(sizes) : { ...roberta(sizes), positionOffset };
+  return kind === 'bert' ? bert(sizes) : { ...roberta(sizes), positionOffset, padding: positionOffset - 1 };
 }
 
 /** The sizes a model folder says its model has. */
@@ -172,5 +172,5 @@ function encoderOf(c: EncoderConfig, of: (name: string) => Tensor): Model {
     });
   });
   const body = trunk(table('position', c.positionOffset), blocks, null, c.width, c.positions, norm('embeddings.LayerNorm'));
-  return encoderModel(table('word'), c.types === 0 ? null : table('token_type'), body);
+  return encoderModel(table('word'), c.types === 0 ? null : table('token_type'), body, c.padding);
 }

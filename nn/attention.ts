@@ -1,5 +1,5 @@
 // Self-attention as a residual branch: project, split heads, rotate, attend, join, project. MHA and GQA.
-import { attention, keyBias, rope, ropeAngles } from '../core/ops/fused.ts';
+import { attention, keyBias, type RopeBands, rope, ropeAngles } from '../core/ops/fused.ts';
 import { permute, reshape, slice } from '../core/ops/move.ts';
 import type { Rng } from '../core/rng.ts';
 import type { Tensor } from '../core/tensor.ts';
@@ -16,8 +16,11 @@ export const attend = (heads: number, kvHeads: number, headWidth: number): Layer
       attention(q, k, v, { causal: ctx.causal && !ctx.cache?.filled, bias: ctx.keyMask === null ? null : keyBias(ctx.keyMask) }),
   );
 
-/** Rotary positions: position m turns pair k of a head of width D by scale·m·base^(−2k/D). A field of the branch, so that a transform may change it. */
-export type Rope = { readonly base: number; readonly scale: number };
+/**
+ * Rotary positions: position m turns pair k of a head of width D by scale·m·base^(−2k/D), slowed down where `bands` says so. A field
+ * of the branch, so that a transform may change it.
+ */
+export type Rope = { readonly base: number; readonly scale: number; readonly bands?: RopeBands };
 export interface AttentionSizes {
   readonly width: number;
   readonly heads: number;
@@ -48,7 +51,8 @@ interface Mixed {
 }
 /** Rotates, exchanges with the cache, attends. q, k, v as projected: [B, T, ·]. */
 function mix(f: Mixed, q: Tensor, k: Tensor, v: Tensor, s: AttentionSizes, ctx: Context): Tensor {
-  const angles = f.rope === null ? null : ropeAngles(headPositions(ctx.positions), s.width / s.heads, f.rope.base, f.rope.scale);
+  const r = f.rope;
+  const angles = r === null ? null : ropeAngles(headPositions(ctx.positions), s.width / s.heads, r.base, r.scale, r.bands ?? null);
   const turn = (x: Tensor): Tensor => (angles === null ? x : rope(x, angles));
   const fresh = { k: turn(heads(k, s.kvHeads)), v: heads(v, s.kvHeads) };
   const all: ReturnType<Cache['exchange']> = ctx.cache === null ? fresh : ctx.cache.exchange(fresh.k, fresh.v);
@@ -76,10 +80,10 @@ export const fusedAttention = (qkv: Layer<'linear'>, o: Layer<'linear'>, s: Atte
 export function newAttention(
   s: AttentionSizes,
   r: Rng,
-  { bias, fused, std }: { bias: boolean; fused: boolean; std: number },
+  { bias, outBias = bias, fused, std }: { bias: boolean; outBias?: boolean; fused: boolean; std: number },
 ): Layer<'branch'> {
   const kv = (s.kvHeads * s.width) / s.heads;
-  const o = newLinear(s.width, s.width, r.split('o'), { bias, std });
+  const o = newLinear(s.width, s.width, r.split('o'), { bias: outBias, std });
   if (fused) return fusedAttention(newLinear(s.width, 3 * s.width, r.split('qkv'), { bias }), o, s);
   return selfAttention(
     {

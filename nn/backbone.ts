@@ -1,6 +1,6 @@
 // What every model has under its head: ids become vectors, and vectors pass the trunk.
 import { gather, iota } from '../core/ops/index.ts';
-import { full } from '../core/ops/map.ts';
+import { full, le, ne, where } from '../core/ops/map.ts';
 import { reshape } from '../core/ops/move.ts';
 import { ShapeError } from '../core/shape.ts';
 import type { Tensor } from '../core/tensor.ts';
@@ -13,6 +13,7 @@ export type Backbone = {
   readonly types: Layer<'embedding'> | null; // BERT's segment embeddings
   readonly trunk: Layer<'trunk'>;
   readonly causal: boolean; // a decoder: no token sees the ones after it
+  readonly padding: number | null; // the id that RoBERTa does not count when it counts positions; null: all ids count
 };
 
 /** The context a backbone gives its layers: causal or not, and the mask of the batch unless there is one already. */
@@ -27,7 +28,16 @@ export function hidden(f: Backbone, { ids, types }: Batch, c: Context): Tensor {
   const words = f.embed(ids, c); // [B, T, D]
   if (f.types === null && types != null)
     throw new ShapeError('model: the batch has token types, but this model has no embedding for them; leave types out');
-  return f.trunk(f.types === null ? words : words.add(f.types(types ?? full(ids.shape, 0), c)), c);
+  const at = f.padding === null ? c : { ...c, positions: counted(ids, f.padding, c.positions) };
+  return f.trunk(f.types === null ? words : words.add(f.types(types ?? full(ids.shape, 0), c)), at);
+}
+
+/** Positions [B, T] that count only real ids, wherever the padding stands; padding itself is one before the first, as RoBERTa has it. */
+function counted(ids: Tensor, padding: number, positions: Tensor): Tensor {
+  const t = ids.shape[1]!;
+  const real = ne(ids, padding); // [B, T]
+  const upTo = real.matmul(le(reshape(iota(t), [t, 1]), iota(t))); // [B, T]: real ids up to each, itself included
+  return where(real, positions.add(upTo).sub(iota(t).add(1)), -1);
 }
 
 /** One token of each row: h [B, T, D], at [B] → [B, 1, D]. */
@@ -40,7 +50,7 @@ export function pickToken(h: Tensor, at: Tensor): Tensor {
 export function backboneOf(model: Model): Backbone {
   if (model.attached !== null)
     throw new Error(`${model.attached.method} is attached to the whole model; put the head on the model first, then attach the method`);
-  const { embed, types, trunk, causal } = model.fields;
+  const { embed, types, trunk, causal, padding } = model.fields;
   if (!isLayer(embed) || !isLayer(trunk) || typeof causal !== 'boolean')
     throw new Error(
       `this model shows no embed, trunk and causal (it shows ${Object.keys(model.fields).join(', ')}), so no head can be put on it`,
@@ -50,6 +60,7 @@ export function backboneOf(model: Model): Backbone {
     types: isLayer(types) ? ofKind(types, 'embedding') : null,
     trunk: ofKind(trunk, 'trunk'),
     causal,
+    padding: typeof padding === 'number' ? padding : null,
   };
 }
 

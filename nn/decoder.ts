@@ -3,7 +3,7 @@ import { matmul } from '../core/ops/matmul.ts';
 import type { Rng } from '../core/rng.ts';
 import { ShapeError } from '../core/shape.ts';
 import type { Tensor } from '../core/tensor.ts';
-import { newAttention } from './attention.ts';
+import { newAttention, type Rope } from './attention.ts';
 import { hidden, inside, pickToken } from './backbone.ts';
 import { preNormBlock } from './block.ts';
 import { embedding, newTable } from './embedding.ts';
@@ -20,15 +20,23 @@ export interface DecoderConfig {
   readonly kvHeads: number; // fewer than heads: grouped-query attention
   readonly inner: number; // feed-forward width
   readonly positions: number; // longest sequence
-  readonly rope: { readonly base: number; readonly scale: number } | null; // null: learned absolute positions
+  readonly rope: Rope | null; // null: learned absolute positions
   readonly norm: 'layer' | 'rms';
   readonly eps: number; // of the norms
   readonly activation: Activation;
   readonly gated: boolean;
-  readonly bias: boolean;
+  readonly bias: boolean | Biases; // of the linear layers
   readonly fusedQkv: boolean;
   readonly tied: boolean; // the head is the embedding table
 }
+
+/** Biases of some linear layers only. */
+export interface Biases {
+  readonly qkv: boolean;
+  readonly o: boolean;
+  readonly mlp: boolean;
+}
+export const biasesOf = (b: boolean | Biases): Biases => (typeof b === 'boolean' ? { qkv: b, o: b, mlp: b } : b);
 
 type Sizes = Pick<DecoderConfig, 'vocabulary' | 'width' | 'layers' | 'heads' | 'positions'>;
 /** Pre-layer-norm, learned positions, tanh GELU, biases, tied head (Radford et al. 2019). */
@@ -59,6 +67,12 @@ export const llama = (c: Sizes & Partial<DecoderConfig>): DecoderConfig => ({
   tied: false,
   ...c,
 });
+/** As LLaMA, with biases of q, k and v (Qwen team 2024, arXiv 2407.10671). */
+export const qwen2 = (c: Sizes & Partial<DecoderConfig>): DecoderConfig => ({
+  ...llama(c),
+  ...{ rope: { base: 1000000, scale: 1 }, bias: { qkv: true, o: false, mlp: false } },
+  ...c,
+});
 
 /** Blocks between embedding and head; adds learned positions, so that a prompt put in front of h gets the first ones. */
 export const trunk = (
@@ -87,7 +101,7 @@ export const tiedHead = (table: Layer<'weight'>): Layer<'linear'> =>
 
 /** Next-token logits [B, T, V]; [B, 1, V] where the context asks for one token of each row only. */
 export const languageModel = (embed: Layer<'embedding'>, body: Layer<'trunk'>, head: Layer<'linear'>): Model =>
-  layer('model', { embed, types: null, trunk: body, causal: true as boolean, head }, (f) => (batch, ctx) => {
+  layer('model', { embed, types: null, trunk: body, causal: true as boolean, padding: null, head }, (f) => (batch, ctx) => {
     const c = inside(f, batch.keyMask, ctx);
     const h = hidden(f, batch, c); // [B, T, D]
     const head = (x: Tensor): Tensor => f.head(x, c);
@@ -100,14 +114,15 @@ export function decoder(c: DecoderConfig, r: Rng): Model {
   if (c.width % c.heads) throw new ShapeError(`decoder: width ${c.width} does not divide into ${c.heads} heads`);
   if (c.heads % c.kvHeads) throw new ShapeError(`decoder: ${c.heads} heads do not divide among ${c.kvHeads} key heads`);
   const std = 0.02 / Math.sqrt(2 * c.layers);
+  const bias = biasesOf(c.bias);
   const table = newTable(c.vocabulary, c.width, r.split('embed'));
   const blocks = Array.from({ length: c.layers }, (_, k) => {
     const at = r.split(`blocks.${k}`);
     return preNormBlock({
       norm1: newNorm(c.width, c.norm, c.eps),
-      attn: newAttention(c, at.split('attn'), { bias: c.bias, fused: c.fusedQkv, std }),
+      attn: newAttention(c, at.split('attn'), { bias: bias.qkv, outBias: bias.o, fused: c.fusedQkv, std }),
       norm2: newNorm(c.width, c.norm, c.eps),
-      mlp: newMlp(c.width, c.inner, at.split('mlp'), { activation: c.activation, gated: c.gated, bias: c.bias, std }),
+      mlp: newMlp(c.width, c.inner, at.split('mlp'), { activation: c.activation, gated: c.gated, bias: bias.mlp, std }),
       width: c.width,
     });
   });

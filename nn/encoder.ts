@@ -18,6 +18,7 @@ export interface EncoderConfig {
   readonly inner: number; // feed-forward width
   readonly positions: number; // longest sequence
   readonly positionOffset: number; // rows of the position table before the first token's
+  readonly padding: number | null; // the id that positions are not counted at (RoBERTa); null: all are
   readonly types: number; // token types (segments); 0: no such embedding
   readonly activation: Activation;
   readonly eps: number; // of the layer norms
@@ -28,22 +29,32 @@ type Sizes = Pick<EncoderConfig, 'vocabulary' | 'width' | 'layers' | 'heads' | '
 export const bert = (c: Sizes & Partial<EncoderConfig>): EncoderConfig => ({
   inner: 4 * c.width,
   positionOffset: 0,
+  padding: null,
   types: 2,
   activation: 'gelu',
   eps: 1e-12,
   ...c,
 });
 /**
- * As BERT, with one token type, and positions counted from padding id + 1 (Liu et al. 2019, arXiv 1907.11692). `positions` is
- * the longest text, 512: the 514 rows of a checkpoint's table less the offset of 2.
+ * As BERT, with one token type, and positions counted from padding id + 1 over the ids that are not padding (Liu et al. 2019, arXiv
+ * 1907.11692). `positions` is the longest text, 512: the 514 rows of a checkpoint's table less the offset of 2.
  */
-export const roberta = (c: Sizes & Partial<EncoderConfig>): EncoderConfig => ({ ...bert(c), positionOffset: 2, types: 1, eps: 1e-5, ...c });
+export const roberta = (c: Sizes & Partial<EncoderConfig>): EncoderConfig => ({
+  ...bert(c),
+  ...{ positionOffset: 2, padding: 1, types: 1, eps: 1e-5 },
+  ...c,
+});
 
 /** Embeddings and a trunk as a model that answers hidden states. Keys where the batch's keyMask is 0 are hidden from all tokens. */
-export const encoderModel = (embed: Layer<'embedding'>, types: Layer<'embedding'> | null, body: Layer<'trunk'>): Model =>
+export const encoderModel = (
+  embed: Layer<'embedding'>,
+  types: Layer<'embedding'> | null,
+  body: Layer<'trunk'>,
+  padding: number | null = null,
+): Model =>
   layer(
     'model',
-    { embed, types, trunk: body, causal: false as boolean },
+    { embed, types, trunk: body, causal: false as boolean, padding },
     (f) => (batch, ctx) => hidden(f, batch, inside(f, batch.keyMask, ctx)),
   );
 
@@ -65,5 +76,6 @@ export function encoder(c: EncoderConfig, r: Rng): Model {
     embedding(newTable(c.vocabulary, c.width, r.split('embed'))),
     c.types === 0 ? null : embedding(newTable(c.types, c.width, r.split('types'))),
     trunk(positions, blocks, null, c.width, c.positions, newNorm(c.width, 'layer', c.eps)),
+    c.padding,
   );
 }

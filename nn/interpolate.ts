@@ -1,6 +1,7 @@
 // Position interpolation: rotary positions squeezed, so that a longer text falls into the range the model was trained on.
 //   position m → m/κ,   κ = ⌈tokens / longest⌉
 // Chen et al. 2023, arXiv 2306.15595, eq. 4 (Hugging Face: rope_scaling = { type: 'linear', factor: κ }).
+import type { Rope } from './attention.ts';
 import { numberOf } from './backbone.ts';
 import { type Fields, isRecord, type Model } from './layer.ts';
 import { layers, rewrite } from './tree.ts';
@@ -36,8 +37,7 @@ export function interpolatePositions(model: Model, tokens: number): Model {
   return rewrite(squeezed, (l) => (l.kind === 'trunk' ? l.with({ ...l.fields, longest: tokens }) : null));
 }
 
-function ropeOf(f: Fields): { readonly base: number; readonly scale: number } | null {
+function ropeOf(f: Fields): Rope | null {
   const rope = f.rope;
-  if (!isRecord(rope) || typeof rope.base !== 'number' || typeof rope.scale !== 'number') return null;
-  return { base: rope.base, scale: rope.scale };
+  return isRecord(rope) && typeof rope.base === 'number' && typeof rope.scale === 'number' ? (rope as Rope) : null; // as attention wrote it
 }

@@ -6,7 +6,7 @@ import { defineOp, type Op } from '../op.ts';
 import { broadcast, dim, ShapeError, same, show, size } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
 import { iota, oneHot, takeAlong } from './index.ts';
-import { add, cos, div, eq, exp, le, lift, max, mul, ne, neg, rsqrt, sin, sub, where } from './map.ts';
+import { add, clamp, cos, div, eq, exp, le, lift, max, mul, ne, neg, rsqrt, sin, sub, where } from './map.ts';
 import { matmul } from './matmul.ts';
 import { reshape } from './move.ts';
 import { logsumexp, mean, sum, sumTo } from './reduce.ts';
@@ -121,13 +121,30 @@ const quarterOp: Op<'x', null> = defineOp<'x'>({
 export const quarterTurn = (x: Tensor): Tensor => quarterOp({ x }, null);
 
 /** cos and sin of position × frequency, [..., T] → [..., T, D]; frequency k of D/2 is base^(−2k/D), both halves alike. */
-export function ropeAngles(positions: Tensor, width: number, base = 10000, scale = 1): { cos: Tensor; sin: Tensor } {
+export function ropeAngles(
+  positions: Tensor,
+  width: number,
+  base = 10000,
+  scale = 1,
+  bands: RopeBands | null = null,
+): { cos: Tensor; sin: Tensor } {
   const half = width / 2;
   if (!Number.isInteger(half)) throw new ShapeError(`rope: the head width ${width} must be even`);
   const k = iota(width);
   const frequency = exp(mul(sub(k, mul(half, le(half, k))), (-2 * Math.log(base)) / width));
-  const angle = mul(mul(reshape(positions, [...positions.shape, 1]), scale), frequency);
+  const angle = mul(mul(reshape(positions, [...positions.shape, 1]), scale), bands === null ? frequency : stretched(frequency, bands));
   return { cos: cos(angle), sin: sin(angle) };
+}
+
+/**
+ * Llama 3's way to a longer text: pairs that turn fewer than `low` times within the `original` longest text are slowed down by
+ * `factor`, those that turn more than `high` times stay, and between the two the slowing fades out in the number of turns.
+ */
+export type RopeBands = { readonly factor: number; readonly low: number; readonly high: number; readonly original: number };
+/** f ← f·(s + (1 − s)/factor),  s = clamp((original·f/2π − low)/(high − low), 0, 1)  (Grattafiori et al. 2024, arXiv 2407.21783; Meta's code) */
+function stretched(f: Tensor, { factor, low, high, original }: RopeBands): Tensor {
+  const s = clamp(div(sub(mul(f, original / (2 * Math.PI)), low), high - low), 0, 1);
+  return mul(f, add(mul(s, 1 - 1 / factor), 1 / factor));
 }
 /** Rotary positions (Su et al. 2021, arXiv 2104.09864), in the half-split layout of GPT-NeoX and LLaMA. x [..., T, D] */
 export const rope = (x: Tensor, angles: { cos: Tensor; sin: Tensor }): Tensor => add(mul(x, angles.cos), mul(quarterTurn(x), angles.sin));

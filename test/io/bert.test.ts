@@ -81,8 +81,7 @@ describe('checkpoints of transformers', () => {
     const h = await float64().read(
       model({ ids: rows(f.ids), keyMask: rows(f.mask), types: f.types === null ? null : rows(f.types) }, context(f.ids[0]!.length)),
     );
-    const real = (all: ArrayLike<number>): number[] => Array.from(all).filter((_, i) => f.mask.flat()[Math.floor(i / 16)] === 1);
-    expect(off(real(h), { shape: [], data: real(f.hidden.data) })).toBeLessThan(1e-5);
+    expect(off(h, f.hidden)).toBeLessThan(1e-5);
   });
 
   test('old names of norms', async () => {

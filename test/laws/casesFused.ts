@@ -207,6 +207,27 @@ export const fusedCases: readonly Case[] = [
         }),
       ),
   },
+  {
+    name: 'ropeAngles:bands',
+    of: fc.tuple(fc.constantFrom(2, 6, 12), fc.constantFrom(1, 0.25), seeds).map(([d, scale, seed]) => {
+      const bands = { factor: 8, low: 1, high: 4, original: 16 };
+      return instance({
+        operands: [operand([4], between(0, 9), seed)],
+        attrs: { d, scale },
+        apply: ([p]) => fused.ropeAngles(p!, d, 100, scale, bands).sin,
+        naive: ([p]) =>
+          nd([4, d], ([m, c]) => {
+            const f = angleOf(1, c!, d, 100, 1); // radians per position
+            const turns = (bands.original * f) / (2 * Math.PI);
+            const share = (turns - bands.low) / (bands.high - bands.low);
+            const slowed = turns < bands.low ? f / bands.factor : turns > bands.high ? f : ((1 - share) * f) / bands.factor + share * f;
+            return Math.sin(get(p!, [m!]) * scale * slowed);
+          }),
+        depth: 40,
+        scale: () => 9,
+      });
+    }),
+  },
   ropeCase('rope', 10000),
   ropeCase('rope:longer', 500000),
   attentionCase('attention', false),
