@@ -75,4 +75,5 @@ export const doubleQuant = ({ block = 256 }: { block?: number } = {}): ScaleStor
     };
   },
   unpack: (s) => dequantizeOp(s, { block }),
+  round: (scales) => dequantizeScales(quantizeScales(scales, block), block),
 });

@@ -8,6 +8,7 @@ import { dim, type Shape, ShapeError, show, table } from '../core/shape.ts';
 import { type Data, leaf, type Tensor } from '../core/tensor.ts';
 import { layer } from '../nn/layer.ts';
 import type { Scheme } from './quantize.ts';
+import { half } from './round.ts';
 
 export interface Int8 {
   readonly codes: Int8Array; // as many as weights
@@ -15,13 +16,6 @@ export interface Int8 {
 }
 
 const blocksIn = (cols: number, block: number): number => Math.ceil(cols / block);
-
-/** Nearest whole number, ties to even: symmetric in sign, unlike Math.round. */
-const nearest = (x: number): number => {
-  const low = Math.floor(x);
-  const rest = x - low;
-  return rest > 0.5 || (rest === 0.5 && low % 2 !== 0) ? low + 1 : low;
-};
 
 /**
  * Codes and scales of a table of numbers; `block` (64) consecutive columns of one row share a scale, the last block of a row may
@@ -46,7 +40,7 @@ export function quantizeInt8(w: ArrayLike<number>, shape: Shape, block = 64): In
     scales[k] = c;
     // The float32 scale may be below a float64 maximum, and is 0 for the smallest numbers.
     const s = scales[k]!;
-    if (s > 0) for (let i = start; i < end; i++) codes[i] = Math.max(-127, Math.min(127, nearest((127 * w[i]!) / s)));
+    if (s > 0) for (let i = start; i < end; i++) codes[i] = Math.max(-127, Math.min(127, half((127 * w[i]!) / s)));
   }
   return { codes, scales };
 }
@@ -90,4 +84,5 @@ export const int8 = ({ block = 64 }: { block?: number } = {}): Scheme => ({
       (f) => () => dequantize(f.codes, f.scales, f.block),
     );
   },
+  round: (data: Data, shape: Shape) => dequantizeInt8(quantizeInt8(data, shape, block), shape, block),
 });

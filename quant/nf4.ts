@@ -89,12 +89,15 @@ export interface ScaleStore<S extends { readonly [name: string]: Tensor }> {
   readonly name: string;
   readonly pack: (scales: Float32Array, shape: Shape) => S;
   readonly unpack: (s: S) => Tensor;
+  /** The scales that are left of these, on the host. */
+  readonly round: (scales: Float32Array) => Float32Array;
 }
 /** Scales as they are: 32/block bits per weight. */
 export const float32Scales: ScaleStore<{ absmax: Tensor }> = {
   name: 'float32',
   pack: (scales, shape) => ({ absmax: leaf(scales, shape) }),
   unpack: (s) => s.absmax,
+  round: (scales) => scales,
 };
 
 const fourBit = <S extends { readonly [name: string]: Tensor }>(
@@ -104,6 +107,10 @@ const fourBit = <S extends { readonly [name: string]: Tensor }>(
   store: ScaleStore<S>,
 ): Scheme => ({
   name: `${name}, scales ${store.name}`,
+  round: (data: Data, shape: Shape) => {
+    const { codes, scales } = quantize4(data, book, block);
+    return dequantize4({ codes, scales: store.round(scales) }, size(shape), book, block);
+  },
   pack: (data: Data, shape: Shape) => {
     const [rows, cols] = shape;
     if (rows === undefined || cols === undefined || shape.length !== 2 || data.length !== size(shape))

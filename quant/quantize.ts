@@ -11,6 +11,8 @@ export interface Scheme {
   readonly name: string;
   /** A weight layer over packed fields, whose call unpacks. It must have no derivative in what is packed. */
   readonly pack: (data: Data, shape: Shape) => Layer<'weight'>;
+  /** The numbers that are left of these when they have been packed and unpacked, computed on the host. */
+  readonly round: (data: Data, shape: Shape) => Float32Array;
 }
 
 /** Which weights, by the path of the weight (`trunk.blocks.0.attn.q.weight`). */
