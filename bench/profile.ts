@@ -9,6 +9,7 @@ import { arena } from '../core/simd/arena.ts';
 import { assemble, placeTemporaries } from '../core/simd/assemble.ts';
 import { plain, relaxed } from '../core/simd/binary.ts';
 import { encode } from '../core/simd/encode.ts';
+import { opening } from '../core/simd/native.ts';
 import { SCRATCH } from '../core/simd/opcodes.ts';
 import { input, stateOf, type Tensor } from '../core/tensor.ts';
 import { context } from '../nn/context.ts';
@@ -40,7 +41,7 @@ function program(work: Work): { s: Schedule; feed: Readonly<Record<string, Array
   const ids = input('ids', b.ids.shape);
   const loss = nextToken(m, { ids, targets: input('targets', b.targets.shape) }, context(workloads[work].sizes.T));
   const roots: Tensor[] = [loss, ...grad(loss, [...trainable(m).keys()].map(stateOf))];
-  return { s: schedule(roots), feed: { ids: b.ids.data, targets: b.targets.data } };
+  return { s: schedule(roots, opening), feed: { ids: b.ids.data, targets: b.targets.data } };
 }
 
 export async function profile(work: Work, runs: number, fused = true): Promise<Row[]> {
@@ -63,14 +64,15 @@ export async function profile(work: Work, runs: number, fused = true): Promise<R
   };
   const owned = s.steps.map((st) => mem.alloc(size(st.node.shape) * 4).at); // simple: the gradients too get a place each
   const a = assemble(s, placeTemporaries(s), mem.alloc(placeTemporaries(s).bytes).at);
-  for (const { word, ref } of a.patches) a.words[word] = ref.kind === 'step' ? owned[ref.index]! : outside[ref.kind][ref.index]!;
+  for (const { word, ref, offset } of a.patches)
+    a.words[word] = offset + (ref.kind === 'step' ? owned[ref.index]! : outside[ref.kind][ref.index]!);
   const code = mem.alloc(a.words.length * 4);
   mem.words(code).set(a.words);
   const best = s.steps.map(() => Number.POSITIVE_INFINITY);
   for (let k = 0; k < runs; k++) {
     let at = code.at;
     for (const [i, st] of s.steps.entries()) {
-      const words = encode(st)?.reduce((n, w) => n + w.length, 0) ?? 0;
+      const words = a.aliases.has(i) ? 0 : (encode(st)?.reduce((n, w) => n + w.length, 0) ?? 0);
       const began = performance.now();
       run(at, at + words * 4, 0, 1, 1024, 64);
       best[i] = Math.min(best[i]!, performance.now() - began);

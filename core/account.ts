@@ -1,7 +1,7 @@
 // What a program costs, counted from its schedule: kernels, operations, bytes moved, bytes kept for backward. Runs nothing.
 
 import { nextValue, type Program } from './plan.ts';
-import { type Ref, type Schedule, schedule } from './schedule.ts';
+import { type Opening, type Ref, type Schedule, schedule } from './schedule.ts';
 import type { Phase } from './scope.ts';
 import { size } from './shape.ts';
 import { type Param, Tensor } from './tensor.ts';
@@ -47,10 +47,14 @@ export const rootsOf = (p: Program | readonly Tensor[] | Tensor): readonly Tenso
 
 /**
  * Counts a program (or recipes) as an engine would run it: composites opened, equal parts merged, maps fused. `params` are
- * those being trained (`trainable(model).keys()`); states that `next` rewrites besides them are the optimizer's.
+ * those being trained (`trainable(model).keys()`); states that `next` rewrites besides them are the optimizer's. With an engine's
+ * `opening` (core/simd/native.ts has that of the simd engine), as that engine would run it.
  */
-export function account(p: Program | readonly Tensor[] | Tensor, { params = [] }: { readonly params?: Iterable<Param> } = {}): Account {
-  const s = schedule(rootsOf(p));
+export function account(
+  p: Program | readonly Tensor[] | Tensor,
+  { params = [], opening = null }: { readonly params?: Iterable<Param>; readonly opening?: Opening | null } = {},
+): Account {
+  const s = schedule(rootsOf(p), opening);
   const keeps = savedSteps(s);
   const lines = new Map<string, Line>();
   for (const [k, { node, kernel, args }] of s.steps.entries()) {

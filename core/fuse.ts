@@ -3,7 +3,7 @@
 import { type MapStep, printCustom, printMap, type Source } from './kernel.ts';
 import { type AnyOp, shapesOf } from './op.ts';
 import type { Scope } from './scope.ts';
-import { type Shape, same, size } from './shape.ts';
+import { type Shape, same, size, table } from './shape.ts';
 import { inputsOf, type Tensor, topological } from './tensor.ts';
 
 /** A kernel and where it came from. `flops` counts every fused op. */
@@ -66,6 +66,15 @@ export function fuse(roots: readonly Tensor[]): Fused[] {
   for (const t of order) {
     const s = t.source;
     if (!stored.has(t) || s.kind !== 'apply') continue;
+    if (s.op.kernel.kind === 'native') {
+      const flops = s.op.flops?.(shapesOf(s.op.inputs, s.ins), t.shape, s.attrs) ?? size(t.shape);
+      fused.push({
+        node: t,
+        reads: s.ins.map(storedAs),
+        kernel: { text: '', helpers: [], ...table(t.shape), name: s.op.name, at: t.at, flops, chain: null },
+      });
+      continue;
+    }
     const chain = chains.get(t);
     if (chain !== undefined) {
       const reads = chain.reads.map((r) => r.shape);

@@ -8,7 +8,8 @@ import type { Tensor } from './tensor.ts';
 export type Kernel<K extends string, A> =
   | { readonly kind: 'map'; readonly expr: string | ((attrs: A) => string); readonly helpers?: readonly string[] }
   | { readonly kind: 'custom'; readonly body: (b: Body<K, A>) => string }
-  | { readonly kind: 'composite'; readonly of: (ins: Ins<K>, attrs: A) => Tensor };
+  | { readonly kind: 'composite'; readonly of: (ins: Ins<K>, attrs: A) => Tensor }
+  | { readonly kind: 'native' }; // no text: an engine's own op, which only its own lowering writes down
 
 /** What a custom kernel's text may mention. Coordinates are expressions; the last one is the column. */
 export interface Body<K extends string, A> {

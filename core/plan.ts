@@ -3,7 +3,7 @@
 
 import { type AnyOp, defineOp, type Op } from './op.ts';
 import { rng } from './rng.ts';
-import { attrsKey, type Bound, type InputSpec, lower, type Ref, type Schedule, schedule } from './schedule.ts';
+import { attrsKey, type Bound, type InputSpec, lower, type Opening, type Ref, type Schedule, schedule } from './schedule.ts';
 import { place } from './scope.ts';
 import { type Shape, ShapeError, same, show, size, table } from './shape.ts';
 import type { DeviceStore, Numbers } from './store.ts';
@@ -44,6 +44,8 @@ export interface Device<H> {
   download(h: H, rows: number, cols: number): Promise<Numbers>;
   free(h: H): void;
   prepare(s: Schedule): Promise<Executable<H>>;
+  /** Ops the device computes in its own way. */
+  readonly opening?: Opening;
 }
 export interface Executable<H> {
   readonly executor: string;
@@ -256,7 +258,7 @@ async function build<H>(
   states: readonly Param[],
   ops: readonly AnyOp[],
 ): Promise<Compiled<H>> {
-  const s = schedule(roots);
+  const s = schedule(roots, device.opening);
   return {
     executable: await device.prepare(s),
     kernels: s.steps.length,

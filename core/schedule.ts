@@ -51,8 +51,11 @@ export const attrsKey = (op: AnyOp, attrs: unknown): string =>
         return typeof v === 'number' && !Number.isFinite(v) ? String(v) : v;
       });
 
-/** Opens composites and merges equal subexpressions; answers one canonical tensor per root. */
-export function lower(roots: readonly Tensor[]): Tensor[] {
+/** An engine's own way to compute an op, as a recipe over the same operands; null where it has none. */
+export type Opening = (op: AnyOp, ins: readonly Tensor[], attrs: unknown) => Tensor | null;
+
+/** Opens composites (first as the engine would) and merges equal subexpressions; answers one canonical tensor per root. */
+export function lower(roots: readonly Tensor[], opening: Opening | null = null): Tensor[] {
   const canonical = new Map<Tensor, Tensor>();
   const byKey = new Map<string, Tensor>();
   const ids = new Map<Tensor | AnyOp, number>(); // ops by identity: two may have one name
@@ -103,6 +106,8 @@ export function lower(roots: readonly Tensor[]): Tensor[] {
         const { op, attrs } = s;
         const ins = s.ins.map((i) => canonical.get(i)!);
         if (op === checkpointOp) return ins[0]!;
+        const own = opening === null ? null : within(t.at, () => opening(op, ins, attrs));
+        if (own !== null) return walk(own);
         if (op.kernel.kind === 'composite') {
           const { of } = op.kernel;
           return walk(within(t.at, () => of(zip(op.inputs, ins), attrs)));
@@ -128,8 +133,8 @@ export function lower(roots: readonly Tensor[]): Tensor[] {
 }
 
 /** Everything an engine needs to compute `roots`. */
-export function schedule(roots: readonly Tensor[]): Schedule {
-  const lowered = lower(roots);
+export function schedule(roots: readonly Tensor[], opening: Opening | null = null): Schedule {
+  const lowered = lower(roots, opening);
   const fused = fuse(lowered);
   const leaves: Leaf[] = [];
   const inputs: InputSpec[] = [];

@@ -2,7 +2,7 @@
 // may run one natively; the others run the composition.
 
 import { X } from '../kernel.ts';
-import { defineOp, type Op } from '../op.ts';
+import { defineOp, type Ins, type Op } from '../op.ts';
 import { broadcast, dim, ShapeError, same, show, size } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
 import { iota, oneHot, takeAlong } from './index.ts';
@@ -18,7 +18,14 @@ const softmaxOp: Op<'x', null> = defineOp<'x'>({
   shape: ({ x }) => x,
   flops: ({ x }) => 5 * size(x),
   kernel: { kind: 'composite', of: ({ x }) => exp(sub(x, logsumexp(x, [-1], true))) },
-  vjp: ({ y, dy }) => ({ x: () => mul(y, sub(dy, sum(mul(dy, y), [-1], true))) }),
+  vjp: ({ y, dy }) => ({ x: () => softmaxGrad({ y, dy }, null) }),
+});
+const softmaxGrad: Op<'y' | 'dy', null> = defineOp<'y' | 'dy'>({
+  name: 'softmaxGrad',
+  inputs: ['y', 'dy'],
+  shape: ({ y }) => y,
+  flops: ({ y }) => 4 * size(y),
+  kernel: { kind: 'composite', of: ({ y, dy }) => mul(y, sub(dy, sum(mul(dy, y), [-1], true))) },
 });
 export const softmax = (x: Tensor): Tensor => softmaxOp({ x }, null);
 
@@ -161,6 +168,47 @@ const causalBias: Op<never, { t: number; s: number }> = defineOp<never, { t: num
   vjp: () => ({}),
   kernel: { kind: 'custom', body: ({ i, attrs: { t, s } }) => `return ${i[1]} > ${i[0]} + ${s - t} ? -1000000000.0 : 0.0;` },
 });
+/** GQA: H/Hk query heads share one key head. [B, H, …] → [B, Hk, H/Hk, …], and [B, Hk, …] → [B, Hk, 1, …]. */
+function heads(q: Tensor, k: Tensor): { grouped(x: Tensor): Tensor; shared(x: Tensor): Tensor } {
+  const [b, h, hk] = [q.shape[0]!, q.shape[1]!, k.shape[1]!];
+  const split = (x: Tensor, each: number): Tensor => (h === hk ? x : reshape(x, [b, hk, each, ...x.shape.slice(2)]));
+  return { grouped: (x) => split(x, h / hk), shared: (x) => split(x, 1) };
+}
+/** softmax(q·kᵀ·scale + bias) [B, H, T, S] */
+function probabilities({ q, k, bias }: Ins<'q' | 'k' | 'bias'>, { causal, scale }: AttentionAttrs): Tensor {
+  const [b, h, t] = q.shape as readonly [number, number, number];
+  const s = k.shape[2]!;
+  const { grouped, shared } = heads(q, k);
+  const scores = reshape(matmul(grouped(mul(q, scale)), shared(k).T), [b, h, t, s]); // q scaled: T·D products instead of T·S
+  const masked = causal && t > 1 ? add(scores, causalBias({}, { t, s })) : scores;
+  return softmax(bias.shape.length === 0 ? masked : add(masked, bias));
+}
+interface AttentionGrad extends AttentionAttrs {
+  readonly wrt: 'q' | 'k' | 'v' | 'bias';
+}
+/** One gradient of attention: dv = pᵀ·dy; with ds the gradient of the scores, dq = ds·k·scale, dk = dsᵀ·q·scale, dbias = ds. `y` is there for engines that compute p again. */
+const attentionGrad: Op<'q' | 'k' | 'v' | 'bias' | 'y' | 'dy', AttentionGrad> = defineOp<
+  'q' | 'k' | 'v' | 'bias' | 'y' | 'dy',
+  AttentionGrad
+>({
+  name: 'attentionGrad',
+  inputs: ['q', 'k', 'v', 'bias', 'y', 'dy'],
+  shape: (shapes, { wrt }) => shapes[wrt],
+  kernel: {
+    kind: 'composite',
+    of: ({ q, k, v, bias, dy }, { wrt, ...attrs }) => {
+      const { grouped, shared } = heads(q, k);
+      const p = probabilities({ q, k, bias }, attrs);
+      const summed = (x: Tensor, like: Tensor): Tensor => reshape(sumTo(x, shared(like).shape), like.shape); // over the queries of one key head
+      if (wrt === 'v') return summed(matmul(grouped(p).T, grouped(dy)), v);
+      const dp = reshape(matmul(grouped(dy), shared(v).T), p.shape);
+      const ds = softmaxGrad({ y: p, dy: dp }, null);
+      if (wrt === 'bias') return sumTo(ds, bias.shape);
+      if (wrt === 'k') return summed(matmul(grouped(ds).T, grouped(mul(q, attrs.scale))), k);
+      return mul(reshape(matmul(grouped(ds), shared(k)), q.shape), attrs.scale);
+    },
+  },
+});
 const attentionOp: Op<'q' | 'k' | 'v' | 'bias', AttentionAttrs> = defineOp<'q' | 'k' | 'v' | 'bias', AttentionAttrs>({
   name: 'attention',
   inputs: ['q', 'k', 'v', 'bias'],
@@ -185,20 +233,15 @@ const attentionOp: Op<'q' | 'k' | 'v' | 'bias', AttentionAttrs> = defineOp<'q' |
   },
   kernel: {
     kind: 'composite',
-    of: ({ q, k, v, bias }, { causal, scale }) => {
-      const [b, h, t, d] = q.shape as readonly [number, number, number, number];
-      const [, hk, s] = k.shape as readonly [number, number, number];
-      const grouped = hk !== h; // GQA: H/Hk query heads share one key head
-      const head = (x: Tensor): Tensor => (grouped ? reshape(x, [b, hk, 1, ...x.shape.slice(2)]) : x);
-      const scaled = mul(q, scale); // T·D products instead of T·S
-      const query = grouped ? reshape(scaled, [b, hk, h / hk, t, d]) : scaled;
-      const raw = matmul(query, head(k).T); // [B, H, T, S]
-      const scores = grouped ? reshape(raw, [b, h, t, s]) : raw;
-      const masked = causal && t > 1 ? add(scores, causalBias({}, { t, s })) : scores;
-      const p = softmax(bias.shape.length === 0 ? masked : add(masked, bias));
-      const o = grouped ? matmul(reshape(p, [b, hk, h / hk, t, s]), head(v)) : matmul(p, v);
-      return reshape(o, [b, h, t, dim(v.shape, -1)]);
+    of: (ins, attrs) => {
+      const { q, v } = ins;
+      const { grouped, shared } = heads(q, ins.k);
+      return reshape(matmul(grouped(probabilities(ins, attrs)), shared(v)), [...q.shape.slice(0, 3), dim(v.shape, -1)]);
     },
+  },
+  vjp: ({ q, k, v, bias, y, dy, attrs }) => {
+    const of = (wrt: AttentionGrad['wrt']) => (): Tensor => attentionGrad({ q, k, v, bias, y, dy }, { ...attrs, wrt });
+    return { q: of('q'), k: of('k'), v: of('v'), bias: of('bias') };
   },
   flops: ({ q, k, v }) => 2 * size(q) * k[2]! + 2 * q[0]! * q[1]! * q[2]! * k[2]! * v[3]! + 5 * q[0]! * q[1]! * q[2]! * k[2]!,
 });

@@ -1,7 +1,9 @@
 // A schedule as one program: words for the WebAssembly module, the places in it where addresses are filled in before a run,
 // and the steps that have no kernel and run as JavaScript in between.
 import type { Ref, Schedule } from '../schedule.ts';
-import { encode, type Instructions } from './encode.ts';
+import { size } from '../shape.ts';
+import { encode } from './encode.ts';
+import type { Instructions } from './words.ts';
 
 /** The size of a step's result. */
 export interface Size {
@@ -22,32 +24,75 @@ export type Segment =
 export interface Assembled {
   readonly words: Int32Array;
   /** Words that hold the address of something outside the plan's own block: known only when it runs. */
-  readonly patches: readonly { readonly word: number; readonly ref: Ref }[];
+  readonly patches: readonly { readonly word: number; readonly ref: Ref; readonly offset: number }[];
   readonly segments: readonly Segment[];
   readonly sizes: readonly Size[];
   /** Where each temporary lies in the plan's block, in bytes; −1 for results that belong to the caller. */
   readonly offsets: readonly number[];
   readonly owned: readonly number[];
+  /** Results that are part of another table: no work, only an address. */
+  readonly aliases: ReadonlyMap<number, Alias>;
   readonly roots: readonly Ref[];
   readonly scripts: readonly string[];
 }
 
+/** A part of a table that is no alias itself; `offset` in bytes. */
+export interface Alias {
+  readonly ref: Ref;
+  readonly offset: number;
+}
 /** Bytes of the block that a plan's temporaries share. */
 export interface Placement {
   readonly offsets: readonly number[];
   readonly bytes: number;
+  readonly aliases: ReadonlyMap<number, Alias>;
+}
+
+/** Reshaped tables, and slices that are one run of their table, unless the caller will own them. */
+function aliasesIn(s: Schedule, owned: ReadonlySet<number>): Map<number, Alias> {
+  const aliases = new Map<number, Alias>();
+  for (const [k, st] of s.steps.entries()) {
+    const { source } = st.node;
+    if (owned.has(k) || source.kind !== 'apply') continue;
+    const { name } = source.op;
+    if (name !== 'reshape' && name !== 'slice') continue;
+    const { axis, start } = name === 'slice' ? (source.attrs as { axis: number; start: number }) : { axis: 0, start: 0 };
+    const from = source.ins[0]!.shape;
+    if (size(from.slice(0, axis)) !== 1) continue;
+    const [ref] = st.args as readonly [Ref];
+    const of = ref.kind === 'step' ? aliases.get(ref.index) : undefined;
+    aliases.set(k, { ref: of?.ref ?? ref, offset: (of?.offset ?? 0) + 4 * start * size(from.slice(axis + 1)) });
+  }
+  return aliases;
+}
+
+/** After each step, the tables nobody reads any more, neither themselves nor a part of them. */
+function freedAfter(s: Schedule, aliases: ReadonlyMap<number, Alias>): Map<number, number[]> {
+  const last = new Map<number, number>();
+  for (const [k, { args }] of s.steps.entries()) {
+    if (!aliases.has(k)) last.set(k, k);
+    for (const r of args) {
+      const of = r.kind === 'step' ? (aliases.get(r.index)?.ref ?? r) : r;
+      if (of.kind === 'step') last.set(of.index, k);
+    }
+  }
+  const freed = new Map<number, number[]>();
+  for (const [value, k] of last) freed.set(k, [...(freed.get(k) ?? []), value]);
+  return freed;
 }
 
 /** Where each result lies: a place is used again once its last reader is done. */
 export function placeTemporaries(s: Schedule): Placement {
   const owned = ownedBy(s);
+  const aliases = aliasesIn(s, owned);
+  const freed = freedAfter(s, aliases);
   const offsets: number[] = [];
   const lengths: number[] = [];
   const idle: { at: number; bytes: number }[] = [];
   let top = 0;
   for (const [k, st] of s.steps.entries()) {
     offsets[k] = -1;
-    if (!owned.has(k)) {
+    if (!owned.has(k) && !aliases.has(k)) {
       const need = Math.ceil((st.kernel.rows * st.kernel.cols * 4 + 16) / 64) * 64; // a vector may be read past the end
       const fit = idle.filter((f) => f.bytes >= need && f.bytes <= 2 * need).sort((a, b) => a.bytes - b.bytes)[0];
       if (fit !== undefined) idle.splice(idle.indexOf(fit), 1);
@@ -56,18 +101,18 @@ export function placeTemporaries(s: Schedule): Placement {
       offsets[k] = place.at;
       lengths[k] = place.bytes;
     }
-    for (const f of st.free) if (offsets[f]! >= 0) idle.push({ at: offsets[f]!, bytes: lengths[f]! });
+    for (const f of freed.get(k) ?? []) if (offsets[f]! >= 0) idle.push({ at: offsets[f]!, bytes: lengths[f]! });
   }
-  return { offsets, bytes: top };
+  return { offsets, bytes: top, aliases };
 }
 const ownedBy = (s: Schedule): Set<number> => new Set(s.roots.flatMap((r) => (r.kind === 'step' ? [r.index] : [])));
 
 /** The program of a schedule whose temporaries lie from byte `base` on. Keeps nothing of the graph. */
-export function assemble(s: Schedule, { offsets }: Placement, base: number): Assembled {
-  const encoded = s.steps.map(encode);
+export function assemble(s: Schedule, { offsets, aliases }: Placement, base: number): Assembled {
+  const encoded = s.steps.map((st, k) => (aliases.has(k) ? [] : encode(st)));
   const words = new Int32Array(encoded.reduce((n, e) => n + lengthOf(e), 0));
   const floats = new Float32Array(words.buffer);
-  const patches: { word: number; ref: Ref }[] = [];
+  const patches: { word: number; ref: Ref; offset: number }[] = [];
   const segments: Segment[] = [];
   let [from, at] = [0, 0];
   const flush = (): void => {
@@ -86,9 +131,10 @@ export function assemble(s: Schedule, { offsets }: Placement, base: number): Ass
         if (typeof w === 'number') words[at] = w;
         else if ('float' in w) floats[at] = w.float;
         else {
-          const ref: Ref = w.operand < 0 ? { kind: 'step', index: k } : st.args[w.operand]!;
-          if (ref.kind === 'step' && offsets[ref.index]! >= 0) words[at] = base + offsets[ref.index]!;
-          else patches.push({ word: at, ref });
+          const named: Ref = w.operand < 0 ? { kind: 'step', index: k } : st.args[w.operand]!;
+          const { ref, offset } = (named.kind === 'step' ? aliases.get(named.index) : undefined) ?? { ref: named, offset: 0 };
+          if (ref.kind === 'step' && offsets[ref.index]! >= 0) words[at] = base + offsets[ref.index]! + offset;
+          else patches.push({ word: at, ref, offset });
         }
         at++;
       }
@@ -99,6 +145,7 @@ export function assemble(s: Schedule, { offsets }: Placement, base: number): Ass
     patches,
     segments,
     offsets,
+    aliases,
     roots: s.roots,
     owned: [...ownedBy(s)],
     sizes: s.steps.map(({ kernel }) => ({ rows: kernel.rows, cols: kernel.cols })),

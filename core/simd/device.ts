@@ -4,6 +4,7 @@ import type { Device, Executable, Numbers } from '../plan.ts';
 import type { Ref, Schedule } from '../schedule.ts';
 import type { Arena, Block } from './arena.ts';
 import { type Assembled, assemble, placeTemporaries, type Segment } from './assemble.ts';
+import { opening } from './native.ts';
 
 /** A table in the engine's memory. */
 interface Table {
@@ -56,11 +57,16 @@ export function simdDevice(
       const owned = new Map(a.owned.map((k) => [k, make(a.sizes[k]!.rows, a.sizes[k]!.cols)]));
       const table = (r: Ref): Table => {
         if (r.kind !== 'step') return read(r);
+        const alias = a.aliases.get(r.index);
+        if (alias !== undefined) {
+          const { block } = table(alias.ref);
+          return { ...a.sizes[r.index]!, block: { at: block.at + alias.offset, bytes: 0 } };
+        }
         const mine = owned.get(r.index);
         return mine ?? { ...a.sizes[r.index]!, block: { at: temporaries.at + a.offsets[r.index]!, bytes: 0 } };
       };
       const words = mem.words(code);
-      for (const { word, ref } of a.patches) words[word] = table(ref).block.at;
+      for (const { word, ref, offset } of a.patches) words[word] = table(ref).block.at + offset;
       for (const g of a.segments) {
         if (g.kind === 'native') run(code.at + g.from * 4, code.at + g.to * 4);
         else script(g, table({ kind: 'step', index: g.result }), g.args.map(table));
@@ -78,6 +84,7 @@ export function simdDevice(
     download: async (t): Promise<Numbers> => view(t).slice(),
     free: (t) => mem.free(t.block),
     prepare,
+    opening,
     compiled: () => compiled.size,
     memory: () => mem.held,
     close: async () => {

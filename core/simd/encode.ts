@@ -3,17 +3,9 @@ import type { MapStep } from '../kernel.ts';
 import type { Step } from '../schedule.ts';
 import { dim, type Shape, same, size, table } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
+import { nativeCode } from './encodeNative.ts';
 import * as code from './opcodes.ts';
-
-/** A word: a whole number, a float by its bits, or the address of an operand (−1: of the result). */
-export type Word = number | { readonly float: number } | { readonly operand: number };
-/** One or more instructions. */
-export type Instructions = readonly (readonly Word[])[];
-
-const OUT: Word = { operand: -1 };
-const operand = (k: number): Word => ({ operand: k });
-/** [opcode, length in words, …] */
-const instruction = (op: number, ...words: readonly Word[]): readonly Word[] => [op, words.length + 2, ...words];
+import { type Instructions, instruction, OUT, operand, type Word } from './words.ts';
 
 const functions: Readonly<Record<string, number>> = {
   stopGradient: code.IDENTITY,
@@ -131,6 +123,7 @@ const reduction =
   };
 
 const natives: Readonly<Record<string, Native>> = {
+  ...nativeCode,
   sum: reduction(code.SUM),
   maxOver: reduction(code.MAX),
   logsumexp: reduction(code.LOGSUMEXP),

@@ -17,6 +17,8 @@ export const IOTA = 13;
 export const ARGMAX = 14;
 export const CAUSAL = 15;
 export const QUARTER = 16;
+export const ATTEND = 30;
+export const ATTEND_BACK = 31;
 
 // Functions of a map, by the name of the op they compute.
 export const CONSTANT = 0;

@@ -2,6 +2,8 @@
 import {
   ARGMAX, CAUSAL, COPY, FILL, GATHER, IOTA, LOGSUMEXP, MAP, MATMUL, MAX, ONE_HOT, PUT_ALONG, QUARTER, SCATTER_ADD, SUM, TAKE_ALONG,
 } from '../opcodes';
+import { ATTEND, ATTEND_BACK } from '../opcodes';
+import { attend, attendBack } from './attention';
 import { map } from './map';
 import { matmul } from './matmul';
 import { causal, copy, fillAll, gather, iota, oneHot, putAlong, quarterTurn, scatterAdd, takeAlong } from './move';
@@ -28,6 +30,8 @@ export function run(program: usize, end: usize, tid: i32, threads: i32, scratch:
       case IOTA: iota(q, tid, threads); break;
       case CAUSAL: causal(q, tid, threads); break;
       case QUARTER: quarterTurn(q, tid, threads); break;
+      case ATTEND: attend(q, tid, threads, scratch); break;
+      case ATTEND_BACK: attendBack(q, tid, threads, scratch); break;
       default: unreachable();
     }
     p += <usize>words << 2;
