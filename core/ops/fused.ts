@@ -66,19 +66,38 @@ const layerNormOp: Op<'x' | 'g' | 'b', { eps: number }> = defineOp<'x' | 'g' | '
       return add(mul(mul(c, r), g), b);
     },
   },
-  vjp: ({ x, g, b, dy, attrs: { eps } }) => {
-    const unit = (): Tensor => {
+  vjp: ({ x, g, b, dy, attrs }) => ({
+    x: () => layerNormGrad({ x, g, dy }, attrs),
+    g: () => layerNormGain({ x, dy }, attrs),
+    b: () => sumTo(dy, b.shape),
+  }),
+});
+const layerNormGrad: Op<'x' | 'g' | 'dy', { eps: number }> = defineOp<'x' | 'g' | 'dy', { eps: number }>({
+  name: 'layerNormGrad',
+  inputs: ['x', 'g', 'dy'],
+  flops: ({ x }) => 12 * size(x),
+  shape: ({ x }) => x,
+  kernel: {
+    kind: 'composite',
+    of: ({ x, g, dy }, { eps }) => {
       const { c, r } = centred(x, eps);
-      return mul(c, r);
-    };
-    return {
-      x: () => {
-        const [xh, d] = [unit(), mul(dy, g)];
-        return mul(centred(x, eps).r, sub(sub(d, mean(d, [-1], true)), mul(xh, mean(mul(d, xh), [-1], true))));
-      },
-      g: () => sumTo(mul(dy, unit()), g.shape),
-      b: () => sumTo(dy, b.shape),
-    };
+      const [xh, d] = [mul(c, r), mul(dy, g)];
+      return mul(r, sub(sub(d, mean(d, [-1], true)), mul(xh, mean(mul(d, xh), [-1], true))));
+    },
+  },
+});
+/** dg = Σ dy·x̂ */
+const layerNormGain: Op<'x' | 'dy', { eps: number }> = defineOp<'x' | 'dy', { eps: number }>({
+  name: 'layerNormGain',
+  inputs: ['x', 'dy'],
+  flops: ({ x }) => 7 * size(x),
+  shape: ({ x }) => x.slice(-1),
+  kernel: {
+    kind: 'composite',
+    of: ({ x, dy }, { eps }) => {
+      const { c, r } = centred(x, eps);
+      return sumTo(mul(dy, mul(c, r)), x.shape.slice(-1));
+    },
   },
 });
 export const layerNorm = (x: Tensor, g: Tensor, b: Tensor, eps = 1e-5): Tensor => layerNormOp({ x, g, b }, { eps });
@@ -94,14 +113,28 @@ const rmsNormOp: Op<'x' | 'g', { eps: number }> = defineOp<'x' | 'g', { eps: num
     return x;
   },
   kernel: { kind: 'composite', of: ({ x, g }, { eps }) => mul(mul(x, rootMean(x, eps)), g) },
-  vjp: ({ x, g, dy, attrs: { eps } }) => ({
-    x: () => {
+  vjp: ({ x, g, dy, attrs }) => ({ x: () => rmsNormGrad({ x, g, dy }, attrs), g: () => rmsNormGain({ x, dy }, attrs) }),
+});
+const rmsNormGrad: Op<'x' | 'g' | 'dy', { eps: number }> = defineOp<'x' | 'g' | 'dy', { eps: number }>({
+  name: 'rmsNormGrad',
+  inputs: ['x', 'g', 'dy'],
+  flops: ({ x }) => 8 * size(x),
+  shape: ({ x }) => x,
+  kernel: {
+    kind: 'composite',
+    of: ({ x, g, dy }, { eps }) => {
       const r = rootMean(x, eps);
       const [xh, d] = [mul(x, r), mul(dy, g)];
       return mul(r, sub(d, mul(xh, mean(mul(d, xh), [-1], true))));
     },
-    g: () => sumTo(mul(dy, mul(x, rootMean(x, eps))), g.shape),
-  }),
+  },
+});
+const rmsNormGain: Op<'x' | 'dy', { eps: number }> = defineOp<'x' | 'dy', { eps: number }>({
+  name: 'rmsNormGain',
+  inputs: ['x', 'dy'],
+  flops: ({ x }) => 4 * size(x),
+  shape: ({ x }) => x.slice(-1),
+  kernel: { kind: 'composite', of: ({ x, dy }, { eps }) => sumTo(mul(dy, mul(x, rootMean(x, eps))), x.shape.slice(-1)) },
 });
 export const rmsNorm = (x: Tensor, g: Tensor, eps = 1e-6): Tensor => rmsNormOp({ x, g }, { eps });
 
@@ -276,7 +309,7 @@ const nllOp: Op<'x' | 'target', { ignore: number }> = defineOp<'x' | 'target', {
     },
   },
   vjp: ({ x, target, dy, attrs: { ignore } }) => ({
-    x: () => mul(reshape(mul(dy, ne(target, ignore)), [...target.shape, 1]), sub(softmax(x), oneHot(target, dim(x.shape, -1)))),
+    x: () => mul(reshape(mul(dy, ne(target, ignore)), [...target.shape, 1]), sub(exp(sub(x, logsumexp(x, [-1], true))), oneHot(target, dim(x.shape, -1)))),
     target: null,
   }),
   range: ({ x }, { ignore }) => ({ target: [Math.min(ignore, 0), dim(x, -1)] }),

@@ -1,9 +1,11 @@
 // Ops that the simd engine computes in kernels of its own: attention without stored scores. What it has no kernel for (a head
 // too wide, queries that see no key) is opened as on every engine.
-import { type AnyOp, defineOp, type Op } from '../op.ts';
+import { type AnyOp, defineOp, type Op, reapply } from '../op.ts';
 import { permute, reshape, slice } from '../ops/move.ts';
+import { sum } from '../ops/reduce.ts';
 import type { Opening } from '../schedule.ts';
-import { dim, type Shape, size } from '../shape.ts';
+import { here } from '../scope.ts';
+import { dim, type Shape, size, table } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
 import { contiguous, moves, type Strided, strided } from './strided.ts';
 
@@ -136,7 +138,43 @@ function attentionGrad(ins: readonly Tensor[], { wrt, ...rest }: { causal: boole
 }
 
 type Open = (ins: readonly Tensor[], attrs: never, op: AnyOp) => Tensor | null;
-const openings: Readonly<Record<string, Open>> = { ...moves, attention, attentionGrad };
+
+const natives = new WeakMap<AnyOp, AnyOp>();
+/** The op itself, with a kernel instead of a composition. */
+function closed(ins: readonly Tensor[], attrs: unknown, op: AnyOp): Tensor | null {
+  if (op.kernel.kind !== 'composite') return null;
+  const own = natives.get(op) ?? { ...op, kernel: { kind: 'native' } };
+  natives.set(op, own);
+  return reapply(own, ins, attrs, here());
+}
+
+/** Rows whose products are summed at once when a norm's gain gets its gradient: fixed, so that no count of threads changes the order. */
+export const GAIN_ROWS = 32;
+/** Σ dy·x̂ in two steps: over blocks of rows, then over blocks. */
+function gain([x, dy]: readonly Tensor[], attrs: unknown, op: AnyOp): Tensor | null {
+  if (op.kernel.kind !== 'composite') return null;
+  const own: AnyOp = natives.get(op) ?? {
+    ...op,
+    shape: (s) => [Math.ceil(table(s.x!).rows / GAIN_ROWS), table(s.x!).cols],
+    kernel: { kind: 'native' },
+  };
+  natives.set(op, own);
+  return sum(reapply(own, [x!, dy!], attrs, here()), [0]);
+}
+
+const openings: Readonly<Record<string, Open>> = {
+  ...moves,
+  attention,
+  attentionGrad,
+  softmax: closed,
+  softmaxGrad: closed,
+  layerNorm: closed,
+  layerNormGrad: closed,
+  layerNormGain: gain,
+  rmsNorm: closed,
+  rmsNormGrad: closed,
+  rmsNormGain: gain,
+};
 
 /** How the engine computes what it has kernels for. */
 export const opening: Opening = (op, ins, attrs) =>

@@ -19,6 +19,11 @@ export const CAUSAL = 15;
 export const QUARTER = 16;
 export const ATTEND = 30;
 export const ATTEND_BACK = 31;
+export const SOFTMAX = 32;
+export const SOFTMAX_BACK = 33;
+export const NORM = 34;
+export const NORM_BACK = 35;
+export const NORM_GAIN = 36;
 
 // Functions of a map, by the name of the op they compute.
 export const CONSTANT = 0;

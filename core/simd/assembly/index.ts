@@ -2,12 +2,13 @@
 import {
   ARGMAX, CAUSAL, COPY, FILL, GATHER, IOTA, LOGSUMEXP, MAP, MATMUL, MAX, ONE_HOT, PUT_ALONG, QUARTER, SCATTER_ADD, SUM, TAKE_ALONG,
 } from '../opcodes';
-import { ATTEND, ATTEND_BACK } from '../opcodes';
+import { ATTEND, ATTEND_BACK, NORM, NORM_BACK, NORM_GAIN, SOFTMAX, SOFTMAX_BACK } from '../opcodes';
 import { attend, attendBack } from './attention';
 import { map } from './map';
 import { matmul } from './matmul';
 import { causal, copy, fillAll, gather, iota, oneHot, putAlong, quarterTurn, scatterAdd, takeAlong } from './move';
 import { reduce } from './reduce';
+import { norm, normBack, normGain, softmaxRows, softmaxRowsBack } from './rows';
 import { barrier } from './barrier';
 
 /** `control`: two words for the barrier. Thread 0 is the caller. */
@@ -30,6 +31,11 @@ export function run(program: usize, end: usize, tid: i32, threads: i32, scratch:
       case IOTA: iota(q, tid, threads); break;
       case CAUSAL: causal(q, tid, threads); break;
       case QUARTER: quarterTurn(q, tid, threads); break;
+      case SOFTMAX: softmaxRows(q, tid, threads); break;
+      case SOFTMAX_BACK: softmaxRowsBack(q, tid, threads); break;
+      case NORM: norm(q, tid, threads); break;
+      case NORM_BACK: normBack(q, tid, threads); break;
+      case NORM_GAIN: normGain(q, tid, threads); break;
       case ATTEND: attend(q, tid, threads, scratch); break;
       case ATTEND_BACK: attendBack(q, tid, threads, scratch); break;
       default: unreachable();
