@@ -1,5 +1,6 @@
 // Every method of the library in one list, each with a small configuration for small networks: for tests, tables and the lab.
 import type { Kind } from '../nn/layer.ts';
+import { nf4 } from '../quant/nf4.ts';
 import { adamix } from './additive/adamix.ts';
 import { adapterDrop } from './additive/adapterDrop.ts';
 import { adapterFusion } from './additive/adapterFusion.ts';
@@ -41,16 +42,20 @@ import type { Options, Transform } from './method.ts';
 import { adalora } from './reparameterized/adalora.ts';
 import { boft } from './reparameterized/boft.ts';
 import { bone } from './reparameterized/bone.ts';
+import { c3a } from './reparameterized/c3a.ts';
 import { corda } from './reparameterized/corda.ts';
+import { delora } from './reparameterized/delora.ts';
 import { deltaLora } from './reparameterized/deltaLora.ts';
 import { did } from './reparameterized/did.ts';
 import { dora } from './reparameterized/dora.ts';
 import { dylora } from './reparameterized/dylora.ts';
 import { eva } from './reparameterized/eva.ts';
 import { fourierft } from './reparameterized/fourierft.ts';
+import { gralora } from './reparameterized/gralora.ts';
 import { hira } from './reparameterized/hira.ts';
 import { hra } from './reparameterized/hra.ts';
 import { krona } from './reparameterized/krona.ts';
+import { loftq } from './reparameterized/loftq.ts';
 import { loha } from './reparameterized/loha.ts';
 import { lokr } from './reparameterized/lokr.ts';
 import { lora } from './reparameterized/lora.ts';
@@ -66,8 +71,14 @@ import { oft } from './reparameterized/oft.ts';
 import { olora } from './reparameterized/olora.ts';
 import { pissa } from './reparameterized/pissa.ts';
 import { poly } from './reparameterized/poly.ts';
+import { pvera } from './reparameterized/pvera.ts';
+import { qaLora } from './reparameterized/qaLora.ts';
+import { randlora } from './reparameterized/randlora.ts';
+import { road } from './reparameterized/road.ts';
 import { said } from './reparameterized/said.ts';
 import { sora } from './reparameterized/sora.ts';
+import { tinyLora } from './reparameterized/tinyLora.ts';
+import { uniLora } from './reparameterized/uniLora.ts';
 import { vblora } from './reparameterized/vblora.ts';
 import { vera } from './reparameterized/vera.ts';
 import { attentionOnly } from './selective/attentionOnly.ts';
@@ -258,6 +269,8 @@ export const methods: readonly Listed[] = [
   listed('peft/reparameterized/corda.ts', corda, { rank: 2, alpha: 3 }),
   listed('peft/reparameterized/loraGa.ts', loraGa, { rank: 2, alpha: 3 }),
   listed('peft/reparameterized/poly.ts', poly, { rank: 2, skills: 3, splits: 2 }),
+  listed('peft/reparameterized/loftq.ts', loftq, { rank: 2, alpha: 3, iterations: 2, scheme: nf4({ block: 8 }) }),
+  listed('peft/reparameterized/qaLora.ts', qaLora, { rank: 2, alpha: 3, dropout: 0.25, group: 4 }),
   listed('peft/reparameterized/miss.ts', miss, { rank: 3 }),
   listed('peft/reparameterized/bone.ts', bone, { rank: 2 }),
   listed('peft/reparameterized/hira.ts', hira, { rank: 2 }),
@@ -271,6 +284,14 @@ export const methods: readonly Listed[] = [
   listed('peft/reparameterized/did.ts', did, { dim: 7 }),
   listed('peft/reparameterized/said.ts', said, { dim: 20, where: ['q.weight', 'down.weight', 'norm1.weight'] }),
   listed('peft/reparameterized/vera.ts', vera, { rank: 3 }),
+  listed('peft/reparameterized/pvera.ts', pvera, { rank: 3 }),
+  listed('peft/reparameterized/randlora.ts', randlora, { rank: 3, alpha: 6 }),
+  listed('peft/reparameterized/uniLora.ts', uniLora, { rank: 2, size: 7, bound: 0.5 }),
+  listed('peft/reparameterized/tinyLora.ts', tinyLora, { rank: 2, size: 3, tying: 0.5 }),
+  listed('peft/reparameterized/c3a.ts', c3a, { blockSize: 4 }),
+  listed('peft/reparameterized/gralora.ts', gralora, { rank: 4, alpha: 3, blocks: 2, hybrid: 1 }),
+  listed('peft/reparameterized/delora.ts', delora, { rank: 2, lambda: 2 }),
+  listed('peft/reparameterized/road.ts', road, { variant: 1, groupSize: 4 }),
   listed('peft/hybrid/unipelt.ts', unipelt, { rank: 2, length: 2, prefixBottleneck: 3, bottleneck: 3, activation: 'silu' }),
   composition(
     { name: 'mam', family: 'hybrid', paper: 'arXiv:2110.04366', file: 'peft/hybrid/mam.ts' },
