@@ -9,7 +9,8 @@ import { autopeft, autopeftSpace } from '../../peft/hybrid/autopeft.ts';
 import { llmAdapters } from '../../peft/hybrid/llmAdapters.ts';
 import { s4, s4Plan, spindle } from '../../peft/hybrid/s4.ts';
 import { type Design, groupings, s4Search } from '../../peft/hybrid/s4Search.ts';
-import { dominates, evolve, paretoFront, paretoSearch, randomSearch, type Space } from '../../peft/search.ts';
+import { dominates, paretoFront } from '../../peft/pareto.ts';
+import { evolve, paretoSearch, randomSearch, type Space } from '../../peft/search.ts';
 import { llamaNetwork, numbersOf } from '../laws/models.ts';
 import { apart, trained } from './naive.ts';
 
