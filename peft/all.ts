@@ -22,7 +22,8 @@ import { parallelAdapter } from './additive/parallelAdapter.ts';
 import { pfeiffer } from './additive/pfeiffer.ts';
 import { prefixTuning } from './additive/prefixTuning.ts';
 import { promptTuning } from './additive/promptTuning.ts';
-import { pTuning, pTuningTemplate } from './additive/pTuning.ts';
+import { pTuning } from './additive/pTuning.ts';
+import { pTuningTemplate } from './additive/pTuningTemplate.ts';
 import { pTuningV2 } from './additive/pTuningV2.ts';
 import { direft, loreft, noreft } from './additive/reft.ts';
 import { smop } from './additive/smop.ts';
@@ -44,6 +45,7 @@ import { boft } from './reparameterized/boft.ts';
 import { bone } from './reparameterized/bone.ts';
 import { c3a } from './reparameterized/c3a.ts';
 import { corda } from './reparameterized/corda.ts';
+import { deft } from './reparameterized/deft.ts';
 import { delora } from './reparameterized/delora.ts';
 import { deltaLora } from './reparameterized/deltaLora.ts';
 import { did } from './reparameterized/did.ts';
@@ -54,6 +56,7 @@ import { fourierft } from './reparameterized/fourierft.ts';
 import { gralora } from './reparameterized/gralora.ts';
 import { hira } from './reparameterized/hira.ts';
 import { hra } from './reparameterized/hra.ts';
+import { kasa } from './reparameterized/kasa.ts';
 import { krona } from './reparameterized/krona.ts';
 import { loftq } from './reparameterized/loftq.ts';
 import { loha } from './reparameterized/loha.ts';
@@ -65,12 +68,15 @@ import { loraFa } from './reparameterized/loraFa.ts';
 import { loraGa } from './reparameterized/loraGa.ts';
 import { loraPlus } from './reparameterized/loraPlus.ts';
 import { loraXs } from './reparameterized/loraXs.ts';
+import { mica } from './reparameterized/mica.ts';
 import { miss } from './reparameterized/miss.ts';
 import { moslora } from './reparameterized/moslora.ts';
 import { oft } from './reparameterized/oft.ts';
 import { olora } from './reparameterized/olora.ts';
+import { peanut } from './reparameterized/peanut.ts';
 import { pissa } from './reparameterized/pissa.ts';
 import { poly } from './reparameterized/poly.ts';
+import { psoft } from './reparameterized/psoft.ts';
 import { pvera } from './reparameterized/pvera.ts';
 import { qaLora } from './reparameterized/qaLora.ts';
 import { randlora } from './reparameterized/randlora.ts';
@@ -82,6 +88,7 @@ import { uniLora } from './reparameterized/uniLora.ts';
 import { vblora } from './reparameterized/vblora.ts';
 import { vera } from './reparameterized/vera.ts';
 import { attentionOnly } from './selective/attentionOnly.ts';
+import { beft } from './selective/beft.ts';
 import { bitfit } from './selective/bitfit.ts';
 import { childTuning } from './selective/childTuning.ts';
 import { childTuningD } from './selective/childTuningD.ts';
@@ -229,6 +236,7 @@ export const methods: readonly Listed[] = [
   listed('peft/additive/reft.ts', noreft, { rank: 2, prefix: 1 }),
   listed('peft/additive/reft.ts', direft, { rank: 2, prefix: 2, tied: true }),
   listed('peft/selective/bitfit.ts', bitfit, {}, { llama: 'it has no biases' }),
+  listed('peft/selective/beft.ts', beft, {}),
   listed('peft/selective/sparseMask.ts', sparseMask, { density: 0.2 }),
   listed('peft/selective/diffPruning.ts', diffPruning, {
     density: 0.3,
@@ -291,6 +299,11 @@ export const methods: readonly Listed[] = [
   listed('peft/reparameterized/c3a.ts', c3a, { blockSize: 4 }),
   listed('peft/reparameterized/gralora.ts', gralora, { rank: 4, alpha: 3, blocks: 2, hybrid: 1 }),
   listed('peft/reparameterized/delora.ts', delora, { rank: 2, lambda: 2 }),
+  listed('peft/reparameterized/psoft.ts', psoft, { rank: 3, alpha: 2 }),
+  listed('peft/reparameterized/mica.ts', mica, { rank: 2, alpha: 3, dropout: 0.25 }),
+  listed('peft/reparameterized/kasa.ts', kasa, { rank: 2, alpha: 3 }),
+  listed('peft/reparameterized/deft.ts', deft, { rank: 2 }),
+  listed('peft/reparameterized/peanut.ts', peanut, { rank: 2, depth: 1 }),
   listed('peft/reparameterized/road.ts', road, { variant: 1, groupSize: 4 }),
   listed('peft/hybrid/unipelt.ts', unipelt, { rank: 2, length: 2, prefixBottleneck: 3, bottleneck: 3, activation: 'silu' }),
   composition(
