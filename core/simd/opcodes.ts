@@ -17,6 +17,17 @@ export const IOTA = 13;
 export const ARGMAX = 14;
 export const CAUSAL = 15;
 export const QUARTER = 16;
+export const UNPACK = 17;
+export const GATHER_PACKED = 18;
+export const MATMUL_PACKED = 19;
+
+// Forms of packed matrices, by the name core/ops/unpack.ts has for them. 0: not packed.
+export const TABLE = 1;
+export const SHIFTED = 2;
+export const AFFINE = 3;
+export const INT8 = 4;
+export const F16 = 5;
+export const BF16 = 6;
 
 // Functions of a map, by the name of the op they compute.
 export const CONSTANT = 0;

@@ -1,11 +1,14 @@
 // Runs a program: a list of steps in memory, which every thread walks together with a barrier after each.
 import {
   ARGMAX, CAUSAL, COPY, FILL, GATHER, IOTA, LOGSUMEXP, MAP, MATMUL, MAX, ONE_HOT, PUT_ALONG, QUARTER, SCATTER_ADD, SUM, TAKE_ALONG,
+  GATHER_PACKED, MATMUL_PACKED, UNPACK,
 } from '../opcodes';
 import { map } from './map';
 import { matmul } from './matmul';
 import { causal, copy, fillAll, gather, iota, oneHot, putAlong, quarterTurn, scatterAdd, takeAlong } from './move';
+import { matmulPacked } from './packed';
 import { reduce } from './reduce';
+import { gatherPacked, unpack } from './unpack';
 import { barrier } from './barrier';
 
 /** `control`: two words for the barrier. Thread 0 is the caller. */
@@ -28,6 +31,9 @@ export function run(program: usize, end: usize, tid: i32, threads: i32, scratch:
       case IOTA: iota(q, tid, threads); break;
       case CAUSAL: causal(q, tid, threads); break;
       case QUARTER: quarterTurn(q, tid, threads); break;
+      case UNPACK: unpack(q, tid, threads); break;
+      case GATHER_PACKED: gatherPacked(q, tid, threads); break;
+      case MATMUL_PACKED: matmulPacked(q, tid, threads, scratch); break;
       default: unreachable();
     }
     p += <usize>words << 2;
