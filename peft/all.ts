@@ -14,7 +14,8 @@ import { llamaAdapter } from './additive/llamaAdapter.ts';
 import { lnTuning } from './additive/lnTuning.ts';
 import { lst } from './additive/lst.ts';
 import { madx } from './additive/madx.ts';
-import { mixlora, mixloraExperts } from './additive/mixlora.ts';
+import { mixlora } from './additive/mixlora.ts';
+import { mixloraExperts } from './additive/mixloraExperts.ts';
 import { molora } from './additive/molora.ts';
 import { mov } from './additive/mov.ts';
 import { mpt } from './additive/mpt.ts';
@@ -53,11 +54,13 @@ import { dora } from './reparameterized/dora.ts';
 import { dylora } from './reparameterized/dylora.ts';
 import { eva } from './reparameterized/eva.ts';
 import { fourierft } from './reparameterized/fourierft.ts';
+import { glora } from './reparameterized/glora.ts';
 import { gralora } from './reparameterized/gralora.ts';
 import { hira } from './reparameterized/hira.ts';
 import { hra } from './reparameterized/hra.ts';
 import { kasa } from './reparameterized/kasa.ts';
 import { krona } from './reparameterized/krona.ts';
+import { lily } from './reparameterized/lily.ts';
 import { loftq } from './reparameterized/loftq.ts';
 import { loha } from './reparameterized/loha.ts';
 import { lokr } from './reparameterized/lokr.ts';
@@ -73,6 +76,7 @@ import { miss } from './reparameterized/miss.ts';
 import { moslora } from './reparameterized/moslora.ts';
 import { oft } from './reparameterized/oft.ts';
 import { olora } from './reparameterized/olora.ts';
+import { osf } from './reparameterized/osf.ts';
 import { peanut } from './reparameterized/peanut.ts';
 import { pissa } from './reparameterized/pissa.ts';
 import { poly } from './reparameterized/poly.ts';
@@ -87,6 +91,7 @@ import { tinyLora } from './reparameterized/tinyLora.ts';
 import { uniLora } from './reparameterized/uniLora.ts';
 import { vblora } from './reparameterized/vblora.ts';
 import { vera } from './reparameterized/vera.ts';
+import { waveft } from './reparameterized/waveft.ts';
 import { attentionOnly } from './selective/attentionOnly.ts';
 import { beft } from './selective/beft.ts';
 import { bitfit } from './selective/bitfit.ts';
@@ -103,6 +108,7 @@ import { shira } from './selective/shira.ts';
 import { snip } from './selective/snip.ts';
 import { sparseMask } from './selective/sparseMask.ts';
 import { spt } from './selective/spt.ts';
+import { supertuning } from './selective/supertuning.ts';
 import type { Where } from './site.ts';
 
 /** What may be changed on any method. */
@@ -201,7 +207,7 @@ export const methods: readonly Listed[] = [
   listed('peft/additive/promptTuning.ts', promptTuning, { length: 2 }),
   listed('peft/additive/prefixTuning.ts', prefixTuning, { length: 2, bottleneck: 3 }),
   listed('peft/additive/pTuning.ts', pTuning, { length: 2, hidden: 3 }),
-  listed('peft/additive/pTuning.ts', pTuningTemplate, { pseudoTokens: [0, 1, 2, 3, 4, 5], hidden: 2, layers: 2 }),
+  listed('peft/additive/pTuningTemplate.ts', pTuningTemplate, { pseudoTokens: [0, 1, 2, 3, 4, 5], hidden: 2, layers: 2 }),
   composition(
     { name: 'pTuningV2', family: 'additive', paper: 'arXiv:2110.07602', file: 'peft/additive/pTuningV2.ts' },
     (seed) => pTuningV2({ seed }),
@@ -226,7 +232,7 @@ export const methods: readonly Listed[] = [
   listed('peft/additive/lnTuning.ts', lnTuning, {}),
   listed('peft/additive/mov.ts', mov, { experts: 3, balance: 0.1 }),
   listed('peft/additive/molora.ts', molora, { experts: 3, rank: 2, alpha: 3, dropout: 0.25, balance: 0.1 }),
-  listed('peft/additive/mixlora.ts', mixloraExperts, { experts: 2, topK: 2, rank: 1, alpha: 3, dropout: 0.25, balance: 0.1 }), // an expert that no token hears has no gradient
+  listed('peft/additive/mixloraExperts.ts', mixloraExperts, { experts: 2, topK: 2, rank: 1, alpha: 3, dropout: 0.25, balance: 0.1 }), // an expert that no token hears has no gradient
   composition(
     { name: 'mixlora', family: 'additive', paper: 'arXiv:2404.15159', file: 'peft/additive/mixlora.ts' },
     (seed) => mixlora({ seed }),
@@ -237,6 +243,7 @@ export const methods: readonly Listed[] = [
   listed('peft/additive/reft.ts', direft, { rank: 2, prefix: 2, tied: true }),
   listed('peft/selective/bitfit.ts', bitfit, {}, { llama: 'it has no biases' }),
   listed('peft/selective/beft.ts', beft, {}),
+  listed('peft/selective/supertuning.ts', supertuning, { sparsity: 0.8 }),
   listed('peft/selective/sparseMask.ts', sparseMask, { density: 0.2 }),
   listed('peft/selective/diffPruning.ts', diffPruning, {
     density: 0.3,
@@ -304,6 +311,10 @@ export const methods: readonly Listed[] = [
   listed('peft/reparameterized/kasa.ts', kasa, { rank: 2, alpha: 3 }),
   listed('peft/reparameterized/deft.ts', deft, { rank: 2 }),
   listed('peft/reparameterized/peanut.ts', peanut, { rank: 2, depth: 1 }),
+  listed('peft/reparameterized/waveft.ts', waveft, { coefficients: 9, scaling: 4 }),
+  listed('peft/reparameterized/osf.ts', osf, { kept: 2 }),
+  listed('peft/reparameterized/glora.ts', glora, { rank: 2 }),
+  listed('peft/reparameterized/lily.ts', lily, { rank: 2, stride: 2, experts: 2, scale: 2 }),
   listed('peft/reparameterized/road.ts', road, { variant: 1, groupSize: 4 }),
   listed('peft/hybrid/unipelt.ts', unipelt, { rank: 2, length: 2, prefixBottleneck: 3, bottleneck: 3, activation: 'silu' }),
   composition(
