@@ -45,11 +45,18 @@ const settings: readonly Setting[] = [
 
 /** q, k and v from one projection, as in a decoder's block; the result by time. */
 function recipe({ B, H, T, S, D, causal }: Setting, back: boolean): Tensor[] {
-  const head = (name: string, n: number): Tensor => input(name, [B, n, H * D]).reshape(B, n, H, D).permute(0, 2, 1, 3);
+  const head = (name: string, n: number): Tensor =>
+    input(name, [B, n, H * D])
+      .reshape(B, n, H, D)
+      .permute(0, 2, 1, 3);
   const [q, k, v] = [head('q', T), head('k', S), head('v', S)];
-  const y = attention(q, k, v, { causal }).permute(0, 2, 1, 3).reshape(B, T, H * D);
+  const y = attention(q, k, v, { causal })
+    .permute(0, 2, 1, 3)
+    .reshape(B, T, H * D);
   if (!back) return [y];
-  const bases = [q, k, v].map((t) => (t.source.kind === 'apply' && t.source.ins[0]!.source.kind === 'apply' ? t.source.ins[0]!.source.ins[0]! : t));
+  const bases = [q, k, v].map((t) =>
+    t.source.kind === 'apply' && t.source.ins[0]!.source.kind === 'apply' ? t.source.ins[0]!.source.ins[0]! : t,
+  );
   return [y, ...within({ phase: 'backward' }, () => pullback(y, input('dy', y.shape), bases))];
 }
 
@@ -98,7 +105,8 @@ for (const setting of settings) {
   });
   const kept = [composed, opening].map((o) => short(account(recipe(setting, true), { opening: o }).total.saved, 'B'));
   const { B, H, T, S, D, causal } = setting;
-  const cell = ([a, b]: [number, number]): string => `${a.toFixed(3).padStart(9)} ${b.toFixed(3).padStart(8)} ${(a / b).toFixed(2).padStart(6)}`;
+  const cell = ([a, b]: [number, number]): string =>
+    `${a.toFixed(3).padStart(9)} ${b.toFixed(3).padStart(8)} ${(a / b).toFixed(2).padStart(6)}`;
   console.log(
     `${[B, H].map((n) => String(n).padStart(3)).join('')} ${[T, S].map((n) => String(n).padStart(4)).join(' ')} ${String(D).padStart(2)} ${String(causal).padStart(7)} │ ${cell(best[0]!).padStart(34)} │ ${cell(best[1]!).padStart(31)} │ ${kept.join(' → ')}`,
   );

@@ -19,7 +19,7 @@ import { inspect, stepProgram } from '../optim/program.ts';
 import { cosine, warmup } from '../optim/schedule.ts';
 import { type Batch, inputs, NonFiniteError, trainer } from '../optim/trainer.ts';
 import { compacter, compacterPlusPlus } from '../peft/additive/compacter.ts';
-import { pTuningTemplate } from '../peft/additive/pTuning.ts';
+import { pTuningTemplate } from '../peft/additive/pTuningTemplate.ts';
 import { type Listed, methods } from '../peft/all.ts';
 import type { Env, Transform } from '../peft/method.ts';
 import { vblora } from '../peft/reparameterized/vblora.ts';

@@ -4,9 +4,9 @@ import { nextValue, type Program } from './plan.ts';
 import { type Opening, type Ref, type Schedule, schedule } from './schedule.ts';
 import type { Phase } from './scope.ts';
 import { size } from './shape.ts';
-import { type Param, Tensor } from './tensor.ts';
+import { type Data, type Param, Tensor } from './tensor.ts';
 
-/** Engines hold every number as a float32, packed leaves included once they are uploaded. */
+/** Engines hold every number as a float32, but for packed leaves, which stay bytes. */
 const FLOAT = 4;
 
 export interface Cost {
@@ -29,7 +29,7 @@ export interface Account {
   readonly total: Cost;
   /** Most bytes of intermediate values alive at once, when each is given back after its last reader. */
   readonly peak: number;
-  /** Frozen numbers: bytes as the host holds them (packed leaves are small), and on the device as float32. */
+  /** Frozen numbers: bytes as the host holds them (packed leaves are small), and on the device, where all else is float32. */
   readonly leaves: { readonly host: number; readonly device: number };
   readonly inputs: number;
   /** Bytes of parameters the program reads: those trained, and everything else in the store (moments, buffers). */
@@ -63,7 +63,7 @@ export function account(
     const cost: Cost = {
       kernels: 1,
       flops: kernel.flops,
-      read: distinct(args).reduce((n, r) => n + FLOAT * sizeOf(s, r), 0),
+      read: distinct(args).reduce((n, r) => n + bytesOf(s, r), 0),
       written: bytes,
       saved: keeps.has(k) ? bytes : 0,
     };
@@ -74,8 +74,10 @@ export function account(
   const of = (phase: Phase): Cost => all.filter((l) => l.phase === phase).reduce(plus, nothing);
   const trained = new Set(params);
   const changed = !(p instanceof Tensor) && 'outputs' in p ? [...(p.next?.keys() ?? [])] : [];
-  const bytesOf = (ps: Iterable<Param>): number => [...ps].reduce((n, q) => n + FLOAT * size(q.shape), 0);
+  const held = (ps: Iterable<Param>): number => [...ps].reduce((n, q) => n + FLOAT * size(q.shape), 0);
   const data = new Set(s.leaves.map((l) => l.data)); // a leaf under two shapes is one array
+  const stored = new Map(s.leaves.map((l) => [`${l.bytes}`, new Map<Data, number>()]));
+  for (const l of s.leaves) stored.get(`${l.bytes}`)!.set(l.data, l.bytes ? l.data.byteLength : FLOAT * l.data.length);
   return {
     lines: all,
     phases: { forward: of('forward'), backward: of('backward'), update: of('update') },
@@ -83,11 +85,11 @@ export function account(
     peak: peakOf(s),
     leaves: {
       host: [...data].reduce((n, d) => n + d.byteLength, 0),
-      device: [...data].reduce((n, d) => n + FLOAT * d.length, 0),
+      device: [...stored.values()].reduce((n, m) => n + [...m.values()].reduce((k, b) => k + b, 0), 0),
     },
     inputs: s.inputs.reduce((n, i) => n + FLOAT * size(i.shape), 0),
-    trained: bytesOf(trained),
-    optimizer: bytesOf(changed.filter((q) => !trained.has(q))),
+    trained: held(trained),
+    optimizer: held(changed.filter((q) => !trained.has(q))),
   };
 }
 
@@ -101,16 +103,17 @@ const plus = (a: Cost, b: Cost): Cost => ({
 });
 const distinct = (refs: readonly Ref[]): readonly Ref[] => [...new Map(refs.map((r) => [`${r.kind} ${r.index}`, r])).values()];
 
-function sizeOf(s: Schedule, { kind, index }: Ref): number {
+/** Bytes of what a kernel reads; all of it, however few rows it picks. */
+function bytesOf(s: Schedule, { kind, index }: Ref): number {
   switch (kind) {
     case 'step':
-      return size(s.steps[index]!.node.shape);
+      return FLOAT * size(s.steps[index]!.node.shape);
     case 'leaf':
-      return size(s.leaves[index]!.shape);
+      return (s.leaves[index]!.bytes ? 1 : FLOAT) * size(s.leaves[index]!.shape);
     case 'input':
-      return size(s.inputs[index]!.shape);
+      return FLOAT * size(s.inputs[index]!.shape);
     case 'state':
-      return size(s.states[index]!.shape);
+      return FLOAT * size(s.states[index]!.shape);
     default:
       return kind satisfies never;
   }

@@ -46,16 +46,17 @@ export function makeEngine<H extends object>(
   const stores = new Map<Store, DeviceStore<H>>();
   const life = { closed: false };
   const counts = { plansCompiled: 0, plansReused: 0, leavesUploaded: 0 };
-  let uploaded = new WeakMap<Data, Map<number, Promise<H>>>(); // by data and column count: one upload however many plans read it
+  let uploaded = new WeakMap<Data, Map<string, Promise<H>>>(); // by data, column count and storage: one upload however many plans read it
   const garbage = new FinalizationRegistry<H>((h) => device.free(h));
-  const leafOn = (d: Data, rows: number, cols: number): Promise<H> => {
-    const byWidth = uploaded.get(d) ?? new Map<number, Promise<H>>();
+  const leafOn = (d: Data, rows: number, cols: number, bytes: boolean): Promise<H> => {
+    const byWidth = uploaded.get(d) ?? new Map<string, Promise<H>>();
     uploaded.set(d, byWidth);
-    const known = byWidth.get(cols);
+    const key = `${cols}${bytes ? ' bytes' : ''}`;
+    const known = byWidth.get(key);
     if (known !== undefined) return known;
     counts.leavesUploaded++;
-    const h = device.upload(d, rows, cols);
-    byWidth.set(cols, h);
+    const h = bytes ? device.uploadBytes(new Uint8Array(d.buffer, d.byteOffset, d.byteLength), rows, cols) : device.upload(d, rows, cols);
+    byWidth.set(key, h);
     void h.then((held) => garbage.register(d, held));
     return h;
   };

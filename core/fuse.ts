@@ -1,6 +1,6 @@
 // Which tensors become kernels: a map whose readers all lie in one other map of the same shape is computed inside it, never
 // stored.
-import { type MapStep, printCustom, printMap, type Source } from './kernel.ts';
+import { type Inlined, type MapStep, printBody, printMap, type Source } from './kernel.ts';
 import { type AnyOp, shapesOf } from './op.ts';
 import type { Scope } from './scope.ts';
 import { type Shape, same, size, table } from './shape.ts';
@@ -13,11 +13,15 @@ export interface Kernel extends Source {
   readonly flops: number;
   /** For maps, the functions computed and the shapes they read: what an engine with its own loops needs. */
   readonly chain: { readonly reads: readonly Shape[]; readonly steps: readonly MapStep[] } | null;
+  /** For the others, where each operand is among what the kernel reads; where the operands begin of one that is computed in place. */
+  readonly operands: readonly { readonly at: number; readonly inPlace: boolean }[];
 }
 export interface Fused {
   readonly node: Tensor;
   readonly kernel: Kernel;
   readonly reads: readonly Tensor[];
+  /** Of what is read, that which is kept as bytes. */
+  readonly bytes: readonly boolean[];
 }
 
 /** WebGPU guarantees eight storage buffers per kernel: seven to read, one to write (DESIGN §2.8). */
@@ -61,7 +65,7 @@ export function fuse(roots: readonly Tensor[]): Fused[] {
   const stored = new Set<Tensor>(roots.map(storedAs)); // walk back from the roots: what is read is stored
   for (const t of order.toReversed()) {
     if (!stored.has(t) || t.source.kind !== 'apply') continue;
-    for (const r of chains.get(t)?.reads ?? t.source.ins) stored.add(storedAs(r));
+    for (const r of chains.get(t)?.reads ?? readsOf(t).map((o) => o.tensor)) stored.add(storedAs(r));
   }
   for (const t of order) {
     const s = t.source;
@@ -71,7 +75,8 @@ export function fuse(roots: readonly Tensor[]): Fused[] {
       fused.push({
         node: t,
         reads: s.ins.map(storedAs),
-        kernel: { text: '', helpers: [], ...table(t.shape), name: s.op.name, at: t.at, flops, chain: null },
+        bytes: s.ins.map(() => false),
+        kernel: { text: '', helpers: [], ...table(t.shape), name: s.op.name, at: t.at, flops, chain: null, operands: [] },
       });
       continue;
     }
@@ -82,19 +87,70 @@ export function fuse(roots: readonly Tensor[]): Fused[] {
       fused.push({
         node: t,
         reads: chain.reads.map(storedAs),
-        kernel: { ...source, name: chain.names.join('+'), at: t.at, flops: chain.flops, chain: { reads, steps: chain.steps } },
+        bytes: chain.reads.map(() => false),
+        kernel: {
+          ...source,
+          name: chain.names.join('+'),
+          at: t.at,
+          flops: chain.flops,
+          chain: { reads, steps: chain.steps },
+          operands: [],
+        },
       });
-    } else if (s.op.kernel.kind === 'custom') {
-      const shapes = shapesOf(s.op.inputs, s.ins);
-      const source = printCustom(s.op.kernel, s.op.inputs, shapes, t.shape, s.attrs);
-      fused.push({
-        node: t,
-        reads: s.ins.map(storedAs),
-        kernel: { ...source, name: s.op.name, at: t.at, flops: s.op.flops?.(shapes, t.shape, s.attrs) ?? size(t.shape), chain: null },
-      });
-    }
+    } else fused.push(body(t, s));
   }
   return fused;
+}
+
+type Apply = Extract<Tensor['source'], { kind: 'apply' }>;
+/** The operand that an op computes in place, when it is one. */
+function inPlace({ op, ins }: Apply, k: number): Apply | null {
+  const s = ins[k]!.source;
+  return s.kind === 'apply' && s.op.kernel.kind === 'element' && op.inline?.includes(op.inputs[k]!) === true ? s : null;
+}
+/** What a custom or element kernel reads, and whether as bytes. */
+function readsOf(t: Tensor): readonly { readonly tensor: Tensor; readonly bytes: boolean }[] {
+  if (t.source.kind !== 'apply') return [];
+  const own = (s: Apply) => s.ins.map((tensor, k) => ({ tensor, bytes: s.op.bytes?.includes(s.op.inputs[k]!) === true }));
+  const s = t.source;
+  return own(s).flatMap((o, k) => {
+    const inner = inPlace(s, k);
+    return inner === null ? [o] : own(inner);
+  });
+}
+
+/** A custom or element op as a kernel. A packed matrix that it reads is unpacked number by number inside it, and never stored. */
+function body(t: Tensor, s: Apply): Fused {
+  const shapes = s.ins.map((i) => i.shape);
+  const operands: (string | Inlined)[] = [];
+  const places: { at: number; inPlace: boolean }[] = [];
+  let at = 0;
+  for (const k of s.ins.keys()) {
+    const inner = inPlace(s, k);
+    const names = (inner?.ins ?? [t]).map((_, n) => `a${at + n}`);
+    operands.push(inner === null ? names[0]! : { op: inner.op, attrs: inner.attrs, shapes: inner.ins.map((i) => i.shape), names });
+    places.push({ at, inPlace: inner !== null });
+    at += names.length;
+  }
+  const reads = readsOf(t);
+  const source = printBody(s.op, shapes, t.shape, s.attrs, operands);
+  const unpacking = s.ins.reduce((n, i, k) => {
+    const inner = inPlace(s, k);
+    return inner === null ? n : n + (inner.op.flops?.(shapesOf(inner.op.inputs, inner.ins), i.shape, inner.attrs) ?? size(i.shape));
+  }, 0);
+  return {
+    node: t,
+    reads: reads.map((r) => storedAs(r.tensor)),
+    bytes: reads.map((r) => r.bytes),
+    kernel: {
+      ...source,
+      name: s.op.name,
+      at: t.at,
+      flops: unpacking + (s.op.flops?.(shapesOf(s.op.inputs, s.ins), t.shape, s.attrs) ?? size(t.shape)),
+      chain: null,
+      operands: places,
+    },
+  };
 }
 
 function grow(

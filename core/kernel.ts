@@ -1,6 +1,6 @@
-// What an op computes, as text: an expression for every element (map), a body for every element (custom), or other ops
-// (composite). The text is JavaScript in the subset gpu.js compiles, and the float64 engine runs the very same text.
-import type { Ins, Shapes } from './op.ts';
+// What an op computes, as text: an expression for every element (map), a body for every element (custom), a rule that other kernels
+// may use for any one element (element), or other ops (composite). The text is JavaScript in the subset gpu.js compiles, and the float64 engine runs the very same text.
+import { type AnyOp, type Ins, type Shapes, zip } from './op.ts';
 import { here, place } from './scope.ts';
 import { dim, type Shape, same, size, table } from './shape.ts';
 import type { Tensor } from './tensor.ts';
@@ -8,6 +8,7 @@ import type { Tensor } from './tensor.ts';
 export type Kernel<K extends string, A> =
   | { readonly kind: 'map'; readonly expr: string | ((attrs: A) => string); readonly helpers?: readonly string[] }
   | { readonly kind: 'custom'; readonly body: (b: Body<K, A>) => string }
+  | { readonly kind: 'element'; readonly value: (e: Element<K, A>, i: readonly string[], name: string) => Lookup }
   | { readonly kind: 'composite'; readonly of: (ins: Ins<K>, attrs: A) => Tensor }
   | { readonly kind: 'native' }; // no text: an engine's own op, which only its own lowering writes down
 
@@ -18,6 +19,21 @@ export interface Body<K extends string, A> {
   readonly attrs: A;
   readonly i: readonly string[]; // this element's coordinates, one per dimension of `out`
   at(input: K, coordinates: readonly string[]): string; // read one element of an input
+  /**
+   * The same where the input may be computed in place (an op's `inline`): lines that must run first, which see the coordinates, and the
+   * value. Names in them begin with `name`.
+   */
+  read(input: K, coordinates: readonly string[], name: string): Lookup;
+}
+export interface Lookup {
+  readonly before: string;
+  readonly value: string;
+}
+/** What the rule for one element may mention. */
+export interface Element<K extends string, A> {
+  readonly shapes: Shapes<K>;
+  readonly attrs: A;
+  at(input: K, coordinates: readonly string[]): string;
 }
 
 export const X = 'this.thread.x';
@@ -122,17 +138,55 @@ export function printMap(out: Shape, reads: readonly Shape[], steps: readonly Ma
   return { ...table(out), helpers, text: `function (${reads.map((_, j) => `a${j}`).join(', ')}) {\n  ${declare(body)}${body}\n}` };
 }
 
-/** Prints a custom kernel. */
-export function printCustom<K extends string, A>(
-  kernel: Extract<Kernel<K, A>, { kind: 'custom' }>,
-  inputs: readonly K[],
-  shapes: Shapes<K>,
+/** An operand that a kernel computes in place, element by element, from operands of its own. */
+export interface Inlined {
+  readonly op: AnyOp; // with a kernel of kind element
+  readonly attrs: unknown;
+  readonly shapes: readonly Shape[];
+  readonly names: readonly string[]; // of its operands
+}
+
+/** Prints the kernel of a custom or element op: operand `k` is a parameter of that name, or computed in place. */
+export function printBody(
+  { inputs, kernel }: AnyOp,
+  shapes: readonly Shape[],
   out: Shape,
-  attrs: A,
+  attrs: unknown,
+  operands: readonly (string | Inlined)[],
 ): Source {
   const { i, declare } = coordinates(out);
-  const body = kernel.body({ out, shapes, attrs, i, at: (k, c) => element(`a${inputs.indexOf(k)}`, shapes[k], c, out, i) });
-  return { ...table(out), helpers: [], text: `function (${inputs.map((_, j) => `a${j}`).join(', ')}) {\n  ${declare(body)}${body}\n}` };
+  const at = (k: string, c: readonly string[]): string => {
+    const o = operands[inputs.indexOf(k)]!;
+    if (typeof o !== 'string') throw new Error(`unreachable: operand ${k} is computed in place; the kernel must use read`);
+    return element(o, shapes[inputs.indexOf(k)]!, c, out, i);
+  };
+  const read = (k: string, c: readonly string[], name: string): Lookup => {
+    const o = operands[inputs.indexOf(k)]!;
+    return typeof o === 'string' ? { before: '', value: at(k, c) } : inPlace(o, c, name);
+  };
+  const inPlace = (o: Inlined, c: readonly string[], name: string): Lookup => {
+    if (o.op.kernel.kind !== 'element') throw new Error(`unreachable: ${o.op.name} has no rule for one element`);
+    const where = (k: string): number => o.op.inputs.indexOf(k);
+    return o.op.kernel.value(
+      {
+        shapes: zip(o.op.inputs, o.shapes),
+        attrs: o.attrs,
+        at: (k, cs) => element(o.names[where(k)]!, o.shapes[where(k)]!, cs, out, i),
+      },
+      c,
+      name,
+    );
+  };
+  const named = zip(inputs, shapes);
+  const lines = (): string => {
+    if (kernel.kind === 'custom') return kernel.body({ out, shapes: named, attrs, i, at, read });
+    if (kernel.kind !== 'element') throw new Error('unreachable: only custom and element kernels have bodies');
+    const { before, value } = kernel.value({ shapes: named, attrs, at }, i, 'e');
+    return `${before}\n  return ${value};`;
+  };
+  const body = lines();
+  const names = operands.flatMap((o) => (typeof o === 'string' ? [o] : o.names));
+  return { ...table(out), helpers: [], text: `function (${names.join(', ')}) {\n  ${declare(body)}${body}\n}` };
 }
 
 /** Nested loops over dimensions; `body` sees the loop variables. For reductions. */

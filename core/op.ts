@@ -22,6 +22,12 @@ export interface OpDef<K extends string, A> {
   readonly flops?: (s: Shapes<K>, out: Shape, attrs: A) => number;
   /** For inputs that hold indices: [lowest, one past the highest] that are legal. Fed values are checked against it. */
   readonly range?: (s: Shapes<K>, attrs: A) => Partial<Record<K, readonly [number, number]>>;
+  /** Inputs that are frozen bytes, kept as bytes: engines that hold only float32 keep three in a number, and the kernel takes them out. */
+  readonly bytes?: readonly K[];
+  /** Inputs whose elements the kernel may compute as it reads them (`Body.read`), when they come from an op with an element kernel. */
+  readonly inline?: readonly K[];
+  /** The attributes that give rows from … to of the result only, where that is the same op: what `slice` then is. */
+  readonly rows?: (attrs: A, from: number, to: number) => A;
   /** True when backward should compute the value again rather than keep it (a weight unpacked for one product). */
   readonly recompute?: boolean;
 }

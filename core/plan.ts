@@ -41,6 +41,8 @@ export interface PlanReport {
 /** What an engine's device can do. `H` is a table that lives there. */
 export interface Device<H> {
   upload(data: Data, rows: number, cols: number): Promise<H>;
+  /** Bytes that stay bytes: engines that hold only float32 keep three in a number (`threeInOne`). */
+  uploadBytes(data: Uint8Array, rows: number, cols: number): Promise<H>;
   download(h: H, rows: number, cols: number): Promise<Numbers>;
   free(h: H): void;
   prepare(s: Schedule): Promise<Executable<H>>;
@@ -60,7 +62,7 @@ interface Compiled<H> {
   readonly kernels: number;
   readonly inputs: readonly InputSpec[];
   readonly roots: readonly Ref[];
-  readonly leaves: readonly { readonly shape: Shape; readonly at: number; readonly bound: Bound | null }[]; // `at`: place in the graph's order of appearance
+  readonly leaves: readonly { readonly shape: Shape; readonly at: number; readonly bound: Bound | null; readonly bytes: boolean }[]; // `at`: place in the graph's order of appearance
   readonly states: readonly number[];
   readonly ops: readonly AnyOp[];
 }
@@ -149,7 +151,7 @@ export function nextValue(p: Param, x: Tensor, slot: number): Tensor {
 export async function compile<H, O extends string>(
   device: Device<H>,
   store: DeviceStore<H>,
-  leafOn: (d: Data, rows: number, cols: number) => Promise<H>,
+  leafOn: (d: Data, rows: number, cols: number, bytes: boolean) => Promise<H>,
   cache: Cache<H>,
   program: Program<O>,
 ): Promise<Plan<O>> {
@@ -179,7 +181,7 @@ export async function compile<H, O extends string>(
     const upload = (data: Data, shape: Shape): Promise<H> => device.upload(data, table(shape).rows, table(shape).cols);
     const inputs = await Promise.all(own.inputs.map((spec, k) => upload(values[k]!, spec.shape)));
     const slots = await Promise.all(own.states.map((k) => store.slot(states[k]!)));
-    const fixed = await Promise.all(own.leaves.map((l) => leafOn(leaves[l.at]!, table(l.shape).rows, table(l.shape).cols)));
+    const fixed = await Promise.all(own.leaves.map((l) => leafOn(leaves[l.at]!, table(l.shape).rows, table(l.shape).cols, l.bytes)));
     const outside: Record<Ref['kind'], readonly H[]> = { input: inputs, state: slots, leaf: fixed, step: [] };
     return {
       read: (r) => outside[r.kind][r.index]!,
@@ -264,7 +266,7 @@ async function build<H>(
     kernels: s.steps.length,
     inputs: s.inputs,
     roots: s.roots,
-    leaves: s.leaves.map((l) => ({ shape: l.shape, at: indexIn(leaves, l.data), bound: l.bound })),
+    leaves: s.leaves.map((l) => ({ shape: l.shape, at: indexIn(leaves, l.data), bound: l.bound, bytes: l.bytes })),
     states: s.states.map((p) => indexIn(states, p)),
     ops,
   };

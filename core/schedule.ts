@@ -32,6 +32,8 @@ export interface Leaf {
   readonly data: Data;
   readonly shape: Shape;
   readonly bound: Bound | null;
+  /** Whether its readers want bytes, not numbers. */
+  readonly bytes: boolean;
 }
 export interface Schedule {
   readonly steps: readonly Step[];
@@ -140,6 +142,7 @@ export function schedule(roots: readonly Tensor[], opening: Opening | null = nul
   const inputs: InputSpec[] = [];
   const states: Param[] = [];
   const refs = new Map<Tensor, Ref>();
+  const packed = new Map<Tensor, Ref>(); // leaves as bytes: the same leaf may be read as numbers elsewhere
   const ranges = indexRanges([...roots, ...lowered]);
   const ref = (of: Tensor): Ref => {
     const t = storedAs(of);
@@ -148,7 +151,7 @@ export function schedule(roots: readonly Tensor[], opening: Opening | null = nul
     const s = t.source;
     let r: Ref;
     if (s.kind === 'leaf')
-      r = { kind: 'leaf', index: leaves.push({ data: s.data, shape: t.shape, bound: ranges.get(s.data) ?? null }) - 1 };
+      r = { kind: 'leaf', index: leaves.push({ data: s.data, shape: t.shape, bound: ranges.get(s.data) ?? null, bytes: false }) - 1 };
     else if (s.kind === 'input')
       r = { kind: 'input', index: inputs.push({ name: s.name, shape: t.shape, fill: s.fill, bound: ranges.get(s.name) ?? null }) - 1 };
     else if (s.kind === 'state') r = { kind: 'state', index: states.push(s.param) - 1 };
@@ -156,8 +159,18 @@ export function schedule(roots: readonly Tensor[], opening: Opening | null = nul
     refs.set(t, r);
     return r;
   };
-  const steps = fused.map(({ node, kernel, reads }, index) => {
-    const args = reads.map(ref);
+  const bytesRef = (t: Tensor): Ref => {
+    const known = packed.get(t);
+    if (known !== undefined) return known;
+    const s = t.source;
+    if (s.kind !== 'leaf' || s.data.BYTES_PER_ELEMENT !== 1)
+      throw new Error(`codes must be a frozen Uint8Array or Int8Array, got ${t}; pack with leaf(bytes, shape)`);
+    const r: Ref = { kind: 'leaf', index: leaves.push({ data: s.data, shape: t.shape, bound: null, bytes: true }) - 1 };
+    packed.set(t, r);
+    return r;
+  };
+  const steps = fused.map(({ node, kernel, reads, bytes }, index) => {
+    const args = reads.map((t, k) => (bytes[k] ? bytesRef(t) : ref(t)));
     refs.set(node, { kind: 'step', index });
     return { kernel, args, node };
   });

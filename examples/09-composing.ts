@@ -16,7 +16,8 @@ import { trainer } from '../optim/trainer.ts';
 import { ia3 } from '../peft/additive/ia3.ts';
 import { parallelAdapter } from '../peft/additive/parallelAdapter.ts';
 import { prefixTuning } from '../peft/additive/prefixTuning.ts';
-import { compose, hybrid } from '../peft/combine.ts';
+import { stack } from '../peft/combinators.ts';
+import { hybrid } from '../peft/combine.ts';
 import { mam } from '../peft/hybrid/mam.ts';
 import type { Transform } from '../peft/method.ts';
 import { lora } from '../peft/reparameterized/lora.ts';
@@ -41,13 +42,13 @@ async function train(model: Model, step: number, steps: number): Promise<Model> 
 }
 const base = freeze(await train(born, 0, 100));
 
-/* 1. compose(f, g)(model) is g(f(model)): not nearly so, but the same recipe. */
+/* 1. stack(f, g)(model) is g(f(model)): not nearly so, but the same recipe. (The other combinators: 21-a-hybrid-of-your-own.ts.) */
 const f = lora({ rank: 2, alpha: 4, where: ['q', 'v'] });
 const g = ia3();
 const ids = input('ids', [B, T]);
 const recipe = (m: Model): string => structure([m({ ids }, context(T))]).key;
-console.log(`compose(lora, ia3)(base) and ia3(lora(base)) are one recipe: ${yes(recipe(compose(f, g)(base)) === recipe(g(f(base))))}`);
-console.log(`ia3 first, then lora, is another one:                       ${yes(recipe(compose(g, f)(base)) !== recipe(g(f(base))))}\n`);
+console.log(`stack(lora, ia3)(base) and ia3(lora(base)) are one recipe: ${yes(recipe(stack(f, g)(base)) === recipe(g(f(base))))}`);
+console.log(`ia3 first, then lora, is another one:                       ${yes(recipe(stack(g, f)(base)) !== recipe(g(f(base))))}\n`);
 
 /* 2. A hybrid method is a composition written in the open. MAM (He et al. 2022, arXiv 2110.04366, §4.6) is a short prefix for
  *    attention and a wide parallel adapter for the feed-forward layer; this is all the code there is to it: */

@@ -47,8 +47,9 @@ function contents(model: Model): Contents {
   };
   for (const { path, tensor } of own) put(stored, path, tensor);
   const mine = new Set(own.map((o) => o.path));
+  const ofReplaced = (path: string): boolean => [...replaced].some((p) => path === p || path.startsWith(`${p}.`)); // packed ones have parts
   for (const { path, tensor } of tensors(model))
-    if (!mine.has(path)) put(paramOf(tensor) !== null || replaced.has(path) ? stored : base, path, tensor);
+    if (!mine.has(path)) put(paramOf(tensor) !== null || ofReplaced(path) ? stored : base, path, tensor);
   return { stored, base };
 }
 

@@ -53,7 +53,8 @@ export function ggufConfig({ path, metadata, entries }: Pick<GgufFile, 'path' | 
     tied: !entries.has('output.weight'),
   });
 }
-const told = (v: MetadataValue | null | undefined): string => (typeof v === 'bigint' ? String(v) : (JSON.stringify(v) ?? 'missing'));
+const told = (v: MetadataValue | null | undefined): string =>
+  typeof v === 'bigint' ? String(v) : (JSON.stringify(v ?? undefined) ?? 'missing');
 
 /** How far positions are stretched: by one factor for all frequencies, which is what our rotation knows. */
 function scalingFactor(

@@ -92,7 +92,7 @@ export function layer<K extends Kind, F extends Fields>(
   return Object.assign((...args: never[]) => (call as (...a: never[]) => Tensor)(...args), info) as Layer<K>;
 }
 
-/** The layer beneath an attachment keeps the attachment's own path. */
+/** The layer beneath an attachment, or another layer put around one, keeps the path of what is around it. */
 export const BASE = 'base';
 
 function scoped(f: Field, name = ''): Field {

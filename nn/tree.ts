@@ -4,11 +4,10 @@ import { type AnyLayer, BASE, type Field, type Fields, isLayer, isRecord, type K
 
 export const join = (path: string, name: string): string => (path === '' ? name : `${path}.${name}`);
 
-/** Children of a field, with the paths their names give them. What lies under an attachment keeps the attachment's path. */
+/** Children of a field, with the paths their names give them. What lies under an attachment, or another layer around a BASE, keeps its path. */
 function* children(f: Field, path: string): Generator<readonly [path: string, child: Field]> {
   if (isLayer(f))
-    for (const [k, v] of Object.entries(f.fields))
-      yield [k === BASE && f.attached ? path : k === 'value' && f.kind === 'weight' ? path : join(path, k), v];
+    for (const [k, v] of Object.entries(f.fields)) yield [k === BASE || (k === 'value' && f.kind === 'weight') ? path : join(path, k), v];
   else if (Array.isArray(f)) for (const [k, v] of f.entries()) yield [join(path, String(k)), v];
   else if (isRecord(f)) for (const [k, v] of Object.entries(f)) yield [join(path, k), v];
 }

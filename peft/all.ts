@@ -1,5 +1,6 @@
 // Every method of the library in one list, each with a small configuration for small networks: for tests, tables and the lab.
 import type { Kind } from '../nn/layer.ts';
+import { nf4 } from '../quant/nf4.ts';
 import { adamix } from './additive/adamix.ts';
 import { adapterDrop } from './additive/adapterDrop.ts';
 import { adapterFusion } from './additive/adapterFusion.ts';
@@ -13,7 +14,8 @@ import { llamaAdapter } from './additive/llamaAdapter.ts';
 import { lnTuning } from './additive/lnTuning.ts';
 import { lst } from './additive/lst.ts';
 import { madx } from './additive/madx.ts';
-import { mixlora, mixloraExperts } from './additive/mixlora.ts';
+import { mixlora } from './additive/mixlora.ts';
+import { mixloraExperts } from './additive/mixloraExperts.ts';
 import { molora } from './additive/molora.ts';
 import { mov } from './additive/mov.ts';
 import { mpt } from './additive/mpt.ts';
@@ -21,7 +23,8 @@ import { parallelAdapter } from './additive/parallelAdapter.ts';
 import { pfeiffer } from './additive/pfeiffer.ts';
 import { prefixTuning } from './additive/prefixTuning.ts';
 import { promptTuning } from './additive/promptTuning.ts';
-import { pTuning, pTuningTemplate } from './additive/pTuning.ts';
+import { pTuning } from './additive/pTuning.ts';
+import { pTuningTemplate } from './additive/pTuningTemplate.ts';
 import { pTuningV2 } from './additive/pTuningV2.ts';
 import { direft, loreft, noreft } from './additive/reft.ts';
 import { smop } from './additive/smop.ts';
@@ -41,16 +44,24 @@ import type { Options, Transform } from './method.ts';
 import { adalora } from './reparameterized/adalora.ts';
 import { boft } from './reparameterized/boft.ts';
 import { bone } from './reparameterized/bone.ts';
+import { c3a } from './reparameterized/c3a.ts';
 import { corda } from './reparameterized/corda.ts';
+import { deft } from './reparameterized/deft.ts';
+import { delora } from './reparameterized/delora.ts';
 import { deltaLora } from './reparameterized/deltaLora.ts';
 import { did } from './reparameterized/did.ts';
 import { dora } from './reparameterized/dora.ts';
 import { dylora } from './reparameterized/dylora.ts';
 import { eva } from './reparameterized/eva.ts';
 import { fourierft } from './reparameterized/fourierft.ts';
+import { glora } from './reparameterized/glora.ts';
+import { gralora } from './reparameterized/gralora.ts';
 import { hira } from './reparameterized/hira.ts';
 import { hra } from './reparameterized/hra.ts';
+import { kasa } from './reparameterized/kasa.ts';
 import { krona } from './reparameterized/krona.ts';
+import { lily } from './reparameterized/lily.ts';
+import { loftq } from './reparameterized/loftq.ts';
 import { loha } from './reparameterized/loha.ts';
 import { lokr } from './reparameterized/lokr.ts';
 import { lora } from './reparameterized/lora.ts';
@@ -60,17 +71,29 @@ import { loraFa } from './reparameterized/loraFa.ts';
 import { loraGa } from './reparameterized/loraGa.ts';
 import { loraPlus } from './reparameterized/loraPlus.ts';
 import { loraXs } from './reparameterized/loraXs.ts';
+import { mica } from './reparameterized/mica.ts';
 import { miss } from './reparameterized/miss.ts';
 import { moslora } from './reparameterized/moslora.ts';
 import { oft } from './reparameterized/oft.ts';
 import { olora } from './reparameterized/olora.ts';
+import { osf } from './reparameterized/osf.ts';
+import { peanut } from './reparameterized/peanut.ts';
 import { pissa } from './reparameterized/pissa.ts';
 import { poly } from './reparameterized/poly.ts';
+import { psoft } from './reparameterized/psoft.ts';
+import { pvera } from './reparameterized/pvera.ts';
+import { qaLora } from './reparameterized/qaLora.ts';
+import { randlora } from './reparameterized/randlora.ts';
+import { road } from './reparameterized/road.ts';
 import { said } from './reparameterized/said.ts';
 import { sora } from './reparameterized/sora.ts';
+import { tinyLora } from './reparameterized/tinyLora.ts';
+import { uniLora } from './reparameterized/uniLora.ts';
 import { vblora } from './reparameterized/vblora.ts';
 import { vera } from './reparameterized/vera.ts';
+import { waveft } from './reparameterized/waveft.ts';
 import { attentionOnly } from './selective/attentionOnly.ts';
+import { beft } from './selective/beft.ts';
 import { bitfit } from './selective/bitfit.ts';
 import { childTuning } from './selective/childTuning.ts';
 import { childTuningD } from './selective/childTuningD.ts';
@@ -85,6 +108,7 @@ import { shira } from './selective/shira.ts';
 import { snip } from './selective/snip.ts';
 import { sparseMask } from './selective/sparseMask.ts';
 import { spt } from './selective/spt.ts';
+import { supertuning } from './selective/supertuning.ts';
 import type { Where } from './site.ts';
 
 /** What may be changed on any method. */
@@ -183,7 +207,7 @@ export const methods: readonly Listed[] = [
   listed('peft/additive/promptTuning.ts', promptTuning, { length: 2 }),
   listed('peft/additive/prefixTuning.ts', prefixTuning, { length: 2, bottleneck: 3 }),
   listed('peft/additive/pTuning.ts', pTuning, { length: 2, hidden: 3 }),
-  listed('peft/additive/pTuning.ts', pTuningTemplate, { pseudoTokens: [0, 1, 2, 3, 4, 5], hidden: 2, layers: 2 }),
+  listed('peft/additive/pTuningTemplate.ts', pTuningTemplate, { pseudoTokens: [0, 1, 2, 3, 4, 5], hidden: 2, layers: 2 }),
   composition(
     { name: 'pTuningV2', family: 'additive', paper: 'arXiv:2110.07602', file: 'peft/additive/pTuningV2.ts' },
     (seed) => pTuningV2({ seed }),
@@ -208,7 +232,7 @@ export const methods: readonly Listed[] = [
   listed('peft/additive/lnTuning.ts', lnTuning, {}),
   listed('peft/additive/mov.ts', mov, { experts: 3, balance: 0.1 }),
   listed('peft/additive/molora.ts', molora, { experts: 3, rank: 2, alpha: 3, dropout: 0.25, balance: 0.1 }),
-  listed('peft/additive/mixlora.ts', mixloraExperts, { experts: 2, topK: 2, rank: 1, alpha: 3, dropout: 0.25, balance: 0.1 }), // an expert that no token hears has no gradient
+  listed('peft/additive/mixloraExperts.ts', mixloraExperts, { experts: 2, topK: 2, rank: 1, alpha: 3, dropout: 0.25, balance: 0.1 }), // an expert that no token hears has no gradient
   composition(
     { name: 'mixlora', family: 'additive', paper: 'arXiv:2404.15159', file: 'peft/additive/mixlora.ts' },
     (seed) => mixlora({ seed }),
@@ -218,6 +242,8 @@ export const methods: readonly Listed[] = [
   listed('peft/additive/reft.ts', noreft, { rank: 2, prefix: 1 }),
   listed('peft/additive/reft.ts', direft, { rank: 2, prefix: 2, tied: true }),
   listed('peft/selective/bitfit.ts', bitfit, {}, { llama: 'it has no biases' }),
+  listed('peft/selective/beft.ts', beft, {}),
+  listed('peft/selective/supertuning.ts', supertuning, { sparsity: 0.8 }),
   listed('peft/selective/sparseMask.ts', sparseMask, { density: 0.2 }),
   listed('peft/selective/diffPruning.ts', diffPruning, {
     density: 0.3,
@@ -258,6 +284,8 @@ export const methods: readonly Listed[] = [
   listed('peft/reparameterized/corda.ts', corda, { rank: 2, alpha: 3 }),
   listed('peft/reparameterized/loraGa.ts', loraGa, { rank: 2, alpha: 3 }),
   listed('peft/reparameterized/poly.ts', poly, { rank: 2, skills: 3, splits: 2 }),
+  listed('peft/reparameterized/loftq.ts', loftq, { rank: 2, alpha: 3, iterations: 2, scheme: nf4({ block: 8 }) }),
+  listed('peft/reparameterized/qaLora.ts', qaLora, { rank: 2, alpha: 3, dropout: 0.25, group: 4 }),
   listed('peft/reparameterized/miss.ts', miss, { rank: 3 }),
   listed('peft/reparameterized/bone.ts', bone, { rank: 2 }),
   listed('peft/reparameterized/hira.ts', hira, { rank: 2 }),
@@ -271,6 +299,23 @@ export const methods: readonly Listed[] = [
   listed('peft/reparameterized/did.ts', did, { dim: 7 }),
   listed('peft/reparameterized/said.ts', said, { dim: 20, where: ['q.weight', 'down.weight', 'norm1.weight'] }),
   listed('peft/reparameterized/vera.ts', vera, { rank: 3 }),
+  listed('peft/reparameterized/pvera.ts', pvera, { rank: 3 }),
+  listed('peft/reparameterized/randlora.ts', randlora, { rank: 3, alpha: 6 }),
+  listed('peft/reparameterized/uniLora.ts', uniLora, { rank: 2, size: 7, bound: 0.5 }),
+  listed('peft/reparameterized/tinyLora.ts', tinyLora, { rank: 2, size: 3, tying: 0.5 }),
+  listed('peft/reparameterized/c3a.ts', c3a, { blockSize: 4 }),
+  listed('peft/reparameterized/gralora.ts', gralora, { rank: 4, alpha: 3, blocks: 2, hybrid: 1 }),
+  listed('peft/reparameterized/delora.ts', delora, { rank: 2, lambda: 2 }),
+  listed('peft/reparameterized/psoft.ts', psoft, { rank: 3, alpha: 2 }),
+  listed('peft/reparameterized/mica.ts', mica, { rank: 2, alpha: 3, dropout: 0.25 }),
+  listed('peft/reparameterized/kasa.ts', kasa, { rank: 2, alpha: 3 }),
+  listed('peft/reparameterized/deft.ts', deft, { rank: 2 }),
+  listed('peft/reparameterized/peanut.ts', peanut, { rank: 2, depth: 1 }),
+  listed('peft/reparameterized/waveft.ts', waveft, { coefficients: 9, scaling: 4 }),
+  listed('peft/reparameterized/osf.ts', osf, { kept: 2 }),
+  listed('peft/reparameterized/glora.ts', glora, { rank: 2 }),
+  listed('peft/reparameterized/lily.ts', lily, { rank: 2, stride: 2, experts: 2, scale: 2 }),
+  listed('peft/reparameterized/road.ts', road, { variant: 1, groupSize: 4 }),
   listed('peft/hybrid/unipelt.ts', unipelt, { rank: 2, length: 2, prefixBottleneck: 3, bottleneck: 3, activation: 'silu' }),
   composition(
     { name: 'mam', family: 'hybrid', paper: 'arXiv:2110.04366', file: 'peft/hybrid/mam.ts' },

@@ -193,9 +193,10 @@ function refuseTied(model: Model, sites: readonly Site<Kind>[], method: string, 
     }
 }
 
-/** The layer with another number table as its weight. */
-function replaceWeight<K extends Kind>(base: Layer<K>, value: Tensor): Layer<K> {
+/** The layer with another number table as its weight, or with another weight layer. */
+function replaceWeight<K extends Kind>(base: Layer<K>, by: Tensor | Layer<'weight'>): Layer<K> {
   const l: AnyLayer<K> = base;
   replaceable(l);
-  return ofKind(l.with(l.kind === 'weight' ? { value } : { ...l.fields, weight: weight(value) }), l.kind);
+  const w: AnyLayer = isLayer(by) ? by : weight(by);
+  return ofKind(l.kind === 'weight' ? (isLayer(by) ? by : l.with({ value: by })) : l.with({ ...l.fields, weight: w }), l.kind);
 }

@@ -10,7 +10,7 @@ export interface Svd {
   readonly vt: Float64Array; // [rank, cols]
 }
 
-const matrix = (data: Data, rows: number, cols: number): Matrix => Matrix.from1DArray(rows, cols, data);
+const matrix = (data: ArrayLike<number>, rows: number, cols: number): Matrix => Matrix.from1DArray(rows, cols, data);
 const flat = (m: Matrix): Float64Array => Float64Array.from(m.to1DArray());
 
 /** The first `rank` singular triplets of data [rows, cols], exact to rounding. Cost rows·cols·min(rows, cols). */
@@ -62,7 +62,7 @@ export interface Cholesky {
   readonly lower: Float64Array; // [n, n]
   readonly logDet: number;
   /** a⁻¹·b for b [n, m]. */
-  readonly solve: (b: Data, m?: number) => Float64Array;
+  readonly solve: (b: ArrayLike<number>, m?: number) => Float64Array;
 }
 /** Of a symmetric positive definite a [n, n]. Throws when it is not. */
 export function cholesky(a: Data, n: number): Cholesky {

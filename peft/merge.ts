@@ -1,13 +1,16 @@
 // Methods folded into plain weights, and trained attachments replaced by smaller equivalents.
 import { within } from '../core/scope.ts';
-import { type AnyLayer, BASE, type Model, ofKind } from '../nn/layer.ts';
+import type { Tensor } from '../core/tensor.ts';
+import { type AnyLayer, BASE, type Layer, type Model, ofKind } from '../nn/layer.ts';
 import { weight } from '../nn/linear.ts';
 import { layers, rewrite } from '../nn/tree.ts';
+import { affineParts, affineWeight } from '../quant/affine.ts';
 import { bare, effective } from './site.ts';
 
 /**
  * A model without attachments that computes the same: every attached method folded into the weight beneath it. The weights
- * are recipes; `await realize(merge(model), engine)` turns them into numbers. The old model is the unmerge, bit for bit.
+ * are recipes; `await realize(merge(model), engine)` turns them into numbers. The old model is the unmerge, bit for bit. A packed weight
+ * is unpacked by that, except where a method folds into its zero points alone (QA-LoRA): there it stays packed, codes and all.
  * Throws, naming the method, where one cannot be folded.
  */
 export function merge(model: Model): Model {
@@ -21,9 +24,14 @@ export function merge(model: Model): Model {
     const { weight: w, bias } = within({ path }, () => effective(l, path));
     const plain = bare(l);
     return plain.with(
-      plain.kind === 'weight' ? { value: w } : { ...plain.fields, weight: weight(w), bias: bias === null ? null : weight(bias) },
+      plain.kind === 'weight' ? { value: w } : { ...plain.fields, weight: packedOr(w), bias: bias === null ? null : weight(bias) },
     );
   });
+}
+/** A weight that is nothing but unpacked codes, as codes. */
+function packedOr(w: Tensor): Layer<'weight'> {
+  const parts = affineParts(w);
+  return parts === null ? weight(w) : affineWeight(parts, parts);
 }
 
 /** Every attachment replaced by its smaller equivalent, where its method has one (a prefix without its MLP). */

@@ -14,7 +14,7 @@ export interface Brought<T extends Tensors> {
   readonly train: Partial<T>; // trained (params)
   readonly fixed?: Partial<T>; // frozen leaves, saved with the method (VeRA's random matrices)
   readonly buffer?: Partial<T>; // not trained but changed by hooks (masks, score averages)
-  readonly base?: Tensor; // replaces the site's weight (PiSSA's residual)
+  readonly base?: Tensor | Layer<'weight'>; // replaces the site's weight (PiSSA's residual); a layer where it is packed (LoftQ's)
 }
 
 /** What `init` is given besides its site. */

@@ -1,23 +1,12 @@
-// Searching configurations on two aims at once: a loss to make small, a size to make small; and the archive of what nothing beats in both.
+// Searching configurations on two aims at once, a loss to make small and a size to make small: by chance, by neighbours, by evolution.
 import { type Rng, rng } from '../core/rng.ts';
+import { paretoFront } from './pareto.ts';
 
 export interface Tried<C> {
   readonly config: C;
   readonly loss: number;
   readonly size: number;
 }
-/** At least as good in both, better in one. */
-export const dominates = (a: { loss: number; size: number }, b: { loss: number; size: number }): boolean =>
-  a.loss <= b.loss && a.size <= b.size && (a.loss < b.loss || a.size < b.size);
-
-/** Those that no other dominates, smallest first; of equals the one tried first. A loss that is not a number is dominated by all. */
-export function paretoFront<C>(all: readonly Tried<C>[]): Tried<C>[] {
-  const sound = all.filter((t) => !Number.isNaN(t.loss));
-  return sound
-    .filter((t, k) => !sound.some((o, j) => dominates(o, t) || (j < k && o.loss === t.loss && o.size === t.size)))
-    .sort((a, b) => a.size - b.size);
-}
-
 export interface Space<C> {
   readonly draw: (r: Rng) => C;
   /** A neighbour: one thing changed. */
@@ -42,7 +31,7 @@ function fresh<C>(make: (r: Rng) => C, space: Space<C>, seen: ReadonlySet<string
 }
 
 /** What every search does: evaluates what `propose` answers, never twice the same, never above the limit. */
-async function search<C>(
+export async function search<C>(
   space: Space<C>,
   loss: (c: C) => Promise<number>,
   { evaluations, limit = Number.POSITIVE_INFINITY, seed = 0 }: SearchOptions,

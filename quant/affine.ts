@@ -2,9 +2,8 @@
 //   s = (high − low) / (2ᵇ − 1),  z = round(−low / s),  q = clamp(round(w / s) + z, 0, 2ᵇ − 1),  ŵ = s·(q − z),  so |w − ŵ| ≤ s/2
 //   low = min(0, w), high = max(0, w) over `group` consecutive columns of a row: 0 is always a code, and exact.
 // Round-to-nearest as GPTQ's code has it (Frantar et al. 2022, arXiv 2210.17323, the quantiser its §4 compares with).
-import { idiv, X, Y } from '../core/kernel.ts';
-import { defineOp, type Op } from '../core/op.ts';
-import { type Shape, ShapeError, same, show } from '../core/shape.ts';
+import { packedParts, unpackAffine } from '../core/ops/unpack.ts';
+import { type Shape, ShapeError, show } from '../core/shape.ts';
 import { type Data, leaf, type Tensor } from '../core/tensor.ts';
 import { type Layer, layer } from '../nn/layer.ts';
 import type { Scheme } from './quantize.ts';
@@ -87,50 +86,22 @@ interface Attrs {
   readonly bits: Bits;
   readonly group: number;
 }
-/** codes [rows, bytes], scales and zeros [rows, groups] → weights [rows, cols]. No derivative in codes; backward unpacks again. */
-const dequantizeOp: Op<Ins, Attrs> = defineOp<Ins, Attrs>({
-  name: 'dequantizeAffine',
-  inputs: ['codes', 'scales', 'zeros'],
-  recompute: true,
-  shape: ({ codes, scales, zeros }, { shape, bits, group }) => {
-    const expected = { codes: bytesShape(shape, bits), scales: groupsShape(shape, group), zeros: groupsShape(shape, group) };
-    for (const [k, s] of Object.entries({ codes, scales, zeros }))
-      if (!same(s, expected[k as Ins]))
-        throw new ShapeError(
-          `dequantizeAffine: weights ${show(shape)} of ${bits} bits in groups of ${group} need ${k} ${show(expected[k as Ins])}, got ${show(s)}`,
-        );
-    return [...shape];
-  },
-  kernel: {
-    kind: 'custom',
-    body: ({ at, attrs: { bits, group } }) => {
-      const each = 8 / bits;
-      const place = `(${X} - ${idiv(X, each)} * ${each})`;
-      const shift = bits === 4 ? '(place < 0.5 ? 16.0 : 1.0)' : '(place < 0.5 ? 64.0 : (place < 1.5 ? 16.0 : (place < 2.5 ? 4.0 : 1.0)))';
-      const of = [Y, idiv(X, group)] as const;
-      return `const place = ${place};
-  const above = Math.floor((${at('codes', [Y, idiv(X, each)])} + 0.5) / ${shift});
-  return ${at('scales', of)} * (above - ${idiv('above', 2 ** bits)} * ${2 ** bits} - ${at('zeros', of)});`;
-    },
-  },
-  vjp: () => ({ codes: null, scales: null, zeros: null }),
-  flops: (_, out) => 2 * out.reduce((a, b) => a * b, 1),
-});
-
 /** A weight layer over codes, scales and zero points; zeros may be a recipe. */
 export const affineWeight = (fields: Readonly<Record<Ins, Tensor>>, { shape: [rows, cols], bits, group }: Attrs): Layer<'weight'> =>
   layer(
     'weight',
     { ...fields, bits, group, rows, cols },
-    (f) => () => dequantizeOp({ codes: f.codes, scales: f.scales, zeros: f.zeros }, { shape: [rows, cols], bits, group }),
+    (f) => () =>
+      unpackAffine({ codes: f.codes, scales: f.scales, zeros: f.zeros }, { shape: [rows, cols], bits, block: group, along: 'rows' }),
   );
 
 /** What a weight unpacked from codes by group is made of, or null where a tensor is none: reading it does not unpack it. */
 export function affineParts(w: Tensor): (Readonly<Record<Ins, Tensor>> & Attrs) | null {
-  const s = w.source;
-  if (s.kind !== 'apply' || s.op.name !== dequantizeOp.def.name) return null;
-  const [codes, scales, zeros] = s.ins as readonly [Tensor, Tensor, Tensor]; // the op's name says what its operands are
-  return { codes, scales, zeros, ...(s.attrs as Attrs) };
+  const { packing: p, parts } = packedParts(w) ?? {};
+  if (p === undefined || p.form !== 'affine' || p.along !== 'rows' || p.bits === 8 || p.bits === 16) return null;
+  if (p.from !== 0 || p.to !== p.shape[0]) return null; // some of its rows
+  const { codes, scales, zeros } = parts as Readonly<Record<Ins, Tensor>>; // the form says what its parts are
+  return { codes, scales, zeros, shape: p.shape, bits: p.bits, group: p.block };
 }
 
 const affine = (bits: Bits, group: number): Scheme => ({

@@ -1,6 +1,4 @@
 // What quantisation by codebook shares: nearest codes of a table of values, one scale per block of the flattened numbers.
-import { idiv, X, Y } from '../core/kernel.ts';
-import type { Shape } from '../core/shape.ts';
 
 /** Numbers in [−1, 1] that codes stand for. */
 export interface Codebook {
@@ -54,20 +52,4 @@ export function quantizeBlocks(x: ArrayLike<number>, block: number, { nearest }:
     if (c > 0) for (let i = k * block; i < end; i++) codes[i] = nearest(Math.fround(Math.fround(x[i]!) / c));
   }
   return { codes, scales };
-}
-
-/** The table that holds one number per block of a table's flattened numbers: by rows where rows are whole blocks, else one row. */
-export const blocksShape = ([rows, cols]: readonly [number, number], block: number): Shape =>
-  cols % block === 0 ? [rows, cols / block] : [1, Math.ceil((rows * cols) / block)];
-
-/**
- * Inside a kernel over a table of `cols` columns: where in the table of blocks this element's block is. ⌊(y·cols + x) / block⌋ is split so
- * that no product of a row and a column is divided: it would pass 2²⁴ for large tables, and gpu.js counts in float32.
- */
-export function blockOf(cols: number, block: number): readonly [row: string, col: string] {
-  if (cols % block === 0) return [Y, idiv(X, block)];
-  const [whole, rest] = [Math.floor(cols / block), cols % block];
-  const high = idiv(Y, block); // y = high·block + low, so that y·rest / block = high·rest + low·rest / block
-  const low = `(${Y} - ${high} * ${block})`;
-  return ['0', `${Y} * ${whole} + ${high} * ${rest} + ${idiv(`${low} * ${rest} + ${X}`, block)}`];
 }

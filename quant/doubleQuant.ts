@@ -2,10 +2,10 @@
 //   μ = mean of the scales c,  d = max |c − μ| over 256 consecutive scales,  q = nearest code of (c − μ) / d,  ĉ = μ + d·map[q]
 // Dettmers et al. 2023 (QLoRA), arXiv 2305.14314, §3. The paper says FP8; its code uses the dynamic map of 8-bit optimizers
 // (Dettmers et al. 2022, arXiv 2110.02861, §1.3), and so does this. 8/64 + 32/(64·256) = 0.127 bits per weight instead of 0.5.
-import { defineOp, type Op } from '../core/op.ts';
-import { type Shape, ShapeError, same, show } from '../core/shape.ts';
+import { blocksShape, unpackShifted } from '../core/ops/unpack.ts';
+import { dim, type Shape, ShapeError, show } from '../core/shape.ts';
 import { leaf, type Tensor } from '../core/tensor.ts';
-import { type Blocks, blockOf, blocksShape, type Codebook, codebook, quantizeBlocks } from './blocks.ts';
+import { type Blocks, type Codebook, codebook, quantizeBlocks } from './blocks.ts';
 import type { ScaleStore } from './nf4.ts';
 
 /** 2^e midpoints of [0.1, 1] cut in 2^e parts, times 10^(e−6), for e = 0 … 6. */
@@ -37,29 +37,6 @@ export const dequantizeScales = ({ codes, scales, offset }: QuantizedScales, blo
   Float32Array.from(codes, (q, i) => Math.fround(dynamicMap.values[q]! * scales[Math.floor(i / block)]!) + offset);
 
 type Ins = 'codes' | 'absmax' | 'values' | 'offset';
-/** codes [R, P], absmax per block of them, the 256 values, offset [1] → scales [R, P]. Frozen, and made again in backward. */
-const dequantizeOp: Op<Ins, { block: number }> = defineOp<Ins, { block: number }>({
-  name: 'dequantizeScales',
-  inputs: ['codes', 'absmax', 'values', 'offset'],
-  recompute: true,
-  shape: ({ codes, absmax, values, offset }, { block }) => {
-    if (codes.length !== 2) throw new ShapeError(`dequantizeScales: codes must be a table, got ${show(codes)}`);
-    const expected = { absmax: blocksShape([codes[0]!, codes[1]!], block), values: [1, 256], offset: [1] };
-    for (const [k, s] of Object.entries({ absmax, values, offset })) {
-      const e = expected[k as keyof typeof expected];
-      if (!same(s, e)) throw new ShapeError(`dequantizeScales: ${show(codes)} in blocks of ${block} need ${k} ${show(e)}, got ${show(s)}`);
-    }
-    return codes;
-  },
-  kernel: {
-    kind: 'custom',
-    body: ({ i, at, shapes, attrs: { block } }) =>
-      `return ${at('values', ['0', at('codes', i)])} * ${at('absmax', blockOf(shapes.codes[1]!, block))} + ${at('offset', ['0'])};`,
-  },
-  vjp: () => ({ codes: null, absmax: null, values: null, offset: null }),
-  flops: (_, out) => 2 * out.reduce((a, b) => a * b, 1),
-});
-
 /** Scales kept in eight bits, for `nf4({ scales: doubleQuant() })`. */
 export const doubleQuant = ({ block = 256 }: { block?: number } = {}): ScaleStore<Record<Ins, Tensor>> => ({
   name: 'double-quantised',
@@ -74,6 +51,7 @@ export const doubleQuant = ({ block = 256 }: { block?: number } = {}): ScaleStor
       offset: leaf([q.offset], [1]),
     };
   },
-  unpack: (s) => dequantizeOp(s, { block }),
+  unpack: ({ codes, absmax, values, offset }) =>
+    unpackShifted({ codes, scales: absmax, values, offset }, { shape: [dim(codes.shape, 0), dim(codes.shape, 1)], bits: 8, block }),
   round: (scales) => dequantizeScales(quantizeScales(scales, block), block),
 });

@@ -2,8 +2,7 @@
 //   c = max |w| over a block,  q = round(127·w / c) ∈ {−127 … 127},  ŵ = c·q / 127,  so |w − ŵ| ≤ c/254
 // Absmax quantisation as in LLM.int8() (Dettmers et al. 2022, arXiv 2208.07339, §2), with the blocks of 8-bit optimizers
 // (Dettmers et al. 2022, arXiv 2110.02861, §2.1) laid within rows, so that a kernel finds a weight's scale by its column.
-import { idiv, X } from '../core/kernel.ts';
-import { defineOp, type Op } from '../core/op.ts';
+import { unpackInt8 } from '../core/ops/unpack.ts';
 import { dim, type Shape, ShapeError, show, table } from '../core/shape.ts';
 import { type Data, leaf, type Tensor } from '../core/tensor.ts';
 import { layer } from '../nn/layer.ts';
@@ -52,30 +51,15 @@ export function dequantizeInt8({ codes, scales }: Int8, shape: Shape, block = 64
   return Float32Array.from(codes, (q, i) => (q * scales[Math.floor(i / cols) * per + Math.floor((i % cols) / block)]!) / 127);
 }
 
-/** codes [..., n], scales [..., ⌈n/block⌉] → weights [..., n]. Frozen: it has no derivative in either. Backward unpacks again. */
-const dequantizeOp: Op<'codes' | 'scales', { block: number }> = defineOp<'codes' | 'scales', { block: number }>({
-  name: 'dequantizeInt8',
-  inputs: ['codes', 'scales'],
-  recompute: true,
-  shape: ({ codes, scales }, { block }) => {
-    const expected = codes.with(-1, blocksIn(dim(codes, -1), block));
-    if (scales.length !== codes.length || !scales.every((n, i) => n === expected[i]))
-      throw new ShapeError(`dequantizeInt8: codes ${show(codes)} in blocks of ${block} need scales ${show(expected)}, got ${show(scales)}`);
-    return codes;
-  },
-  kernel: {
-    kind: 'custom',
-    body: ({ i, at, attrs: { block } }) => `return ${at('codes', i)} * ${at('scales', i.with(-1, idiv(X, block)))} / 127.0;`,
-  },
-  vjp: () => ({ codes: null, scales: null }),
-  flops: (_, out) => 2 * out.reduce((a, b) => a * b, 1),
-});
-export const dequantize = (codes: Tensor, scales: Tensor, block: number): Tensor => dequantizeOp({ codes, scales }, { block });
+/** codes [m, n], scales [m, ⌈n/block⌉] → weights [m, n]. Frozen: it has no derivative in either. Backward unpacks again. */
+export const dequantize = (codes: Tensor, scales: Tensor, block: number): Tensor =>
+  unpackInt8({ codes, scales }, { shape: [dim(codes.shape, 0), dim(codes.shape, 1)], block, along: 'rows' });
 
 /** Blockwise int8 as a scheme for `quantize`: about 1 + 4/block bytes per weight. */
 export const int8 = ({ block = 64 }: { block?: number } = {}): Scheme => ({
   name: 'int8',
   pack: (data: Data, shape: Shape) => {
+    if (shape.length !== 2) throw new ShapeError(`int8: packs matrices, got ${data.length} numbers of shape ${show(shape)}`);
     const { codes, scales } = quantizeInt8(data, shape, block);
     const blocks = blocksIn(dim(shape, -1), block);
     return layer(

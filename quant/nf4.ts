@@ -2,12 +2,11 @@
 //   c = max |w| over 64 consecutive weights,  q = nearest code of w / c,  ŵ = c·code[q],  so |w − ŵ| ≤ c · half the gap between codes
 // NF4's codes are quantiles of a normal distribution (and 0, ±1), FP4's are the floats of one sign, two exponent and one mantissa bit.
 // Dettmers et al. 2023 (QLoRA), arXiv 2305.14314, §3; tables, byte order and ties as in bitsandbytes.
-import { idiv, X, Y } from '../core/kernel.ts';
-import { defineOp, type Op } from '../core/op.ts';
-import { type Shape, ShapeError, same, show, size } from '../core/shape.ts';
+import { blocksShape, codesShape, unpackTable } from '../core/ops/unpack.ts';
+import { type Shape, ShapeError, show, size } from '../core/shape.ts';
 import { type Data, leaf, type Tensor } from '../core/tensor.ts';
 import { layer } from '../nn/layer.ts';
-import { blockOf, blocksShape, type Codebook, codebook, quantizeBlocks } from './blocks.ts';
+import { type Codebook, codebook, quantizeBlocks } from './blocks.ts';
 import type { Scheme } from './quantize.ts';
 
 /** NormalFloat: quantiles of N(0, 1) scaled to [−1, 1]: 7 negatives, 0 (code 7) and 8 positives. */
@@ -43,47 +42,6 @@ export const dequantize4 = ({ codes, scales }: FourBit, n: number, { values }: C
   Float32Array.from(unpackCodes(codes, n), (q, i) => values[q]! * scales[Math.floor(i / block)]!);
 
 type Matrix = readonly [rows: number, cols: number];
-/** Bytes lie by rows where a row fills whole bytes, else in one row. */
-const bytesShape = ([rows, cols]: Matrix): Shape => (cols % 2 === 0 ? [rows, cols / 2] : [1, Math.ceil((rows * cols) / 2)]);
-const MOST = 2 ** 24; // columns a float32 can count
-
-/** codes, scales and the 16 values → weights. Frozen: no derivative in any. Backward unpacks again. */
-const dequantizeOp: Op<'codes' | 'scales' | 'values', { shape: Matrix; block: number }> = defineOp<
-  'codes' | 'scales' | 'values',
-  { shape: Matrix; block: number }
->({
-  name: 'dequantize4',
-  inputs: ['codes', 'scales', 'values'],
-  recompute: true,
-  shape: ({ codes, scales, values }, { shape, block }) => {
-    const expected = { codes: bytesShape(shape), scales: blocksShape(shape, block), values: [1, 16] };
-    for (const [k, s] of Object.entries({ codes, scales, values })) {
-      const e = expected[k as keyof typeof expected];
-      if (!same(s, e))
-        throw new ShapeError(`dequantize4: weights ${show(shape)} in blocks of ${block} need ${k} ${show(e)}, got ${show(s)}`);
-      if (s[1]! > MOST)
-        throw new ShapeError(`dequantize4: ${k} ${show(s)} have over 2^24 columns; use an even number of columns, whole blocks`);
-    }
-    return [...shape];
-  },
-  kernel: {
-    kind: 'custom',
-    body: ({ at, attrs: { shape, block } }) => {
-      const cols = shape[1];
-      // With an odd count of columns, element y·cols + x has byte y·(cols − 1)/2 + ⌊(y + x)/2⌋.
-      const place = cols % 2 === 0 ? X : `${Y} + ${X}`;
-      const pair = idiv(place, 2);
-      const byte = cols % 2 === 0 ? at('codes', [Y, pair]) : at('codes', ['0', `${Y} * ${(cols - 1) / 2} + ${pair}`]);
-      return `const byte = ${byte};
-  const high = ${idiv('byte', 16)};
-  const odd = ${place} - ${pair} * 2;
-  const code = odd * (byte - high * 16) + (1 - odd) * high;
-  return ${at('values', ['0', 'code'])} * ${at('scales', blockOf(cols, block))};`;
-    },
-  },
-  vjp: () => ({ codes: null, scales: null, values: null }),
-});
-
 /** A way to keep the scales of blocks: how they become frozen tensors, and a recipe that gives them back in the same shape. */
 export interface ScaleStore<S extends { readonly [name: string]: Tensor }> {
   readonly name: string;
@@ -120,11 +78,11 @@ const fourBit = <S extends { readonly [name: string]: Tensor }>(
     return layer(
       'weight',
       {
-        codes: leaf(codes, bytesShape(matrix)),
+        codes: leaf(codes, codesShape(matrix, 4)),
         scales: store.pack(scales, blocksShape(matrix, block)),
         values: leaf(book.values, [1, 16]), // one array for all weights
       },
-      (f) => () => dequantizeOp({ codes: f.codes, scales: store.unpack(f.scales), values: f.values }, { shape: matrix, block }),
+      (f) => () => unpackTable({ codes: f.codes, scales: store.unpack(f.scales), values: f.values }, { shape: matrix, bits: 4, block }),
     );
   },
 });

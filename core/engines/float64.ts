@@ -2,7 +2,7 @@
 import { type Engine, makeEngine } from '../engine.ts';
 import type { Device, Executable, Numbers } from '../plan.ts';
 import type { Ref, Schedule } from '../schedule.ts';
-import { type Compiled, compileText } from './text.ts';
+import { type Compiled, compileText, threeInOne } from './text.ts';
 
 /** A table of doubles, and its rows as kernels read them: `a[row][col]`. */
 interface Table {
@@ -35,6 +35,7 @@ export function float64(): Engine {
   };
   const device: Device<Table> & { close(): Promise<void>; compiled: () => number } = {
     upload: async (data, rows, cols) => tableOf(Float64Array.from(data), rows, cols),
+    uploadBytes: async (data, rows, cols) => tableOf(Float64Array.from(threeInOne(data, rows, cols)), rows, Math.ceil(cols / 3)),
     download: async (h): Promise<Numbers> => h.data.slice(), // the caller's own copy
     free: () => {},
     compiled: () => kernels.size,

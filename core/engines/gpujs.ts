@@ -6,6 +6,7 @@ import type { Device, Executable, Numbers } from '../plan.ts';
 import type { Ref, Schedule, Step } from '../schedule.ts';
 import type { Data } from '../tensor.ts';
 import { findAdapter, releaseAdapter } from './adapter.ts';
+import { threeInOne } from './text.ts';
 
 export type GpuMode = 'webgpu' | 'webasm' | 'cpu';
 
@@ -62,7 +63,7 @@ function sizesOf(schedule: Schedule): (r: Ref) => string {
   return (r) => {
     switch (r.kind) {
       case 'leaf':
-        return String(schedule.leaves[r.index]!.shape);
+        return `${schedule.leaves[r.index]!.shape}${schedule.leaves[r.index]!.bytes ? ' bytes' : ''}`;
       case 'input':
         return String(schedule.inputs[r.index]!.shape);
       case 'state':
@@ -95,8 +96,12 @@ function webgpuDevice(gpu: InstanceType<typeof gpujs.GPU>): Device<Held> & { clo
     copies.set(key, k);
     return k;
   };
+  const upload = async (data: Data, rows: number, cols: number): Promise<Held> => ({
+    h: (await copy(rows, cols)(inputOf(f32(data), rows, cols))) as Resident,
+  });
   return {
-    upload: async (data, rows, cols) => ({ h: (await copy(rows, cols)(inputOf(f32(data), rows, cols))) as Resident }),
+    upload,
+    uploadBytes: (data, rows, cols) => upload(threeInOne(data, rows, cols), rows, Math.ceil(cols / 3)),
     download: async (t, _rows, cols): Promise<Numbers> => flatten(await t.h.toArray(), cols),
     free: (t) => t.h.delete(),
     compiled: cache.count,
@@ -144,6 +149,7 @@ function hostDevice(
   const argument = (t: Host): unknown => inputOf(t.data, t.rows, t.cols);
   return {
     upload: async (data, rows, cols) => ({ data: f32(data), rows, cols }),
+    uploadBytes: async (data, rows, cols) => ({ data: threeInOne(data, rows, cols), rows, cols: Math.ceil(cols / 3) }),
     download: async (t): Promise<Numbers> => t.data.slice(), // the caller's own copy
     free: () => {},
     compiled: cache.count,

@@ -19,3 +19,20 @@ const element = (X, Y) => {${element}};
 for (let y = 0, k = 0; y < rows; y++) for (let x = 0; x < cols; x++) out[k++] = element(x, y);`,
   ) as Compiled;
 }
+
+/**
+ * A table of bytes for engines whose numbers are float32: three bytes to a number, the first one highest, every row padded to whole numbers.
+ * Whole numbers below 2²⁴ are exact.
+ */
+export function threeInOne(bytes: Uint8Array, rows: number, cols: number): Float32Array {
+  const per = Math.ceil(cols / 3);
+  const out = new Float32Array(rows * per);
+  for (let r = 0; r < rows; r++) {
+    const [from, end] = [r * cols, (r + 1) * cols];
+    for (let k = 0; k < per; k++) {
+      const i = from + 3 * k;
+      out[r * per + k] = bytes[i]! * 65536 + (i + 1 < end ? bytes[i + 1]! : 0) * 256 + (i + 2 < end ? bytes[i + 2]! : 0);
+    }
+  }
+  return out;
+}

@@ -309,7 +309,11 @@ const nllOp: Op<'x' | 'target', { ignore: number }> = defineOp<'x' | 'target', {
     },
   },
   vjp: ({ x, target, dy, attrs: { ignore } }) => ({
-    x: () => mul(reshape(mul(dy, ne(target, ignore)), [...target.shape, 1]), sub(exp(sub(x, logsumexp(x, [-1], true))), oneHot(target, dim(x.shape, -1)))),
+    x: () =>
+      mul(
+        reshape(mul(dy, ne(target, ignore)), [...target.shape, 1]),
+        sub(exp(sub(x, logsumexp(x, [-1], true))), oneHot(target, dim(x.shape, -1))),
+      ),
     target: null,
   }),
   range: ({ x }, { ignore }) => ({ target: [Math.min(ignore, 0), dim(x, -1)] }),

@@ -7,12 +7,19 @@ import type { Tensor } from '../tensor.ts';
 const gatherOp: Op<'table' | 'ids', null> = defineOp<'table' | 'ids'>({
   name: 'gather',
   inputs: ['table', 'ids'],
+  inline: ['table'],
   flops: () => 0,
   shape: ({ table, ids }) => {
     if (table.length !== 2) throw new ShapeError(`gather: the table must be [rows, width], got ${show(table)}`);
     return [...ids, table[1]!];
   },
-  kernel: { kind: 'custom', body: ({ i, at }) => `return ${at('table', [at('ids', i.slice(0, -1)), X])};` },
+  kernel: {
+    kind: 'custom',
+    body: ({ i, at, read }) => {
+      const { before, value } = read('table', ['id', X], 't_');
+      return `const id = ${at('ids', i.slice(0, -1))};\n  ${before}\n  return ${value};`;
+    },
+  },
   vjp: ({ table, ids, dy }) => ({ table: () => scatterAdd(ids, dy, dim(table.shape, 0)), ids: null }),
   range: ({ table }) => ({ ids: [0, dim(table, 0)] }),
 });

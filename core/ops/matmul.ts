@@ -20,6 +20,7 @@ const PIECE = 256;
 const matmulOp: Op<'a' | 'b', Transposes> = defineOp<'a' | 'b', Transposes>({
   name: 'matmul',
   inputs: ['a', 'b'],
+  inline: ['a', 'b'],
   shape: ({ a, b }, { ta, tb }) => {
     if (a.length < 2 || b.length < 2)
       throw new ShapeError(`matmul: both operands need two dimensions or more, got ${show(a)} and ${show(b)}`);
@@ -33,16 +34,17 @@ const matmulOp: Op<'a' | 'b', Transposes> = defineOp<'a' | 'b', Transposes>({
   },
   kernel: {
     kind: 'custom',
-    body: ({ out, shapes, attrs: { ta, tb }, i, at }) => {
+    body: ({ out, shapes, attrs: { ta, tb }, i, read }) => {
       const [row, col] = [i.at(-2)!, i.at(-1)!];
       const lead = (s: Shape): string[] => s.slice(0, -2).map((n, k) => (n === 1 ? '0' : i[k + out.length - s.length]!));
       const k = sides(shapes.a, ta)[1];
-      const a = at('a', [...lead(shapes.a), ...(ta ? ['k', row] : [row, 'k'])]);
-      const b = at('b', [...lead(shapes.b), ...(tb ? [col, 'k'] : ['k', col])]);
-      if (k <= PIECE) return `let s = 0.0; for (let k = 0; k < ${k}; k++) { s += ${a} * ${b}; } return s;`;
+      const a = read('a', [...lead(shapes.a), ...(ta ? ['k', row] : [row, 'k'])], 'a_');
+      const b = read('b', [...lead(shapes.b), ...(tb ? [col, 'k'] : ['k', col])], 'b_');
+      const into = (sum: string): string => [a.before, b.before, `${sum} += ${a.value} * ${b.value};`].filter(Boolean).join('\n  ');
+      if (k <= PIECE) return `let s = 0.0; for (let k = 0; k < ${k}; k++) { ${into('s')} } return s;`;
       const whole = Math.floor(k / PIECE);
-      const rest = k % PIECE === 0 ? '' : `let p = 0.0; for (let k = ${whole * PIECE}; k < ${k}; k++) { p += ${a} * ${b}; } s += p;`;
-      return `let s = 0.0; for (let c = 0; c < ${whole}; c++) { let p = 0.0; for (let j = 0; j < ${PIECE}; j++) { const k = c * ${PIECE} + j; p += ${a} * ${b}; } s += p; } ${rest} return s;`;
+      const rest = k % PIECE === 0 ? '' : `let p = 0.0; for (let k = ${whole * PIECE}; k < ${k}; k++) { ${into('p')} } s += p;`;
+      return `let s = 0.0; for (let c = 0; c < ${whole}; c++) { let p = 0.0; for (let j = 0; j < ${PIECE}; j++) { const k = c * ${PIECE} + j; ${into('p')} } s += p; } ${rest} return s;`;
     },
   },
   vjp: ({ a, b, dy, attrs: { ta, tb } }) => ({

@@ -1,6 +1,7 @@
 // Movement: the same numbers in other places. Each op is its own index rule; the gradient is the reverse movement.
 import { float, idiv } from '../kernel.ts';
-import { defineOp, type Op } from '../op.ts';
+import { defineOp, type Op, reapply } from '../op.ts';
+import { here } from '../scope.ts';
 import { axisOf, broadcast, checkShape, dim, type Shape, ShapeError, same, show, size, table } from '../shape.ts';
 import { Tensor } from '../tensor.ts';
 
@@ -96,7 +97,10 @@ export function slice(x: Tensor, axis: number, start: number, end = dim(x.shape,
   const [from, to] = [start < 0 ? start + n : start, end < 0 ? end + n : end];
   if (!(from >= 0 && to <= n && from < to && Number.isInteger(from) && Number.isInteger(to)))
     throw new ShapeError(`slice: ${start}…${end} is not a non-empty part of axis ${axis} of ${show(x.shape)}`);
-  return from === 0 && to === n ? x : sliceOp({ x }, { axis: a, start: from, end: to });
+  if (from === 0 && to === n) return x;
+  const s = x.source;
+  if (a === 0 && s.kind === 'apply' && s.op.rows !== undefined) return reapply(s.op, s.ins, s.op.rows(s.attrs, from, to), here());
+  return sliceOp({ x }, { axis: a, start: from, end: to });
 }
 
 interface Padding {

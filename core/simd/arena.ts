@@ -10,6 +10,7 @@ export interface Arena {
   free(b: Block): void;
   floats(b: Block, n: number): Float32Array;
   words(b: Block): Int32Array;
+  bytes(b: Block, n: number): Uint8Array;
   /** Bytes handed out now, and the most the memory has held. */
   readonly used: number;
   readonly held: number;
@@ -57,6 +58,7 @@ export function arena(memory: WebAssembly.Memory, from: number, limit: number): 
     },
     floats: (b, n) => new Float32Array(memory.buffer, b.at, n),
     words: (b) => new Int32Array(memory.buffer, b.at, b.bytes >> 2),
+    bytes: (b, n) => new Uint8Array(memory.buffer, b.at, n),
     get used() {
       return used;
     },

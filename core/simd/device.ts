@@ -81,6 +81,11 @@ export function simdDevice(
       view(t).set(data);
       return t;
     },
+    uploadBytes: async (data, r, cols) => {
+      const block = mem.alloc(data.length);
+      mem.bytes(block, data.length).set(data);
+      return { block, rows: r, cols };
+    },
     download: async (t): Promise<Numbers> => view(t).slice(),
     free: (t) => mem.free(t.block),
     prepare,

@@ -1,5 +1,7 @@
 // Writes a scheduled step as words the WebAssembly module runs, or answers null for a step it has no kernel for.
+import type { Kernel } from '../fuse.ts';
 import type { MapStep } from '../kernel.ts';
+import { type Form, type Packing, packedParts } from '../ops/unpack.ts';
 import type { Step } from '../schedule.ts';
 import { dim, type Shape, same, size, table } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
@@ -61,6 +63,7 @@ export function encode(s: Step): Instructions | null {
         source.ins.map((t) => t.shape),
         source.attrs as never,
         source.ins,
+        s.kernel.operands,
       );
 }
 
@@ -96,7 +99,35 @@ function map(out: Shape, reads: readonly Shape[], steps: readonly MapStep[]): In
 /** In rows: how far one step of dimension d is, 0 where the operand is stretched there. */
 const rowStride = (r: Shape, d: number): number => (d < 0 || r[d] === 1 ? 0 : size(r.slice(d + 1, -1)));
 
-type Native = (out: Shape, ins: readonly Shape[], attrs: never, tensors: readonly Tensor[]) => Instructions | null;
+type Native = (
+  out: Shape,
+  ins: readonly Shape[],
+  attrs: never,
+  tensors: readonly Tensor[],
+  operands: Kernel['operands'],
+) => Instructions | null;
+
+const forms: Readonly<Record<Form, number>> = {
+  table: code.TABLE,
+  shifted: code.SHIFTED,
+  affine: code.AFFINE,
+  int8: code.INT8,
+  f16: code.F16,
+  bf16: code.BF16,
+};
+const NOT_PACKED: readonly Word[] = Array<number>(10).fill(0);
+/** A packed matrix as an operand; its own operands begin at `at`. */
+function packedWords({ form, shape, bits, block, along, from }: Packing, at: number): readonly Word[] {
+  const half = form === 'f16' || form === 'bf16'; // whose tables native code does without
+  const rest: readonly Word[] = half ? [0, 0, 0] : [1, 2, 3].map((k) => (k < PARTS[form] ? operand(at + k) : 0));
+  return [operand(at), ...rest, forms[form], bits, block, along === 'rows' ? 1 : 0, shape[1], from];
+}
+/** Operands of each form. */
+const PARTS: Readonly<Record<Form, number>> = { table: 3, shifted: 4, affine: 3, int8: 2, f16: 2, bf16: 2 };
+const partOf = (t: Tensor, { at, inPlace }: Kernel['operands'][number]): readonly Word[] | null => {
+  const packed = inPlace ? packedParts(t) : null;
+  return packed === null ? null : packedWords(packed.packing, at);
+};
 const strided = (s: Shape): number[] => s.map((_, d) => size(s.slice(d + 1)));
 
 /** out[…] = x[…], each dimension with its own strides; dimensions that run on are joined. */
@@ -128,18 +159,21 @@ const natives: Readonly<Record<string, Native>> = {
   maxOver: reduction(code.MAX),
   logsumexp: reduction(code.LOGSUMEXP),
   argmax: reduction(code.ARGMAX),
-  matmul: (out, [a, b], { ta, tb }: { ta: boolean; tb: boolean }) => {
+  unpack: (out, _, packing: Packing) => [instruction(code.UNPACK, OUT, out[0]!, ...packedWords(packing, 0))],
+  matmul: (out, [a, b], { ta, tb }: { ta: boolean; tb: boolean }, [ra, rb], [pa, pb]) => {
     const [m, n, k] = [dim(out, -2), dim(out, -1), dim(a!, ta ? -2 : -1)];
     const batch = out.slice(0, -2);
     const folded = b!.length === 2 && !ta; // one weight: the batch is more rows
     const offsets = (s: Shape): number[] => batchOffsets(batch, s.slice(0, -2), dim(s, -2) * dim(s, -1));
     const [oa, ob] = folded ? [[0], [0]] : [offsets(a!), offsets(b!)];
+    const [da, db] = [partOf(ra!, pa!), partOf(rb!, pb!)];
+    const packed = da === null && db === null ? [] : [...(da ?? NOT_PACKED), ...(db ?? NOT_PACKED), ta ? 1 : 0, tb ? 1 : 0];
     return [
       instruction(
-        code.MATMUL,
+        packed.length === 0 ? code.MATMUL : code.MATMUL_PACKED,
         OUT,
-        operand(0),
-        operand(1),
+        operand(pa!.at),
+        operand(pb!.at),
         oa.length,
         folded ? m * size(batch) : m,
         n,
@@ -148,6 +182,7 @@ const natives: Readonly<Record<string, Native>> = {
         ta ? m : 1,
         tb ? 1 : n,
         tb ? k : 1,
+        ...packed,
         ...oa.flatMap((o, i) => [o, ob[i]!]),
       ),
     ];
@@ -197,7 +232,12 @@ const natives: Readonly<Record<string, Native>> = {
       ),
     ];
   },
-  gather: (_, [t, ids]) => [instruction(code.GATHER, OUT, operand(0), operand(1), size(ids!), dim(t!, 1))],
+  gather: (_, [t, ids], __, [table], [pt, pi]) => {
+    const packed = partOf(table!, pt!);
+    return packed === null
+      ? [instruction(code.GATHER, OUT, operand(pt!.at), operand(pi!.at), size(ids!), dim(t!, 1))]
+      : [instruction(code.GATHER_PACKED, OUT, operand(pi!.at), size(ids!), ...packed)];
+  },
   scatterAdd: (out, [ids]) => [instruction(code.SCATTER_ADD, OUT, operand(0), operand(1), size(ids!), dim(out, 1), dim(out, 0))],
   takeAlong: (out, [x]) => [instruction(code.TAKE_ALONG, OUT, operand(0), operand(1), table(out).rows, dim(out, -1), dim(x!, -1))],
   putAlong: (out, [index]) => [instruction(code.PUT_ALONG, OUT, operand(0), operand(1), table(out).rows, dim(index!, -1), dim(out, -1))],

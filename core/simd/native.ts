@@ -116,7 +116,17 @@ function attentionGrad(ins: readonly Tensor[], { wrt, ...rest }: { causal: boole
   const wide = (H + 2 * Hk) * D;
   const aside = (at: Place, offset: number): boolean => at[0] === offset && (B === 1 || at[1] === T * wide) && at[3] === wide;
   const { q: bq, k: bk, v: bv } = x.bases;
-  if (bq === bk && bq === bv && T === S && D === Dv && T > 1 && aside(q, 0) && aside(k, H * D) && aside(v, (H + Hk) * D) && size(bq.shape) === B * T * wide) {
+  if (
+    bq === bk &&
+    bq === bv &&
+    T === S &&
+    D === Dv &&
+    T > 1 &&
+    aside(q, 0) &&
+    aside(k, H * D) &&
+    aside(v, (H + Hk) * D) &&
+    size(bq.shape) === B * T * wide
+  ) {
     const place = (offset: number): Place => [offset, T * wide, D, wide];
     const all = of({ dq: place(0), dk: place(H * D), dv: place((H + Hk) * D), shape: [B, T, wide] });
     const [from, n] = wrt === 'q' ? [0, H] : [(wrt === 'k' ? H : H + Hk) * D, Hk];
@@ -177,5 +187,4 @@ const openings: Readonly<Record<string, Open>> = {
 };
 
 /** How the engine computes what it has kernels for. */
-export const opening: Opening = (op, ins, attrs) =>
-  Object.hasOwn(openings, op.name) ? openings[op.name]!(ins, attrs as never, op) : null;
+export const opening: Opening = (op, ins, attrs) => (Object.hasOwn(openings, op.name) ? openings[op.name]!(ins, attrs as never, op) : null);

@@ -17,13 +17,24 @@ export const IOTA = 13;
 export const ARGMAX = 14;
 export const CAUSAL = 15;
 export const QUARTER = 16;
-export const ATTEND = 30;
-export const ATTEND_BACK = 31;
-export const SOFTMAX = 32;
-export const SOFTMAX_BACK = 33;
-export const NORM = 34;
-export const NORM_BACK = 35;
-export const NORM_GAIN = 36;
+export const UNPACK = 17;
+export const GATHER_PACKED = 18;
+export const MATMUL_PACKED = 19;
+export const ATTEND = 20;
+export const ATTEND_BACK = 21;
+export const SOFTMAX = 22;
+export const SOFTMAX_BACK = 23;
+export const NORM = 24;
+export const NORM_BACK = 25;
+export const NORM_GAIN = 26;
+
+// Forms of packed matrices, by the name core/ops/unpack.ts has for them. 0: not packed.
+export const TABLE = 1;
+export const SHIFTED = 2;
+export const AFFINE = 3;
+export const INT8 = 4;
+export const F16 = 5;
+export const BF16 = 6;
 
 // Functions of a map, by the name of the op they compute.
 export const CONSTANT = 0;

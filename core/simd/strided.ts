@@ -1,6 +1,7 @@
 // Movements that need not happen: a permuted, sliced or reshaped tensor as a walk through the table it came from.
-import { permute, reshape, slice } from '../ops/move.ts';
+
 import { reapply } from '../op.ts';
+import { permute, reshape, slice } from '../ops/move.ts';
 import { here } from '../scope.ts';
 import { type Shape, same, size } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
@@ -87,7 +88,8 @@ export const moves: Readonly<Record<string, (ins: readonly Tensor[], attrs: neve
     const width = size(x.base.shape) / size(lead);
     const whole = contiguous([...lead, width]);
     const fits = (o: Strided, of: Tensor): boolean => o.strides.every((s, k) => of.shape[k] === 1 || s === whole[k]);
-    if (!Number.isInteger(width) || x.offset + n > width || y.offset !== x.offset + a!.shape[last]! || !fits(x, a!) || !fits(y, b!)) return null;
+    if (!Number.isInteger(width) || x.offset + n > width || y.offset !== x.offset + a!.shape[last]! || !fits(x, a!) || !fits(y, b!))
+      return null;
     return slice(same(x.base.shape, [...lead, width]) ? x.base : raw(x.base, [...lead, width]), last, x.offset, x.offset + n);
   },
 };

@@ -18,7 +18,7 @@ export function dropFirst(model: Model, n: number): Model {
 }
 
 /**
- * Robust AdapterDrop, put on top of adapters: `compose(pfeiffer(), adapterDrop({ where: 'mlp' }))`. In training the branch answers with or
+ * Robust AdapterDrop, put on top of adapters: `stack(pfeiffer(), adapterDrop({ where: 'mlp' }))`. In training the branch answers with or
  * without the method attached last to it; one draw is for all blocks. In evaluation nothing is dropped; `dropFirst(model, n)` is the model
  * for any n. It brings no tensors. A dropped adapter gets a zero gradient, which is still computed: the saving is in specialised training.
  */

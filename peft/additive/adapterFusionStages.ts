@@ -4,8 +4,9 @@ import type { Model } from '../../nn/layer.ts';
 import type { Activation } from '../../nn/mlp.ts';
 import { layers } from '../../nn/tree.ts';
 import type { Options, Transform } from '../method.ts';
-import { type AdapterFusionConfig, fusionOver, listOf } from './adapterFusion.ts';
+import { fusionOver } from './adapterFusion.ts';
 import type { Bottleneck } from './bottleneck.ts';
+import { type AdapterFusionConfig, listOf } from './fusionAttention.ts';
 
 /** What one model knows: its Pfeiffer adapters by path. */
 function knowledgeOf(model: Model, k: number): Map<string, { own: Bottleneck; activation: Activation }> {

@@ -2,7 +2,6 @@
 //   x H + b,   H = Σ_i A_i ⊗ (S_i T_i) ∈ ℝ^{in×out},   A_i ∈ ℝ^{n×n},  S_i ∈ ℝ^{in/n×k},  T_i ∈ ℝ^{k×out/n},   i = 1 … n
 //   h' = h + (σ(h H_down + b_down)) H_up + b_up
 // Karimi Mahabadi et al. 2021, arXiv 2106.04647, §3. Compacter++ has it after the feed-forward sublayer only.
-import type { Rng } from '../../core/rng.ts';
 import { param, type Tensor } from '../../core/tensor.ts';
 import { activations } from '../../nn/mlp.ts';
 import { defineMethod } from '../attach.ts';
@@ -10,6 +9,7 @@ import { wholeNumber } from '../check.ts';
 import { hybrid } from '../combine.ts';
 import type { Options, Transform } from '../method.ts';
 import { type BottleneckConfig, checkBottleneck, widthOf } from './bottleneck.ts';
+import { glorot, phm } from './phm.ts';
 
 export interface CompacterConfig extends BottleneckConfig {
   readonly n: number; // of Kronecker products
@@ -17,26 +17,9 @@ export interface CompacterConfig extends BottleneckConfig {
   readonly std: number; // A ~ N(0, std²)
   readonly init: 'glorotUniform' | 'glorotNormal'; // of each S_i and T_i
 }
+
 /** A [n, n, n]; S [n, in/n, k] and T [n, k, out/n] of each projection. */
 type Compacter = { A: Tensor; downS: Tensor; downT: Tensor; downBias: Tensor; upS: Tensor; upT: Tensor; upBias: Tensor };
-
-/** H [in, out] = Σ_i A_i ⊗ (S_i T_i): entry (a·in/n + p, b·out/n + q) is Σ_i A_i[a, b] (S_i T_i)[p, q]. */
-export function phm(A: Tensor, S: Tensor, T: Tensor): Tensor {
-  const n = A.shape[0]!;
-  const [rows, cols] = [S.shape[1]!, T.shape[2]!];
-  const B = S.matmul(T).reshape(n, rows * cols);
-  const H = A.reshape(n, n * n)
-    .T.matmul(B)
-    .reshape(n, n, rows, cols); // [a, b, p, q]
-  return H.permute(0, 2, 1, 3).reshape(n * rows, n * cols);
-}
-/** Glorot over the sides of each of the n slices [n, rows, cols]. */
-function glorot(n: number, rows: number, cols: number, init: CompacterConfig['init'], r: Rng): Tensor {
-  const count = n * rows * cols;
-  const bound = Math.sqrt(6 / (rows + cols));
-  const numbers = init === 'glorotUniform' ? r.uniform(count, -bound, bound) : r.normal(count, Math.sqrt(2 / (rows + cols)));
-  return param(numbers, [n, rows, cols]);
-}
 
 /**
  * The authors start S and T with Glorot's uniform, AdapterHub in fact with his normal; both start A with std 1e-4, so that a fresh one

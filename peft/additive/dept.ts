@@ -8,7 +8,7 @@ import { ShapeError } from '../../core/shape.ts';
 import { param, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { lengthFits, wholeNumber } from '../check.ts';
-import { promptInFront } from './promptTuning.ts';
+import { promptInFront } from './promptRows.ts';
 
 export interface DeptConfig {
   readonly length: number; // m

@@ -7,7 +7,7 @@ import { param, type Tensor } from '../../core/tensor.ts';
 import { type Activation, activations } from '../../nn/mlp.ts';
 import { defineMethod } from '../attach.ts';
 import { lengthFits, wholeNumber } from '../check.ts';
-import { promptInFront } from './promptTuning.ts';
+import { promptInFront } from './promptRows.ts';
 import { meanOverText, readsWhole } from './reading.ts';
 
 export interface IdpgConfig {

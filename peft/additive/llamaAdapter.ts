@@ -12,7 +12,7 @@ import { substitute } from '../../nn/tree.ts';
 import { defineMethod } from '../attach.ts';
 import { wholeNumber } from '../check.ts';
 import { bare, type Site } from '../site.ts';
-import { asHeads } from './prefix.ts';
+import { asHeads } from './prefixAttention.ts';
 
 export interface LlamaAdapterConfig {
   readonly length: number; // K

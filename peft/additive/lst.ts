@@ -13,7 +13,8 @@ import { substitute } from '../../nn/tree.ts';
 import { defineMethod } from '../attach.ts';
 import { wholeNumber } from '../check.ts';
 import type { Site } from '../site.ts';
-import { blockOf, linearParts, made, makeOf, normParts, parts, scalars } from './sideBlock.ts';
+import { blockOf, linearParts, made, normParts, parts, scalars } from './sideBlock.ts';
+import { makeOf } from './sideMake.ts';
 
 export interface LstConfig {
   readonly reduction: number; // ρ

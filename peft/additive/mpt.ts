@@ -6,7 +6,7 @@ import { reshape } from '../../core/ops/move.ts';
 import { input, param, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { lengthFits, wholeNumber } from '../check.ts';
-import { promptInFront } from './promptTuning.ts';
+import { promptInFront } from './promptRows.ts';
 
 export interface MptConfig {
   readonly length: number; // p

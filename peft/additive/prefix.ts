@@ -2,17 +2,16 @@
 //   [P_k,1, P_v,1, …, P_k,L, P_v,L] = W₂ tanh(W₁ E + b₁) + b₂
 // Li & Liang 2021, arXiv 2101.00190, §4.3.
 import { tanh } from '../../core/ops/map.ts';
-import { broadcastTo, concat, pad, permute, reshape } from '../../core/ops/move.ts';
 import type { Numbers } from '../../core/plan.ts';
 import type { Rng } from '../../core/rng.ts';
 import { param, type Tensor } from '../../core/tensor.ts';
-import { type Context, withKeys } from '../../nn/context.ts';
-import { BASE, type Layer, layer } from '../../nn/layer.ts';
 
 /** A key table and a value table [p, Hk·D] for each attention layer, in turn: as they are, or as the MLP makes them. */
 export type Prefix = { readonly table: readonly Tensor[] } | (PrefixHidden & PrefixOutput);
+
 /** The part of the MLP that all layers read. E [p, d], W1 [m, d], b1 [m] */
 export type PrefixHidden = { readonly E: Tensor; readonly W1: Tensor; readonly b1: Tensor };
+
 /** W2 [Hk·D, m] and b2 [Hk·D] for each table. */
 export type PrefixOutput = { readonly W2: readonly Tensor[]; readonly b2: readonly Tensor[] };
 
@@ -32,6 +31,7 @@ export const newPrefixHidden = (p: number, d: number, m: number, r: Rng): Prefix
   W1: param(linear(r.split('W1'), m * d, d), [m, d]),
   b1: param(linear(r.split('b1'), m, d), [m], { decay: false }),
 });
+
 export const prefixHiddenSize = (p: number, d: number, m: number): number => p * d + d * m + m;
 
 /** `widths` gives Hk·D of each table; `zero` starts the last layer (or the tables) at 0, else tables are N(0, 1). Count: Σ(m + 1)w or Σpw */
@@ -64,6 +64,7 @@ export function newPrefix(widths: readonly number[], p: number, hidden: PrefixHi
     ),
   };
 }
+
 export const prefixSize = (widths: readonly number[], p: number, m: number | null): number =>
   widths.reduce((n, w) => n + w, 0) * (m === null ? p : m + 1);
 
@@ -71,25 +72,3 @@ export const prefixSize = (widths: readonly number[], p: number, m: number | nul
 export const prefixFrom = (widths: readonly number[], p: number, numbers: readonly Numbers[]): Prefix => ({
   table: widths.map((w, i) => param(numbers[i]!, [p, w])),
 });
-
-/**
- * A table [p, Hk·D] as heads [B, Hk, p, D], for keys like `k` [B, Hk, T, D]. Heads that a method above made wider (UniPELT's gate
- * does, with zeros behind the text's keys) get rows with zeros behind them too.
- */
-export function asHeads(rows: Tensor, k: Tensor): Tensor {
-  const [b, heads, , width] = k.shape as readonly [number, number, number, number];
-  const [p, all] = rows.shape as readonly [number, number];
-  const own = all / heads; // D of the network
-  const split = permute(reshape(rows, [p, heads, own]), [1, 0, 2]);
-  return broadcastTo(pad(split, 2, 0, width - own), [b, heads, p, width]);
-}
-
-/** What training drops of a prefix's heads: nothing by default. `part` tells keys from values. */
-export type DropHeads = (heads: Tensor, part: 'keys' | 'values', ctx: Context) => Tensor;
-
-/** Attention over the tables and the text: attend(q, [P_k; k], [P_v; v]). */
-export const attendWith = (call: Layer<'attend'>, keys: Tensor, values: Tensor, drop: DropHeads = (heads) => heads): Layer<'attend'> =>
-  layer('attend', { [BASE]: call }, () => (q, k, v, ctx) => {
-    const front = { keys: drop(asHeads(keys, k), 'keys', ctx), values: drop(asHeads(values, v), 'values', ctx) };
-    return call(q, concat([front.keys, k], 2), concat([front.values, v], 2), withKeys(ctx, keys.shape[0]!));
-  });

@@ -2,27 +2,16 @@
 //   attend(q, [P_k; k], [P_v; v]);   [P_k,1, P_v,1, …, P_k,L, P_v,L] = W₂ tanh(W₁ E + b₁) + b₂, or trained as they are
 // Li & Liang 2021, arXiv 2101.00190, §4.2–4.3. The MLP is for training: `finish` leaves the table it makes.
 import { dropout } from '../../core/ops/fused.ts';
-import { permute, reshape } from '../../core/ops/move.ts';
 import type { Numbers } from '../../core/plan.ts';
 import { ShapeError } from '../../core/shape.ts';
-import { leaf, type Tensor } from '../../core/tensor.ts';
-import { context, shifted } from '../../nn/context.ts';
-import { BASE, layer } from '../../nn/layer.ts';
+import { shifted } from '../../nn/context.ts';
 import { substitute } from '../../nn/tree.ts';
 import { defineMethod } from '../attach.ts';
 import { dropoutFits, idsFit, lengthFits, wholeNumber } from '../check.ts';
 import type { Site, Where } from '../site.ts';
-import {
-  attendWith,
-  type DropHeads,
-  flatten,
-  newPrefix,
-  newPrefixHidden,
-  type Prefix,
-  prefixFrom,
-  prefixHiddenSize,
-  prefixSize,
-} from './prefix.ts';
+import { flatten, newPrefix, newPrefixHidden, type Prefix, prefixFrom, prefixHiddenSize, prefixSize } from './prefix.ts';
+import { attendWith, type DropHeads } from './prefixAttention.ts';
+import { keysAndValues } from './prefixFromText.ts';
 
 export interface PrefixTuningConfig {
   readonly length: number; // p
@@ -31,26 +20,10 @@ export interface PrefixTuningConfig {
   readonly attend: Where; // which attention layers
   readonly dropout: number; // on the keys and values of the prefix
 }
+
 /** Hk·D of each table, in order. */
 const widths = (site: Site<'trunk'>, c: PrefixTuningConfig): number[] =>
   site.within('attend', c.attend).flatMap((a) => [a.dim('kvHeads') * a.dim('headWidth'), a.dim('kvHeads') * a.dim('headWidth')]);
-
-/** Keys (rotated, where the network rotates) and values of a text, layer by layer, each [p, Hk·D]. */
-export function keysAndValues(site: Site<'trunk'>, ids: readonly number[], attend: Where): Tensor[] {
-  const seen = new Map<string, Tensor[]>();
-  const listening = substitute(site.root, 'attend', (l, path) =>
-    layer('attend', { [BASE]: l }, () => (q, k, v, ctx) => {
-      seen.set(path, [k, v]);
-      return l(q, k, v, ctx);
-    }),
-  );
-  listening({ ids: leaf(ids, [1, ids.length]) }, context(ids.length));
-  const rows = (t: Tensor): Tensor => {
-    const own = t.slice(2, -ids.length); // [1, Hk, p, D], without what another prompt put in front
-    return reshape(permute(own, [0, 2, 1, 3]), [ids.length, t.shape[1]! * t.shape[3]!]);
-  };
-  return site.within('attend', attend).flatMap((a) => seen.get(a.path)!.map(rows));
-}
 
 /**
  * The text's positions start at p; prefix keys are used as they are, without rotation. Defaults: p = 10 and m = 512 as in the

@@ -2,10 +2,11 @@
 //   MLP:   P = W₃ relu(W₂ relu(W₁ E + b₁) + b₂) + b₃
 //   LSTM:  P = W₂ relu(W₁ [h→; h←] + b₁) + b₂ over n layers in both directions; gates i, f, g, o of z = W_x x + b_x + W_h h + b_h:
 //          c ← σ(f) c + σ(i) tanh(g),   h = σ(o) tanh(c)
-import { full, relu, sigmoid, tanh } from '../../core/ops/map.ts';
+import { relu } from '../../core/ops/map.ts';
 import { concat } from '../../core/ops/move.ts';
 import type { Rng } from '../../core/rng.ts';
 import { param, type Tensor } from '../../core/tensor.ts';
+import { lstm } from './lstm.ts';
 
 export interface EncoderConfig {
   readonly length: number; // p
@@ -13,29 +14,11 @@ export interface EncoderConfig {
   readonly hidden: number | null; // h; null: the width d for the MLP, d/2 for each direction of the LSTM
   readonly layers: number; // of the LSTM
 }
+
 /** E [p, d]; weights and biases in order: of the linear layers, and Wx, Wh, bx, bh for each layer and direction. Or P alone, finished. */
 export type Encoder =
   | { readonly P: Tensor }
   | { readonly E: Tensor; readonly W: readonly Tensor[]; readonly b: readonly Tensor[]; readonly lstm: readonly Tensor[] };
-
-/** One direction of one layer: x [p, n] → h [p, h], in the order of x. */
-export function lstm(x: Tensor, [Wx, Wh, bx, bh]: readonly Tensor[], backward: boolean): Tensor {
-  const [p, h] = [x.shape[0]!, Wh!.shape[1]!];
-  const driven = x.matmul(Wx!.T).add(bx!); // [p, 4h]
-  let [hidden, cell] = [full([1, h], 0), full([1, h], 0)];
-  const out: Tensor[] = [];
-  for (let k = 0; k < p; k++) {
-    const t = backward ? p - 1 - k : k;
-    const z = driven.slice(0, t, t + 1).add(hidden.matmul(Wh!.T).add(bh!)); // [1, 4h]
-    const gate = (n: number): Tensor => z.slice(1, n * h, (n + 1) * h);
-    cell = sigmoid(gate(1))
-      .mul(cell)
-      .add(sigmoid(gate(0)).mul(tanh(gate(2))));
-    hidden = sigmoid(gate(3)).mul(tanh(cell));
-    out.push(hidden);
-  }
-  return concat(backward ? out.reverse() : out, 0);
-}
 
 /** The rows P [p, d] that the encoder makes. */
 export function encoded(t: Encoder): Tensor {

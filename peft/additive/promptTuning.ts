@@ -1,50 +1,22 @@
 // Prompt tuning: p trained rows in front of the embedded text, and nothing else.
 //   h = trunk([P; embed(x)])[p:],   P ∈ ℝ^{p×d};  the text's positions start at p
 // Lester et al. 2021, arXiv 2104.08691, §2.
-import { broadcastTo, concat } from '../../core/ops/move.ts';
 import type { Numbers } from '../../core/plan.ts';
 import type { Rng } from '../../core/rng.ts';
-import { leaf, param, type Tensor } from '../../core/tensor.ts';
-import { context, shifted, withTokens } from '../../nn/context.ts';
-import { type Layer, layer } from '../../nn/layer.ts';
-import { substitute } from '../../nn/tree.ts';
+import { param, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { idsFit, lengthFits } from '../check.ts';
-import type { Site } from '../site.ts';
+import { embedded, promptInFront } from './promptRows.ts';
 
 /**
  * `normal` N(0, 1) as in Hugging Face PEFT; `uniform` U(±0.5) as in the paper; or the vectors of real tokens, which needs
  * `prepare`: `{ ids }`, a text's or class labels' ids repeated or cut to p, or `{ vocabulary: n }`, ids sampled among the first n.
  */
 export type PromptInit = 'normal' | 'uniform' | { readonly ids: readonly number[] } | { readonly vocabulary: number };
+
 export interface PromptTuningConfig {
   readonly length: number; // p
   readonly init: PromptInit;
-}
-
-/** Rows P [p, d], or [B, p, d], in front of the text; after the first pass of a generation they are in the cache, and only positions move. */
-export const promptInFront =
-  (call: Layer<'trunk'>, P: Tensor): ((...args: Parameters<Layer<'trunk'>>) => Tensor) =>
-  (h, ctx) => {
-    const [p, d] = P.shape.slice(-2) as readonly number[] as readonly [number, number];
-    if (ctx.cache?.filled) return call(h, shifted(ctx, p));
-    const rows = broadcastTo(P, [h.shape[0]!, p, d]); // [B, p, d]
-    return call(concat([rows, h], 1), withTokens(ctx, p)).slice(1, p); // [B, T, d]
-  };
-
-/** What arrives at a trunk for these ids: their embeddings, token types included. [1, p, d] */
-export function embedded(site: Site<'trunk'>, ids: readonly number[]): Tensor {
-  const seen: Tensor[] = [];
-  const listening = substitute(site.root, 'trunk', (l, path) =>
-    path === site.path
-      ? layer('trunk', {}, () => (h) => {
-          seen.push(h);
-          return h;
-        })
-      : l,
-  );
-  listening({ ids: leaf(ids, [1, ids.length]) }, context(ids.length));
-  return seen[0]!;
 }
 
 const idsFor = ({ length, init }: PromptTuningConfig, r: Rng): number[] =>

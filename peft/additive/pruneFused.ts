@@ -5,7 +5,8 @@ import type { Tensor } from '../../core/tensor.ts';
 import { context } from '../../nn/context.ts';
 import { BASE, type Batch, layer, type Model, ofKind } from '../../nn/layer.ts';
 import { layers, rewrite } from '../../nn/tree.ts';
-import { type AdapterFusionConfig, type Fusion, fusionAttention, fusionOver } from './adapterFusion.ts';
+import { fusionOver } from './adapterFusion.ts';
+import { type AdapterFusionConfig, type Fusion, fusionAttention } from './fusionAttention.ts';
 import { reading } from './pfeiffer.ts';
 
 /** Mean α of each fused adapter over the real tokens of some batches, by place. */

@@ -3,25 +3,18 @@
 //   at the first p and the last s real tokens of each text, with a unit (W, b, R) of its own for each of the two groups
 // Wu et al. 2024, arXiv 2404.03592, §3.2.
 import { dropout as drop } from '../../core/ops/fused.ts';
-import { iota } from '../../core/ops/index.ts';
-import { full, ge, le, lt, max, mul, rsqrt, square, sub, where } from '../../core/ops/map.ts';
-import { concat, reshape } from '../../core/ops/move.ts';
+import { max, rsqrt, square, where } from '../../core/ops/map.ts';
+import { concat } from '../../core/ops/move.ts';
 import { sum } from '../../core/ops/reduce.ts';
 import type { Rng } from '../../core/rng.ts';
 import { param, type Tensor } from '../../core/tensor.ts';
-import type { Context } from '../../nn/context.ts';
 import { defineMethod } from '../attach.ts';
 import { dropoutFits, wholeNumber } from '../check.ts';
+import { groups, type ReftConfig } from './reftPositions.ts';
 
-export interface ReftConfig {
-  readonly rank: number;
-  readonly prefix: number; // p, positions from the front
-  readonly suffix: number; // s, positions from the end
-  readonly tied: boolean; // one unit for both groups
-  readonly dropout: number; // on the edited states, as the authors do
-}
 /** W [r, d], b [r], R [r, d] of each unit: the prefix's, then the suffix's. */
 type Reft = { readonly W: readonly Tensor[]; readonly b: readonly Tensor[]; readonly R: readonly Tensor[] };
+
 const units = (c: ReftConfig): number => (c.tied || c.prefix === 0 || c.suffix === 0 ? 1 : 2);
 
 /** Rows made orthonormal one after the other (Gram–Schmidt), so that R is free to move and R Rᵀ = I all the same. [r, d] */
@@ -32,21 +25,6 @@ export function orthonormal(rows: Tensor): Tensor {
     done.push(v.mul(rsqrt(sum(square(v), [1], true))));
   }
   return concat(done, 0);
-}
-
-/** 1 at the first p, and at the last s, real tokens of a text of T: [B, T, 1] each. Padding on either side is honoured. */
-function groups(h: Tensor, { prefix, suffix }: ReftConfig, ctx: Context): { first: Tensor; last: Tensor } {
-  const [b, t] = h.shape as readonly [number, number];
-  const as = (m: Tensor): Tensor => reshape(m, [b, t, 1]);
-  if (ctx.cache?.filled) {
-    // A token made in generation is in no group, unless the text was shorter than p; padding is not part of it.
-    const first = lt(ctx.positions, prefix);
-    return { first: as(first.shape.length === 1 ? mul(full([b, 1], 1), first) : first), last: as(full([b, t], 0)) };
-  }
-  const real = ctx.keyMask === null ? full([b, t], 1) : ctx.keyMask.slice(1, -t); // without keys that a prefix put in front
-  const upTo = real.matmul(le(reshape(iota(t), [t, 1]), iota(t))); // how many real tokens up to each one, itself included
-  const all = sum(real, [1], true);
-  return { first: as(real.mul(le(upTo, prefix))), last: as(real.mul(ge(upTo, sub(all, suffix).add(1)))) };
 }
 
 const variant = (name: string, isOrthonormal: boolean, subtracts: boolean) => {
@@ -110,5 +88,7 @@ const variant = (name: string, isOrthonormal: boolean, subtracts: boolean) => {
  * multiplies reflections: the same set of subspaces. Count: r(2d + 1) per unit. Depends on the position, so it cannot be merged.
  */
 export const loreft = variant('loreft', true, true);
+
 export const noreft = variant('noreft', false, true);
+
 export const direft = variant('direft', false, false);

@@ -9,7 +9,7 @@ import { param, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { between, lengthFits, wholeNumber } from '../check.ts';
 import { orthonormal, transposed } from '../linalg.ts';
-import { promptInFront } from './promptTuning.ts';
+import { promptInFront } from './promptRows.ts';
 import { meanOverText, readsWhole } from './reading.ts';
 import { type RouterConfig, shares } from './router.ts';
 

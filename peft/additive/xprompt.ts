@@ -5,7 +5,7 @@ import { broadcastTo, reshape } from '../../core/ops/move.ts';
 import { leaf, param, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { lengthFits, wholeNumber } from '../check.ts';
-import { promptInFront } from './promptTuning.ts';
+import { promptInFront } from './promptRows.ts';
 
 export interface XpromptConfig {
   readonly length: number; // p

@@ -1,4 +1,5 @@
-// AutoPEFT: serial adapter, parallel adapter and prefix together, of sizes and on layers that a search chooses by loss and size at once.
+// AutoPEFT: serial adapter, parallel adapter and prefix together, of sizes and on layers that a search chooses by loss and size at once
+// (bayesianSearch.ts).
 // Zhou et al. 2024, arXiv 2301.12132, §3.
 import type { Rng } from '../../core/rng.ts';
 import type { Model } from '../../nn/layer.ts';
@@ -6,9 +7,9 @@ import type { Activation } from '../../nn/mlp.ts';
 import { parallelAdapter } from '../additive/parallelAdapter.ts';
 import { pfeiffer } from '../additive/pfeiffer.ts';
 import { prefixTuning } from '../additive/prefixTuning.ts';
+import type { EncodedSpace } from '../bayesianSearch.ts';
 import { hybrid } from '../combine.ts';
 import type { Transform } from '../method.ts';
-import type { Space } from '../search.ts';
 import { pick, sitesOf } from '../site.ts';
 
 export interface AutopeftConfig {
@@ -37,9 +38,9 @@ export function autopeft(
 
 /**
  * The paper's space for a model: three sizes out of ⌊width/2^k⌋, k = 0 … 10 (for width 768: 768, 384, … 3, 1, 0), and a bit for every layer.
- * `sizes` puts others in their place. Empty configurations are not drawn, as in the authors' code.
+ * `sizes` puts others in their place, in order of size. `bayesianSearch` searches it as the authors do. Empty configurations are not drawn, as in the authors' code.
  */
-export function autopeftSpace(model: Model, sizes?: readonly number[]): Space<AutopeftConfig> {
+export function autopeftSpace(model: Model, sizes?: readonly number[]): EncodedSpace<AutopeftConfig> {
   const blocks = sitesOf(model, 'block').length;
   const width = pick(model, 'branch', 'mlp', 'autopeft')[0]!.dim('width');
   const all = sizes ?? [...new Set(Array.from({ length: 11 }, (_, k) => Math.floor(width / 2 ** k)))];
@@ -73,5 +74,6 @@ export function autopeftSpace(model: Model, sizes?: readonly number[]): Space<Au
     size: (c) =>
       autopeft(c).parts.reduce((n, p) => n + p.method.count(pick(model, p.method.at, p.config.where, p.method.name), p.config).train, 0),
     key: (c) => JSON.stringify(c),
+    encode: (c) => [...modules.map((m) => all.indexOf(c[m]) / Math.max(all.length - 1, 1)), ...c.layers.map(Number)],
   };
 }

@@ -3,7 +3,7 @@
 import { param, type Tensor } from '../../core/tensor.ts';
 import type { Activation } from '../../nn/mlp.ts';
 import { houlsby } from '../additive/houlsby.ts';
-import { attendWith } from '../additive/prefix.ts';
+import { attendWith } from '../additive/prefixAttention.ts';
 import { defineMethod } from '../attach.ts';
 import { wholeNumber } from '../check.ts';
 import { hybrid } from '../combine.ts';

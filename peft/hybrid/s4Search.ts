@@ -1,44 +1,21 @@
 // The greedy procedure that found S4: one part of the design after another, each choice by the mean score of random designs that share it.
 // Chen et al. 2023, arXiv 2301.01821, §4.
 import { type Rng, rng } from '../../core/rng.ts';
-import { STRATEGIES, type Strategy, spindle } from './s4.ts';
+import { STRATEGIES, type Strategy } from './s4.ts';
+import { allocations, groupings, subsets } from './s4Spaces.ts';
 
 export interface Design {
   readonly sizes: readonly number[]; // blocks of each of four groups
   readonly shares: readonly number[]; // of the budget, per layer of each group; 0: not tuned
   readonly strategies: readonly (readonly Strategy[])[];
 }
+
 /** What was decided, in order: the option, its mean score, and the means of the others. */
 export interface Decision {
   readonly part: 'grouping' | 'allocation' | 'tuned' | `group ${number}`;
   readonly chosen: string;
   readonly means: ReadonlyMap<string, number>;
 }
-
-/** Ways to divide L layers into four groups. */
-export function groupings(layers: number): ReadonlyMap<string, readonly number[]> {
-  const parts = (weights: readonly number[]): number[] => {
-    const sum = weights.reduce((a, b) => a + b, 0);
-    const whole = weights.map((w) => Math.max(1, Math.floor((layers * w) / sum)));
-    while (whole.reduce((a, b) => a + b, 0) > layers) whole[whole.indexOf(Math.max(...whole))]!--;
-    for (let k = weights.indexOf(Math.max(...weights)); whole.reduce((a, b) => a + b, 0) < layers; k = (k + 1) % 4) whole[k]!++;
-    return whole;
-  };
-  return new Map([
-    ['increasing', parts([1, 2, 3, 4])],
-    ['uniform', parts([1, 1, 1, 1])],
-    ['decreasing', parts([4, 3, 2, 1])],
-    ['spindle', spindle(layers)],
-    ['bottleneck', parts([2, 1, 1, 2])],
-  ]);
-}
-const allocations: ReadonlyMap<string, readonly number[]> = new Map([
-  ['increasing', [1, 2, 3, 4]],
-  ['uniform', [1, 1, 1, 1]],
-  ['decreasing', [4, 3, 2, 1]],
-]);
-const subsets = <T>(all: readonly T[]): T[][] =>
-  Array.from({ length: 2 ** all.length - 1 }, (_, bits) => all.filter((_, k) => ((bits + 1) >> k) & 1));
 
 /**
  * `score` (higher is better) trains and judges a design; `samples` (8) random designs stand for each option. Five groupings, three

@@ -20,16 +20,8 @@ import {
   sizeOf,
   throughBottleneck,
 } from '../additive/bottleneck.ts';
-import {
-  asHeads,
-  flatten,
-  newPrefix,
-  newPrefixHidden,
-  type Prefix,
-  type PrefixHidden,
-  prefixHiddenSize,
-  prefixSize,
-} from '../additive/prefix.ts';
+import { flatten, newPrefix, newPrefixHidden, type Prefix, type PrefixHidden, prefixHiddenSize, prefixSize } from '../additive/prefix.ts';
+import { asHeads } from '../additive/prefixAttention.ts';
 import { defineMethod } from '../attach.ts';
 import { rankFits, wholeNumber } from '../check.ts';
 import type { Site } from '../site.ts';

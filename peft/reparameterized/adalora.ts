@@ -8,6 +8,7 @@ import { abs, full, max, sqrt, square } from '../../core/ops/map.ts';
 import { type Data, type Param, param, paramOf, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { between, wholeNumber } from '../check.ts';
+import { budget } from './adaloraBudget.ts';
 import { checkUpdate, dropped } from './lora.ts';
 
 export interface AdaloraConfig {
@@ -22,17 +23,13 @@ export interface AdaloraConfig {
   readonly beta2: number;
   readonly orthogonality: number; // γ, times the mean of ‖AAᵀ − I‖_F and ‖BᵀB − I‖_F (the paper: their squares, summed)
 }
+
 /** Buffers: Ī and Ū of A, E and B in this order, the triplets' scores [k, 1], and 1 for triplets that may be used in the end. */
 type Adalora = { A: Tensor; E: Tensor; B: Tensor; average: readonly Tensor[]; spread: readonly Tensor[]; score: Tensor; kept: Tensor };
-const scale = (c: AdaloraConfig): number => c.alpha / (c.rank + 1e-5);
-const buffer = (n: number, m: number, value = 0): Tensor => param(new Float32Array(n * m).fill(value), [n, m], { active: false });
 
-/** How many triplets all n matrices together keep after step t: b⁰, then a cubic down to bᵀ, then bᵀ. */
-export function budget(t: number, total: number, c: AdaloraConfig, n: number): number {
-  const [b0, bT, end] = [n * c.rank, n * c.targetRank, total - c.tfinal];
-  if (t <= c.tinit) return b0;
-  return t >= end ? bT : Math.floor(bT + (b0 - bT) * (1 - (t - c.tinit) / (end - c.tinit)) ** 3);
-}
+const scale = (c: AdaloraConfig): number => c.alpha / (c.rank + 1e-5);
+
+const buffer = (n: number, m: number, value = 0): Tensor => param(new Float32Array(n * m).fill(value), [n, m], { active: false });
 
 /** ‖M Mᵀ − I‖_F, with the subgradient 0 where the rows are orthonormal. */
 const skew = (m: Tensor): Tensor => sqrt(max(square(m.matmul(m.T).sub(oneHot(iota(m.shape[0]!), m.shape[0]!))).sum(), 1e-30));

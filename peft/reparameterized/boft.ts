@@ -50,6 +50,7 @@ export const boft = defineMethod<'linear', BoftConfig, Boft>({
         `boft: blocks of ${blockSize} at ${site.path} have no halves to exchange; with more than one factor they must be even`,
       );
     blockFits('boft', site, blockSize, 2 ** (factors - 1));
+    site.bias(); // refused here where a method beneath cannot be folded: its bias is not to be told apart
   },
   init: ({ shape: [out, into] }, { blockSize: b, factors: m }) => ({
     train: {

@@ -6,12 +6,9 @@ import { div, eq, floor, lt, min, stopGradient, where } from '../../core/ops/map
 import { within } from '../../core/scope.ts';
 import type { Tensor } from '../../core/tensor.ts';
 import type { Context } from '../../nn/context.ts';
-import type { Model } from '../../nn/layer.ts';
-import { layers, rewrite } from '../../nn/tree.ts';
 import { defineMethod } from '../attach.ts';
 import { between, wholeNumber } from '../check.ts';
 import { checkUpdate, dropped, type Factors, factors, type LoraConfig, update } from './lora.ts';
-import { withFactors } from './withFactors.ts';
 
 export interface DyloraConfig extends Omit<LoraConfig, 'rankStabilized'> {
   readonly rankMin: number;
@@ -24,7 +21,9 @@ function drawn({ rank, rankMin }: DyloraConfig, field: string, ctx: Context): Te
   const u = within({ path: '' }, () => ctx.draw.uniform(field, [1])); // no layer's path in its name: the same for all
   return u === null ? null : min(floor(u.mul(rank - rankMin + 1)).add(rankMin), rank);
 }
-const cut = ({ A, B }: Factors, b: number): Factors => ({ A: A.slice(0, 0, b), B: B.slice(1, 0, b) });
+
+export const cut = ({ A, B }: Factors, b: number): Factors => ({ A: A.slice(0, 0, b), B: B.slice(1, 0, b) });
+
 /** Row and column b as they are, the others held. */
 const only = ({ A, B }: Factors, last: Tensor): Factors => ({
   A: where(last.reshape(-1, 1), A, stopGradient(A)),
@@ -68,23 +67,3 @@ export const dylora = defineMethod<'linear', DyloraConfig, Factors>({
   count: (sites, c) => update.count(sites, { ...c, rankStabilized: false }),
   startsAsBase: () => 'close', // adds an exact zero
 });
-
-/** A model with DyLoRA as the same model with LoRA of rank b, scaled by α/b. The factors are recipes until `realize`. Throws where there is no DyLoRA of that rank. */
-export function atRank(model: Model, b: number): Model {
-  const at = new Map<string, Factors>();
-  let alpha = 0;
-  for (const { path, layer } of layers(model)) {
-    if (layer.attached?.method !== 'dylora') continue;
-    const c = layer.attached.application.config as DyloraConfig; // a seam: a layer does not know its method's types
-    wholeNumber('atRank', 'b', b);
-    between('atRank', 'b', b, 1, c.rank, true);
-    at.set(path, cut(layer.fields[layer.attached.field] as Factors, b));
-    alpha = c.alpha;
-  }
-  if (at.size === 0) throw new Error('atRank: no layer of this model has DyLoRA attached');
-  return withFactors(
-    rewrite(model, (l) => (l.attached?.method === 'dylora' ? l.attached.under : null)),
-    at,
-    { rank: b, alpha },
-  );
-}

@@ -1,4 +1,4 @@
-// QLoRA: LoRA beside every linear layer of a network whose matrices are kept in four bits.
+// QLoRA: LoRA beside every linear layer of a network whose matrices are kept in four bits; and the same with DoRA and with PiSSA.
 //   y = x·deq(W)ᵀ + b + s·B A x,   deq(W) = code[q]·ĉ,   ĉ = μ + d·map[q₈];   gradients flow through deq(W) to x, never to W
 // Dettmers et al. 2023, arXiv 2305.14314, §3. Nothing new: `quantize` and `lora`, one after the other.
 import { doubleQuant } from '../../quant/doubleQuant.ts';
@@ -6,13 +6,27 @@ import { nf4 } from '../../quant/nf4.ts';
 import { inBlocks, quantize, type Scheme, type WeightChoice } from '../../quant/quantize.ts';
 import { hybrid } from '../combine.ts';
 import type { Options, Transform } from '../method.ts';
+import { dora } from './dora.ts';
 import { type LoraConfig, lora } from './lora.ts';
+import { type PissaConfig, pissa } from './pissa.ts';
 
-export interface QloraOptions extends Omit<Options<LoraConfig>, 'where'> {
+interface Packed {
   /** How weights are packed: NF4 in blocks of 64 with double quantisation. */
   readonly scheme?: Scheme;
   /** Which matrices are packed, and which linear layers get LoRA, by path: all in the blocks. */
   readonly where?: WeightChoice;
+}
+export type QloraOptions = Omit<Options<LoraConfig>, 'where'> & Packed;
+export type QpissaOptions = Omit<Options<PissaConfig>, 'where'> & Packed;
+
+/** `quantize` as a part of a composition: it brings no method. */
+export function packing(scheme: Scheme, where: WeightChoice): Transform {
+  const own: Transform = Object.assign(<T extends Parameters<Transform>[0]>(model: T): T => quantize(model, where, scheme), {
+    title: scheme.name,
+    parts: [],
+    prepare: async (): Promise<Transform> => own,
+  });
+  return own;
 }
 
 /**
@@ -26,11 +40,19 @@ export function qlora({
   alpha = 16,
   ...options
 }: QloraOptions = {}): Transform {
-  const adapters = lora({ rank, alpha, ...options, where });
-  const packing: Transform = Object.assign(<T extends Parameters<Transform>[0]>(model: T): T => quantize(model, where, scheme), {
-    title: scheme.name,
-    parts: [],
-    prepare: async (): Promise<Transform> => packing,
-  });
-  return hybrid('qlora', packing, adapters);
+  return hybrid('qlora', packing(scheme, where), lora({ rank, alpha, ...options, where }));
 }
+
+/**
+ * The same with DoRA: its lengths start as those of the unpacked weights, so it has to be prepared, `await qdora().prepare(model, { engine })`.
+ * Rank and alpha are DoRA's own (8) unless given.
+ */
+export const qdora = ({ scheme = nf4({ scales: doubleQuant() }), where = inBlocks, ...options }: QloraOptions = {}): Transform =>
+  hybrid('qdora', packing(scheme, where), dora({ ...options, where }));
+
+/**
+ * QPiSSA: PiSSA's residual is what is packed, so that less is lost: the largest directions stay in full precision (Meng et al. 2024,
+ * arXiv 2404.02948, §4; one turn, as Hugging Face PEFT has it). The old weights stay reachable, for `detach`.
+ */
+export const qpissa = ({ scheme = nf4({ scales: doubleQuant() }), where = inBlocks, ...options }: QpissaOptions = {}): Transform =>
+  hybrid('qpissa', pissa({ ...options, where }), packing(scheme, where));

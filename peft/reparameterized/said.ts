@@ -2,44 +2,20 @@
 //   θ_t = θ_t⁰ + λ_t·P_t z,   one z for all weights t;   P_t z = H G Π H B z / (√(LL·ΣG²)·√(D/LL)), cut to D = size(θ_t)
 //   H Walsh–Hadamard of LL = 2^⌈log₂ D⌉, B random signs, Π a random order, G ~ N(0, 1) (Fastfood, Le et al. 2013)
 // Aghajanyan et al. 2021, arXiv 2012.13255, §3.2. P_t keeps lengths in the mean and costs no memory for a matrix.
-import { pad } from '../../core/ops/move.ts';
-import { rng } from '../../core/rng.ts';
 import { type Shape, size } from '../../core/shape.ts';
-import { leaf, param, type Tensor } from '../../core/tensor.ts';
+import { param, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { wholeNumber } from '../check.ts';
 import type { Site } from '../site.ts';
-import { shuffled, walshHadamard } from '../transforms.ts';
+import { fastfood } from './fastfood.ts';
 
 export interface SaidConfig {
   readonly dim: number; // of everything trained: z and the λ_t
   readonly projection: number; // seed of B, Π and G, which are drawn again and not stored
 }
+
 type Said = { z: Tensor; lambda: Tensor };
 
-/** P_t of a weight. Where z is longer than LL its end has no effect here, as in the authors' code. */
-export function fastfood(shape: Shape, seed: number, path: string): (z: Tensor) => Tensor {
-  const d = size(shape);
-  const ll = 2 ** Math.ceil(Math.log2(Math.max(d, 2)));
-  const r = rng(seed).split(`said ${path}`);
-  const signs = r
-    .split('B')
-    .bernoulli(ll, 0.5)
-    .map((v) => 2 * v - 1);
-  const gains = r.split('G').normal(ll);
-  const length = Math.sqrt(ll * gains.reduce((s, g) => s + g * g, 0)) * Math.sqrt(d / ll);
-  const order = r.split('Π').permutation(ll);
-  const [B, G] = [leaf(signs, [ll]), leaf(gains, [ll])];
-  return (z) => {
-    const [n] = z.shape as [number];
-    const padded = n < ll ? pad(z, 0, 0, ll - n) : z.slice(0, 0, ll);
-    const mixed = walshHadamard(shuffled(walshHadamard(padded.mul(B)), order).mul(G));
-    return mixed
-      .slice(0, 0, d)
-      .mul(1 / length)
-      .reshape(...shape);
-  };
-}
 /** λ·P z, the projection drawn when it is first needed. */
 function change({ z, lambda }: Said, { projection }: SaidConfig, path: string): (shape: Shape) => Tensor {
   const held: { p?: (z: Tensor) => Tensor } = {};
@@ -48,6 +24,7 @@ function change({ z, lambda }: Said, { projection }: SaidConfig, path: string): 
     return held.p(z).mul(lambda);
   };
 }
+
 /** |z|: what the λ_t leave of dim. The authors' code leaves one number less, and trains dim − 1. */
 const left = ({ of }: Pick<Site<'weight'>, 'of'>, { dim }: SaidConfig): number => dim - of;
 

@@ -4,19 +4,16 @@
 // all |g| < 2ξ; `threshold: 'soft'` is the paper's operator. A ~ U(±1/√in), B = 0, g ~ N(0, 1).
 import { abs, ge, max, sign, where } from '../../core/ops/map.ts';
 import { param, paramOf, type Tensor } from '../../core/tensor.ts';
-import type { Model } from '../../nn/layer.ts';
-import { layers, rewrite } from '../../nn/tree.ts';
 import { defineMethod } from '../attach.ts';
 import { between } from '../check.ts';
-import { atHand } from '../site.ts';
 import { checkUpdate, dropped, type Factors, factors, scaling, type UpdateConfig, update } from './lora.ts';
-import { withFactors } from './withFactors.ts';
 
 export interface SoraConfig extends UpdateConfig {
   readonly xi: number; // ξ, in the units of g, per step
   readonly threshold: 'authors' | 'soft';
 }
-type Sora = Factors & { g: Tensor };
+
+export type Sora = Factors & { g: Tensor };
 
 /** T_ξ, or that with everything below 2ξ set to zero. */
 export function shrink(g: Tensor, { xi, threshold }: Pick<SoraConfig, 'xi' | 'threshold'>): Tensor {
@@ -55,43 +52,3 @@ export const sora = defineMethod<'linear', SoraConfig, Sora>({
   },
   startsAsBase: () => 'close', // adds an exact zero
 });
-
-/**
- * A model with SoRA as the same model with LoRA of the ranks whose gates are open, the gates folded into A; a site without an open gate
- * is left bare. The factors are numbers to train on or to save. Throws where there is no SoRA, or its numbers are recipes.
- */
-export function pruned(model: Model): Model {
-  const byRank = new Map<string, { at: Map<string, Factors>; c: SoraConfig; rank: number }>();
-  for (const { path, layer } of layers(model)) {
-    if (layer.attached?.method !== 'sora') continue;
-    const own = layer.fields[layer.attached.field] as Sora; // a seam: a layer does not know its method's types
-    const c = layer.attached.application.config as SoraConfig;
-    const [a, b, g] = [own.A, own.B, own.g].map(atHand);
-    if (!a || !b || !g) throw new Error(`pruned: the factors of ${path} are recipes; await realize(model, engine) first`);
-    const open = [...g.keys()].filter((j) => g[j] !== 0);
-    const [into, out, rank] = [own.A.shape[1]!, own.B.shape[0]!, open.length];
-    const key = `${rank} ${scaling(c)} ${c.dropout}`;
-    const group = byRank.get(key) ?? { at: new Map<string, Factors>(), c, rank };
-    byRank.set(key, group);
-    if (rank > 0)
-      group.at.set(path, {
-        A: param(
-          Float64Array.from(
-            { length: rank * into },
-            (_, k) => a[open[Math.floor(k / into)]! * into + (k % into)]! * g[open[Math.floor(k / into)]!]!,
-          ),
-          [rank, into],
-        ),
-        B: param(
-          Float64Array.from({ length: out * rank }, (_, k) => b[Math.floor(k / rank) * g.length + open[k % rank]!]!),
-          [out, rank],
-        ),
-      });
-  }
-  if (byRank.size === 0) throw new Error('pruned: no layer of this model has SoRA attached');
-  const plain = rewrite(model, (l) => (l.attached?.method === 'sora' ? l.attached.under : null));
-  return [...byRank.values()].reduce(
-    (m, { at, c, rank }) => (at.size === 0 ? m : withFactors(m, at, { rank, alpha: scaling(c) * rank, dropout: c.dropout })),
-    plain,
-  );
-}

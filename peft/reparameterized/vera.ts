@@ -12,15 +12,15 @@ export interface VeraConfig {
   readonly dInitial: number; // start of λ_d
   readonly dropout: number; // on x, on this branch only
 }
-type Vera = { A: Tensor; B: Tensor; lambdaB: Tensor; lambdaD: Tensor };
+export type Vera = { A: Tensor; B: Tensor; lambdaB: Tensor; lambdaD: Tensor };
 
 /** The largest input and output of the sites: the size of the shared matrices. */
-const largest = (sites: readonly Site<'linear'>[]): { out: number; into: number } => ({
+export const largest = (sites: readonly Site<'linear'>[]): { out: number; into: number } => ({
   out: Math.max(...sites.map((s) => s.shape[0]!)),
   into: Math.max(...sites.map((s) => s.shape[1]!)),
 });
 /** The first `in` columns of A and the first `out` rows of B. */
-const cut = ({ A, B }: Vera, [out, into]: readonly number[]): { a: Tensor; b: Tensor } => ({
+export const cut = ({ A, B }: Vera, [out, into]: readonly number[]): { a: Tensor; b: Tensor } => ({
   a: A.slice(1, 0, into),
   b: B.slice(0, 0, out),
 });

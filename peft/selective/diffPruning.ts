@@ -3,7 +3,7 @@
 //   loss + λ Σ P(z ≠ 0),   P(z ≠ 0) = σ(α − log(−l/r));   with groups z is the product of the entry's gate and its group's
 // Three phases: random gates; then the ρN largest |z w| of all weights together are kept, the rest goes to 0; then w alone is
 // tuned on that mask. Guo et al. 2021, arXiv 2012.07463, §3. Without a draw u = ½, the median gate.
-import { add, clamp, log, sigmoid, where } from '../../core/ops/map.ts';
+import { add, where } from '../../core/ops/map.ts';
 import { within } from '../../core/scope.ts';
 import { type Shape, size } from '../../core/shape.ts';
 import { type Data, type Param, param, paramOf, type Tensor } from '../../core/tensor.ts';
@@ -11,6 +11,7 @@ import type { Context } from '../../nn/context.ts';
 import { defineMethod } from '../attach.ts';
 import { between } from '../check.ts';
 import { largest } from '../select.ts';
+import { gate, medianGate, openGates } from './hardConcrete.ts';
 
 export interface DiffPruningConfig {
   readonly density: number; // ρ, share of all entries that differ in the end
@@ -20,27 +21,9 @@ export interface DiffPruningConfig {
   readonly gates: number; // share of the steps with random gates
   readonly group: 'none' | 'row' | 'tensor'; // a further gate for each row or each weight ("structured")
 }
+
 /** `mask` and `phase` (0: gates, 1: mask) are buffers. Finished, w alone is left, and holds z ⊙ w. */
 type Diff = { w: Tensor; alpha?: Tensor; groupAlpha?: Tensor; mask?: Tensor; phase?: Tensor };
-
-const [LOW, HIGH] = [-1.5, 1.5];
-/** log u − log(1 − u), u kept away from its ends; 0 without a draw. */
-function logit(u: Tensor | null): Tensor | number {
-  if (u === null) return 0;
-  const safe = clamp(u, 1e-4, 1 - 1e-4);
-  return log(safe).sub(log(safe.neg().add(1)));
-}
-/** z for α and u of one shape. */
-export const gate = (alpha: Tensor, u: Tensor | null): Tensor =>
-  clamp(
-    sigmoid(alpha.add(logit(u)))
-      .mul(HIGH - LOW)
-      .add(LOW),
-    0,
-    1,
-  );
-/** Σ P(z ≠ 0) */
-export const openGates = (alpha: Tensor): Tensor => sigmoid(alpha.sub(Math.log(-LOW / HIGH))).sum();
 
 /** z ⊙ w, with the mask in the place of z once there is one. */
 function difference({ w, alpha, groupAlpha, mask, phase }: Diff, field: string, ctx?: Context): Tensor {
@@ -49,8 +32,10 @@ function difference({ w, alpha, groupAlpha, mask, phase }: Diff, field: string, 
   const all = groupAlpha === undefined ? z(alpha, field) : z(alpha, field).mul(z(groupAlpha, `${field} group`));
   return w.mul(where(phase, mask, all));
 }
+
 const groups = (shape: Shape, { group }: DiffPruningConfig): Shape =>
   group === 'row' && shape.length > 1 ? [...shape.slice(0, -1), 1] : [1];
+
 const alphas = ({ alpha, groupAlpha }: Diff): Param[] => [alpha, groupAlpha].flatMap((t) => (t === undefined ? [] : (paramOf(t) ?? [])));
 
 export const diffPruning = defineMethod<'weight', DiffPruningConfig, Diff>({
@@ -125,7 +110,3 @@ export const diffPruning = defineMethod<'weight', DiffPruningConfig, Diff>({
   },
   startsAsBase: () => 'close', // adds an exact zero
 });
-
-/** z of entry k of n without a draw, on the host. A group's α are fewer than n, each for as many entries in a row. */
-const medianGate = (alpha: Data, k: number, n: number): number =>
-  Math.min(1, Math.max(0, (HIGH - LOW) / (1 + Math.exp(-alpha[Math.floor((k * alpha.length) / n)]!)) + LOW));

@@ -17,7 +17,7 @@ import { params, tensors } from '../../nn/tree.ts';
 import { adamw } from '../../optim/adamw.ts';
 import { trainer } from '../../optim/trainer.ts';
 import { defineMethod } from '../../peft/attach.ts';
-import { compose } from '../../peft/combine.ts';
+import { stack } from '../../peft/combinators.ts';
 import { finish } from '../../peft/merge.ts';
 import { lora } from '../../peft/reparameterized/lora.ts';
 
@@ -123,7 +123,7 @@ describe('adapters', () => {
 
   test('saving twice gives the same bytes, and saving what was loaded too', async () => {
     const [a, b] = [join(folder, 'same-a'), join(folder, 'same-b')];
-    const model = moved(compose(lora({ rank: 2 }), lora({ rank: 1, where: ['q'] }))(base), 5);
+    const model = moved(stack(lora({ rank: 2 }), lora({ rank: 1, where: ['q'] }))(base), 5);
     await saveAdapter(model, a);
     await saveAdapter(await loadAdapter(base, a, [lora]), b);
     expect(await readFile(join(b, 'adapter.safetensors'))).toEqual(await readFile(join(a, 'adapter.safetensors')));
@@ -147,7 +147,7 @@ describe('adapters', () => {
 
   test('the order of attaching is kept where two methods share a place', async () => {
     const path = join(folder, 'order');
-    const model = moved(compose(product({ where: ['q'] }), lora({ rank: 1, where: ['q', 'v'] }), product({ where: ['q', 'k'] }))(base), 3);
+    const model = moved(stack(product({ where: ['q'] }), lora({ rank: 1, where: ['q', 'v'] }), product({ where: ['q', 'k'] }))(base), 3);
     await saveAdapter(model, path);
     const back = await loadAdapter(base, path, [lora, product]);
     expect(bits(back)).toEqual(bits(model));

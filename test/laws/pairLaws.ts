@@ -5,7 +5,7 @@ import type { Numbers } from '../../core/plan.ts';
 import type { Model } from '../../nn/layer.ts';
 import { layers, trainable } from '../../nn/tree.ts';
 import type { Listed } from '../../peft/all.ts';
-import { compose } from '../../peft/combine.ts';
+import { stack } from '../../peft/combinators.ts';
 import { detach, merge } from '../../peft/merge.ts';
 import type { Transform } from '../../peft/method.ts';
 import { gradients } from './graph.ts';
@@ -100,9 +100,9 @@ async function judged({ a, net, seed, engine, first, under, numbers, base }: Ben
   must(sameBits(await numbersOf(engine, net, off), base), 'detached is not the base bit for bit');
   must(changed() === null, `a frozen number of ${changed()} changed`);
 
-  const composed = await ready(compose(prepared(first), b.tiny({ seed: seed + 1 })), net, engine);
-  must(composed.parts.length === first.parts.length + second.parts.length, 'compose lost a part');
-  must((await numbersOf(engine, net, composed(net.base))).every(Number.isFinite), 'composed, the output is not finite');
+  const composed = await ready(stack(prepared(first), b.tiny({ seed: seed + 1 })), net, engine);
+  must(composed.parts.length === first.parts.length + second.parts.length, 'stack lost a part');
+  must((await numbersOf(engine, net, composed(net.base))).every(Number.isFinite), 'stacked, the output is not finite');
   return { kind: 'holds', merged };
 }
 

@@ -1,4 +1,4 @@
-// A sample of method pairs, drawn by seed; `npm run test:long` runs them all.
+// A sample of method pairs, drawn by seed, and those that were once broken; `npm run test:long` runs them all.
 import { describe, expect, it } from 'vitest';
 import { float64 } from '../../core/engines/float64.ts';
 import { rng } from '../../core/rng.ts';
@@ -9,6 +9,11 @@ import { judgePair, pairsOn } from './pairLaws.ts';
 const seed = Number(process.env.TINYPEFT_SEED ?? 1);
 const SAMPLE = 30;
 const engine = float64();
+/** Found by running all pairs (docs/decisions/260-all-pairs.md). */
+const ONCE_BROKEN = [
+  ['mov', 'boft'], // refused while it computed, not while it was attached
+  ['diffPruning', 'far'], // a controller beneath a method that trains before it chooses
+] as const;
 
 describe(`pairs of methods, sampled with seed ${seed}`, () => {
   const all = networks(seed).flatMap((net) => pairsOn(methods, net).map(([a, b]) => ({ net, a, b })));
@@ -21,5 +26,11 @@ describe(`pairs of methods, sampled with seed ${seed}`, () => {
     it(`${a.name}, then ${b.name}, on ${net.name}`, async () => {
       const verdict = await judgePair(a, b, net, seed, engine);
       if (verdict.kind === 'refused') expect(verdict.why).toMatch(/attach/);
+    });
+  for (const [first, second] of ONCE_BROKEN)
+    it(`${first}, then ${second}, once broken`, async () => {
+      const [net, named] = [networks(seed)[0]!, (name: string) => methods.find((m) => m.name === name)!];
+      const verdict = await judgePair(named(first), named(second), net, seed, engine);
+      expect(verdict.kind).toBe(first === 'mov' ? 'refused' : 'holds');
     });
 });

@@ -7,7 +7,7 @@ import { leaf, param, paramOf, stateOf, type Tensor } from '../../core/tensor.ts
 import { bert, encoder, roberta } from '../../nn/encoder.ts';
 import { freeze, realize, unfreeze, withValues } from '../../nn/freeze.ts';
 import { classifier } from '../../nn/heads.ts';
-import { type AnyLayer, isLayer, type Kind, layer, type Model } from '../../nn/layer.ts';
+import { type AnyLayer, BASE, isLayer, type Kind, layer, type Model } from '../../nn/layer.ts';
 import { linear } from '../../nn/linear.ts';
 import { layers, mapTensors, params, rewrite, substitute, tensors, trainable } from '../../nn/tree.ts';
 import { DECODERS, lively, randomRows, read, SIZES, tiny } from './models.ts';
@@ -54,6 +54,12 @@ describe('paths', () => {
           .sort(),
       ),
     );
+  });
+  test('do not change when a layer is put around another as its BASE', () => {
+    const model = tiny('llama', 1);
+    const around = substitute(model, 'weight', (base) => layer('weight', { [BASE]: base }, (f) => f[BASE]));
+    const paths = (m: Model): string[] => [...tensors(m)].map((t) => t.path);
+    expect(paths(around)).toEqual(paths(model));
   });
 });
 

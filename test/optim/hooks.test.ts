@@ -11,7 +11,7 @@ import { clipByNorm } from '../../optim/clip.ts';
 import { sgd } from '../../optim/sgd.ts';
 import { type TrainerOptions, trainer } from '../../optim/trainer.ts';
 import { defineMethod } from '../../peft/attach.ts';
-import { compose } from '../../peft/combine.ts';
+import { stack } from '../../peft/combinators.ts';
 import { counting, frozen, type Text } from './tiny.ts';
 
 type Own = { delta: Tensor; mask: Tensor; seen: Tensor };
@@ -177,7 +177,7 @@ describe('controllers', () => {
       },
     );
     const engine = float64();
-    const model = compose(controlled({ where: 'q' }), controlled({ where: ['v', 'o'] }))(frozen());
+    const model = stack(controlled({ where: 'q' }), controlled({ where: ['v', 'o'] }))(frozen());
     const t = await trainer(model, { engine, loss: nextToken, optimizer: sgd({ lr: 0 }), total: 3 });
     expect(log).toEqual(['made for 2', 'made for 4']);
     for (let k = 0; k < 2; k++) await t.step(counting(k));

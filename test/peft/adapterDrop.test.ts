@@ -8,7 +8,7 @@ import { fused } from '../../peft/additive/adapterFusionStages.ts';
 import { houlsby } from '../../peft/additive/houlsby.ts';
 import { pfeiffer } from '../../peft/additive/pfeiffer.ts';
 import { fusionUse, pruneFused } from '../../peft/additive/pruneFused.ts';
-import { compose } from '../../peft/combine.ts';
+import { stack } from '../../peft/combinators.ts';
 import { lora } from '../../peft/reparameterized/lora.ts';
 import { fromBlock } from '../../peft/site.ts';
 import { backwardPaths, gradients } from '../laws/graph.ts';
@@ -29,7 +29,7 @@ test('n = 0 is the full model, n = L the base; between, the last L − n adapter
 });
 
 test('dropping leaves what is attached elsewhere: LoRA within the branch stays, before or after the adapter', async () => {
-  const both = [compose(lora({ rank: 2 }), houlsby({ bottleneck: 3 })), compose(houlsby({ bottleneck: 3 }), lora({ rank: 2 }))];
+  const both = [stack(lora({ rank: 2 }), houlsby({ bottleneck: 3 })), stack(houlsby({ bottleneck: 3 }), lora({ rank: 2 }))];
   const alone = perturb(lora({ rank: 2 })(net.base), 1);
   for (const t of both) {
     const model = perturb(t(net.base), 1);

@@ -105,7 +105,7 @@ test('a mixture of Gaussians: shares from the density as written, and steps that
     const whole = parts.reduce((s, p) => s + p);
     for (const k of [0, 1, 2]) expect(found.shares[n]![k]).toBeCloseTo(parts[k]! / whole, 9);
   }
-  let r = rows.map((_, n) => [0, 1, 2].map((k) => (n % 3 === k ? 0.8 : 0.1)));
+  let r: number[][] = rows.map((_, n) => [0, 1, 2].map((k) => (n % 3 === k ? 0.8 : 0.1)));
   for (let k = 0, before = Number.NEGATIVE_INFINITY; k < 20; k++) {
     const next = shares(maximised(rows, r, 0), rows);
     expect(next.likelihood).toBeGreaterThanOrEqual(before - 1e-12);

@@ -22,7 +22,7 @@ import {
   ties,
   weightedSum,
 } from '../../peft/arithmetic.ts';
-import { compose } from '../../peft/combine.ts';
+import { stack } from '../../peft/combinators.ts';
 import { composed, loraHub } from '../../peft/loraHub.ts';
 import { lora } from '../../peft/reparameterized/lora.ts';
 import { llamaNetwork, numbersOf, perturb, run } from '../laws/models.ts';
@@ -71,7 +71,7 @@ describe('an adapter', () => {
   });
   it('is refused where there is none, or two on one layer', () => {
     expect(() => adapterOf(base)).toThrow(/no layer of this model has LoRA/);
-    expect(() => adapterOf(compose(lora({ rank: 1 }), lora({ rank: 1 }))(base))).toThrow(/attn\.q has two LoRAs/);
+    expect(() => adapterOf(stack(lora({ rank: 1 }), lora({ rank: 1 }))(base))).toThrow(/attn\.q has two LoRAs/);
   });
 });
 

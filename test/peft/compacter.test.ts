@@ -6,7 +6,8 @@ import { concat } from '../../core/ops/move.ts';
 import { leaf, stateOf, type Tensor } from '../../core/tensor.ts';
 import { context } from '../../nn/context.ts';
 import { trainable } from '../../nn/tree.ts';
-import { compacter, compacterPlusPlus, phm } from '../../peft/additive/compacter.ts';
+import { compacter, compacterPlusPlus } from '../../peft/additive/compacter.ts';
+import { phm } from '../../peft/additive/phm.ts';
 import { gpt2Network, llamaNetwork, perturb, run, WIDTH } from '../laws/models.ts';
 import { affine, apart, each, layerAt, type Matrix, own, plus, random, relu, rowsOf, trained } from './naive.ts';
 

@@ -7,7 +7,7 @@ import { realize } from '../../nn/freeze.ts';
 import { type Batch, type Layer, layer, type Model } from '../../nn/layer.ts';
 import { linear } from '../../nn/linear.ts';
 import { classify } from '../../nn/losses.ts';
-import { compose } from '../../peft/combine.ts';
+import { stack } from '../../peft/combinators.ts';
 import { merge } from '../../peft/merge.ts';
 import { fishMask } from '../../peft/selective/fishMask.ts';
 import { ltSft, withDifferences } from '../../peft/selective/ltSft.ts';
@@ -164,7 +164,7 @@ describe('ltSft', () => {
   });
   it('may stand on another', async () => {
     const first = await ready(base, 1);
-    const both = compose(first, await ready(perturb(first(base), 1), 2));
+    const both = stack(first, await ready(perturb(first(base), 1), 2));
     expect((await placesOf(engine, both(base), 'ltSft', paths)).length).toBe(Math.floor(0.1 * N));
   });
   it('says that it needs a training, and one of the model it gave', async () => {

@@ -6,7 +6,7 @@ import { stateOf } from '../../core/tensor.ts';
 import { context, stochastic } from '../../nn/context.ts';
 import { layers, trainable } from '../../nn/tree.ts';
 import { llamaAdapter } from '../../peft/additive/llamaAdapter.ts';
-import { compose } from '../../peft/combine.ts';
+import { stack } from '../../peft/combinators.ts';
 import { merge } from '../../peft/merge.ts';
 import { lora } from '../../peft/reparameterized/lora.ts';
 import { fromBlock } from '../../peft/site.ts';
@@ -82,7 +82,7 @@ test('only the top blocks, when asked; count l(Kd + H), Hugging Face l(Kd + 1) a
 
 test('a method on the projections acts on the rows too; its dropout is for the text alone', async () => {
   const net = llamaNetwork(2);
-  const model = perturb(compose(lora({ rank: 2, dropout: 0.5, where: ['k', 'v'] }), llamaAdapter({ length: 3 }))(net.base), 1);
+  const model = perturb(stack(lora({ rank: 2, dropout: 0.5, where: ['k', 'v'] }), llamaAdapter({ length: 3 }))(net.base), 1);
   const plan = await engine.compile(engine.store(), { outputs: { loss: run(net, model, stochastic()).loss } });
   expect((await plan.run({}, 1)).loss[0]).not.toBe((await plan.run({}, 2)).loss[0]);
   const folded = perturb(llamaAdapter({ length: 3 })(merge(perturb(lora({ rank: 2, where: ['k', 'v'] })(net.base), 1))), 1);

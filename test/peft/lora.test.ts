@@ -7,7 +7,7 @@ import { type Tensor, topological } from '../../core/tensor.ts';
 import { context, stochastic } from '../../nn/context.ts';
 import type { Model } from '../../nn/layer.ts';
 import { tensors } from '../../nn/tree.ts';
-import { compose } from '../../peft/combine.ts';
+import { stack } from '../../peft/combinators.ts';
 import { svd } from '../../peft/linalg.ts';
 import { merge } from '../../peft/merge.ts';
 import { lora } from '../../peft/reparameterized/lora.ts';
@@ -81,7 +81,7 @@ describe('lora', () => {
     expect(s[2]).toBeLessThan(1e-12);
   });
   it('twice on one layer: the updates add, and each draws a mask of its own, with its own rate', async () => {
-    const two = compose(lora({ rank: 2, dropout: 0.5, seed: 1 }), lora({ rank: 1, dropout: 0.25, seed: 2 }))(base);
+    const two = stack(lora({ rank: 2, dropout: 0.5, seed: 1 }), lora({ rank: 1, dropout: 0.25, seed: 2 }))(base);
     const y = layerAt(two, 'linear', Q)(random(1, [4, 8]), context(4, { draw: stochastic() }));
     const drawn = topological([y]).flatMap((t) => (t.source.kind === 'input' ? [t.source] : []));
     expect(new Set(drawn.map((d) => d.name)).size).toBe(2);

@@ -9,7 +9,7 @@ import type { Model } from '../../nn/layer.ts';
 import { tensors, trainable } from '../../nn/tree.ts';
 import { houlsby } from '../../peft/additive/houlsby.ts';
 import { promptTuning } from '../../peft/additive/promptTuning.ts';
-import { compose } from '../../peft/combine.ts';
+import { stack } from '../../peft/combinators.ts';
 import { detach, merge } from '../../peft/merge.ts';
 import type { Transform } from '../../peft/method.ts';
 import { mixed } from '../../peft/mixed.ts';
@@ -48,7 +48,7 @@ test('other ranks and scales, the base itself, PiSSA with its own base weight, a
 });
 
 test('prompts and LoRA stacked; a prompt for some rows only', async () => {
-  const both = compose(promptTuning({ length: 2 }), plain);
+  const both = stack(promptTuning({ length: 2 }), plain);
   for (const net of [gpt2Network(5), bertNetwork(5)]) {
     await rowByRow([on(net, both, 1), on(net, both, 2)], [1, 0, 0, 1]);
     await rowByRow([on(net, promptTuning({ length: 3 }), 1), net.base, on(net, plain, 2)], [2, 1, 0, 0]);
@@ -78,11 +78,7 @@ test('an adapter gets the gradient of its own rows only', async () => {
 
 test('generation with a row → adapter feed gives each row the text of its adapter', async () => {
   const net = llamaNetwork(7);
-  const models = [
-    on(net, compose(promptTuning({ length: 2 }), plain), 1),
-    on(net, compose(promptTuning({ length: 2 }), plain), 2),
-    net.base,
-  ];
+  const models = [on(net, stack(promptTuning({ length: 2 }), plain), 1), on(net, stack(promptTuning({ length: 2 }), plain), 2), net.base];
   const options = { engine, tokens: 4, temperature: 0 };
   const [prompts, served] = [
     [[1, 2], [3], [4, 5, 6]],

@@ -3,7 +3,8 @@ import { expect, test } from 'vitest';
 import { float64 } from '../../core/engines/float64.ts';
 import type { Tensor } from '../../core/tensor.ts';
 import { context } from '../../nn/context.ts';
-import { mixlora, mixloraExperts } from '../../peft/additive/mixlora.ts';
+import { mixlora } from '../../peft/additive/mixlora.ts';
+import { mixloraExperts } from '../../peft/additive/mixloraExperts.ts';
 import { llamaNetwork, perturb, WIDTH } from '../laws/models.ts';
 import { affine, apart, layerAt, own, plus, random, rowsOf, scaled, silu, softmax, trained } from './naive.ts';
 

@@ -3,7 +3,9 @@ import { expect, test } from 'vitest';
 import { rng } from '../../core/rng.ts';
 import { trainable } from '../../nn/tree.ts';
 import { type NoahConfig, noah } from '../../peft/hybrid/noah.ts';
-import { inherit, noahSearch, noahSpace, noahSupernet } from '../../peft/hybrid/noahSearch.ts';
+import { noahSearch } from '../../peft/hybrid/noahSearch.ts';
+import { noahSpace } from '../../peft/hybrid/noahSpace.ts';
+import { inherit, noahSupernet } from '../../peft/hybrid/noahSupernet.ts';
 import { llamaNetwork, perturb } from '../laws/models.ts';
 import { trained } from './naive.ts';
 
@@ -52,15 +54,16 @@ test('children: one module type whole from either parent; sizes kept where a mod
 });
 
 test('evolution finds a better one than its random start, within the limits, none twice', async () => {
-  const loss = async (c: NoahConfig): Promise<number> =>
-    [...c.lora, ...c.adapter, ...c.prompt].reduce((s, n, k) => s + (n - (k % 4)) ** 2, 0);
+  const accuracy = async (c: NoahConfig): Promise<number> =>
+    [...c.lora, ...c.adapter, ...c.prompt].reduce((s, n, k) => s - (n - (k % 4)) ** 2 / 100, 1);
   const o = { limit: 400, least: 40, population: 6, select: 3, mutations: 3, crossovers: 3, seed: 1 };
-  const found = await noahSearch(space, loss, { ...o, epochs: 6 });
-  const start = await noahSearch(space, loss, { ...o, epochs: 0 });
-  expect(found[0]!.loss).toBeLessThan(start[0]!.loss);
+  const found = await noahSearch(space, accuracy, { ...o, epochs: 6 });
+  const start = await noahSearch(space, accuracy, { ...o, epochs: 0 });
+  expect(found[0]!.accuracy).toBeGreaterThan(start[0]!.accuracy);
+  expect(found.map((t) => t.accuracy)).toEqual(found.map((t) => t.accuracy).sort((a, b) => b - a));
   expect(new Set(found.map((t) => space.key(t.config))).size).toBe(found.length);
   for (const t of found) expect(t.size >= 40 && t.size <= 400).toBe(true);
-  await expect(noahSearch(space, loss, { limit: 0 })).rejects.toThrow(/no configuration of 1 to 0/);
+  await expect(noahSearch(space, accuracy, { limit: 0 })).rejects.toThrow(/no configuration of 1 to 0/);
   expect(() => noah({ prompt: [0], lora: [0], adapter: [0] })).toThrow(/trains nothing/);
   expect(() => noahSpace(base, { depths: [3] })).toThrow(/depth 3 does not fit the 2 blocks/);
 });

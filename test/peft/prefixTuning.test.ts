@@ -7,7 +7,7 @@ import { context } from '../../nn/context.ts';
 import { realize } from '../../nn/freeze.ts';
 import { generate } from '../../nn/generate.ts';
 import { trainable } from '../../nn/tree.ts';
-import { attendWith } from '../../peft/additive/prefix.ts';
+import { attendWith } from '../../peft/additive/prefixAttention.ts';
 import { prefixTuning } from '../../peft/additive/prefixTuning.ts';
 import { promptTuning } from '../../peft/additive/promptTuning.ts';
 import { finish } from '../../peft/merge.ts';

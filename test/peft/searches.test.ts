@@ -7,9 +7,12 @@ import { decoder, gpt2, llama } from '../../nn/decoder.ts';
 import { freeze } from '../../nn/freeze.ts';
 import { autopeft, autopeftSpace } from '../../peft/hybrid/autopeft.ts';
 import { llmAdapters } from '../../peft/hybrid/llmAdapters.ts';
-import { s4, s4Plan, spindle } from '../../peft/hybrid/s4.ts';
-import { type Design, groupings, s4Search } from '../../peft/hybrid/s4Search.ts';
-import { dominates, evolve, paretoFront, paretoSearch, randomSearch, type Space } from '../../peft/search.ts';
+import { s4 } from '../../peft/hybrid/s4.ts';
+import { s4Plan } from '../../peft/hybrid/s4Plan.ts';
+import { type Design, s4Search } from '../../peft/hybrid/s4Search.ts';
+import { groupings, spindle } from '../../peft/hybrid/s4Spaces.ts';
+import { dominates, paretoFront } from '../../peft/pareto.ts';
+import { evolve, paretoSearch, randomSearch, type Space } from '../../peft/search.ts';
 import { llamaNetwork, numbersOf } from '../laws/models.ts';
 import { apart, trained } from './naive.ts';
 

@@ -2,7 +2,8 @@
 import { expect, test } from 'vitest';
 import { withValues } from '../../nn/freeze.ts';
 import type { Model } from '../../nn/layer.ts';
-import { promptOf, similarity, spot, spotStart, taskEmbedding, transferred } from '../../peft/additive/spot.ts';
+import { promptOf, similarity, spot, taskEmbedding } from '../../peft/additive/spot.ts';
+import { spotStart, transferred } from '../../peft/additive/spotTransfer.ts';
 import { gpt2Network, WIDTH } from '../laws/models.ts';
 import { apart } from './naive.ts';
 

@@ -1,13 +1,15 @@
 // Runs a program: a list of steps in memory, which every thread walks together with a barrier after each.
 import {
   ARGMAX, CAUSAL, COPY, FILL, GATHER, IOTA, LOGSUMEXP, MAP, MATMUL, MAX, ONE_HOT, PUT_ALONG, QUARTER, SCATTER_ADD, SUM, TAKE_ALONG,
+  ATTEND, ATTEND_BACK, GATHER_PACKED, MATMUL_PACKED, NORM, NORM_BACK, NORM_GAIN, SOFTMAX, SOFTMAX_BACK, UNPACK,
 } from '../opcodes';
-import { ATTEND, ATTEND_BACK, NORM, NORM_BACK, NORM_GAIN, SOFTMAX, SOFTMAX_BACK } from '../opcodes';
 import { attend, attendBack } from './attention';
 import { map } from './map';
 import { matmul } from './matmul';
 import { causal, copy, fillAll, gather, iota, oneHot, putAlong, quarterTurn, scatterAdd, takeAlong } from './move';
+import { matmulPacked } from './packed';
 import { reduce } from './reduce';
+import { gatherPacked, unpack } from './unpack';
 import { norm, normBack, normGain, softmaxRows, softmaxRowsBack } from './rows';
 import { barrier } from './barrier';
 
@@ -31,6 +33,9 @@ export function run(program: usize, end: usize, tid: i32, threads: i32, scratch:
       case IOTA: iota(q, tid, threads); break;
       case CAUSAL: causal(q, tid, threads); break;
       case QUARTER: quarterTurn(q, tid, threads); break;
+      case UNPACK: unpack(q, tid, threads); break;
+      case GATHER_PACKED: gatherPacked(q, tid, threads); break;
+      case MATMUL_PACKED: matmulPacked(q, tid, threads, scratch); break;
       case SOFTMAX: softmaxRows(q, tid, threads); break;
       case SOFTMAX_BACK: softmaxRowsBack(q, tid, threads); break;
       case NORM: norm(q, tid, threads); break;

@@ -3,14 +3,14 @@
 import { SCRATCH } from '../opcodes';
 import { madd } from './madd';
 
-const MR: i32 = 6;
-const NR: i32 = 8;
-const KC: i32 = 256; // a strip of A (6·KC) and of B (8·KC) fit the first-level cache
-const MC: i32 = 120; // a block of A (MC·KC) fits the second-level cache
-const NC: i32 = 512;
+export const MR: i32 = 6;
+export const NR: i32 = 8;
+export const KC: i32 = 256; // a strip of A (6·KC) and of B (8·KC) fit the first-level cache
+export const MC: i32 = 120; // a block of A (MC·KC) fits the second-level cache
+export const NC: i32 = 512;
 
 /** rows×kc of A from (m0, k0) into strips of MR rows, k-major; missing rows are 0. */
-function packA(to: usize, a: usize, rows: i32, kc: i32, am: i32, ak: i32): void {
+export function packA(to: usize, a: usize, rows: i32, kc: i32, am: i32, ak: i32): void {
   for (let m = 0; m < rows; m += MR) {
     const n = min(MR, rows - m);
     const from = a + (<usize>(m * am) << 2);
@@ -39,7 +39,7 @@ function packA(to: usize, a: usize, rows: i32, kc: i32, am: i32, ak: i32): void 
 }
 
 /** kc×cols of B into strips of NR columns, k-major; missing columns are 0. */
-function packB(to: usize, b: usize, cols: i32, kc: i32, bk: i32, bn: i32): void {
+export function packB(to: usize, b: usize, cols: i32, kc: i32, bk: i32, bn: i32): void {
   for (let n0 = 0; n0 < cols; n0 += NR) {
     const n = min(NR, cols - n0);
     const from = b + (<usize>(n0 * bn) << 2);
@@ -161,29 +161,34 @@ export function gemm(c: usize, a: usize, b: usize, M: i32, N: i32, K: i32, am: i
       for (let m0 = 0; m0 < M; m0 += MC) {
         const mc = min(MC, M - m0);
         packA(pa, a + (<usize>(m0 * am + k0 * ak) << 2), mc, kc, am, ak);
-        for (let n = 0; n < nc; n += NR) {
-          const bs = pb + (<usize>(n * kc) << 2);
-          for (let m = 0; m < mc; m += MR) {
-            const as = pa + (<usize>(m * kc) << 2);
-            const at = c + <usize>(m0 + m) * row + (<usize>(n0 + n) << 2);
-            if (m + MR <= mc && n + NR <= nc) {
-              if (k0 > 0) {
-                tile(edge, 32, as, bs, kc);
-                addTile(at, row, edge);
-              } else tile(at, row, as, bs, kc);
-            }
-            else {
-              tile(edge, 32, as, bs, kc);
-              const h = min(MR, mc - m), w = min(NR, nc - n);
-              for (let i = 0; i < h; i++)
-                for (let j = 0; j < w; j++) {
-                  const p = at + <usize>i * row + (<usize>j << 2);
-                  const v = load<f32>(edge + <usize>((i << 5) + (j << 2)));
-                  store<f32>(p, k0 > 0 ? load<f32>(p) + v : v);
-                }
-            }
+        multiply(c + <usize>m0 * row + (<usize>n0 << 2), row, pa, pb, mc, nc, kc, k0 > 0, edge);
+      }
+    }
+  }
+}
+
+/** Packed panels times each other, mc×nc of C, written or added to what is there. `edge`: 6×8 floats for tiles that hang over. */
+export function multiply(c: usize, row: usize, pa: usize, pb: usize, mc: i32, nc: i32, kc: i32, add: bool, edge: usize): void {
+  for (let n = 0; n < nc; n += NR) {
+    const bs = pb + (<usize>(n * kc) << 2);
+    for (let m = 0; m < mc; m += MR) {
+      const as = pa + (<usize>(m * kc) << 2);
+      const at = c + <usize>m * row + (<usize>n << 2);
+      if (m + MR <= mc && n + NR <= nc) {
+        if (add) {
+          tile(edge, 32, as, bs, kc);
+          addTile(at, row, edge);
+        } else tile(at, row, as, bs, kc);
+      }
+      else {
+        tile(edge, 32, as, bs, kc);
+        const h = min(MR, mc - m), w = min(NR, nc - n);
+        for (let i = 0; i < h; i++)
+          for (let j = 0; j < w; j++) {
+            const p = at + <usize>i * row + (<usize>j << 2);
+            const v = load<f32>(edge + <usize>((i << 5) + (j << 2)));
+            store<f32>(p, add ? load<f32>(p) + v : v);
           }
-        }
       }
     }
   }

@@ -1,12 +1,8 @@
-// Methods side by side at one place: each sees the layer as it was, and a rule makes one answer of theirs.
-//   parallel: y + Σ (y_i − y);   average: Σ w_i y_i;   gate: y + σ(w·x + b)(y₁ − y);   route: Σ softmax(R x)_i y_i
-// y is what the place computed, y_i what it computes with method i. One after the other (a stack) is `compose`
-// (peft/combine.ts); attention over adapters is `fused` (peft/additive/adapterFusionStages.ts); leaving places out is `where`.
-import { softmax } from '../core/ops/fused.ts';
-import { add, mul, sigmoid, sub } from '../core/ops/map.ts';
+// Methods side by side at one place: each sees the layer as it was, and a rule makes one answer of theirs (combinators.ts has the rules).
+import { add } from '../core/ops/map.ts';
 import { type Rng, rng } from '../core/rng.ts';
-import { size } from '../core/shape.ts';
-import { type Param, param, type Tensor } from '../core/tensor.ts';
+import { type Shape, size } from '../core/shape.ts';
+import { type Param, paramOf, type Tensor } from '../core/tensor.ts';
 import type { Context } from '../nn/context.ts';
 import type { Hooks } from '../nn/hooks.ts';
 import {
@@ -25,24 +21,41 @@ import { layers, rewrite } from '../nn/tree.ts';
 import type { AnyMethod, Env, Part, Transform } from './method.ts';
 import { bare, effective, matches } from './site.ts';
 
+/** Where a rule decides: the width of what the place reads, and the shape of what it puts out, without batch and tokens. */
+export interface Place {
+  readonly path: string;
+  /** Numbers of each vector x that the place reads; null where it reads no vectors (an embedding, attention itself, a weight). */
+  readonly reads: number | null;
+  /** [d] of each vector that the place answers with; the whole shape of a weight. */
+  readonly answers: Shape;
+}
 /** How one answer is made of several. */
-interface Rule {
+export interface Rule {
   readonly name: string;
   readonly paper: `arXiv:${string}`;
-  /** y, what each method makes of it, and where the rule has tensors of its own: x [B, T, in] and those. */
+  /** y, what each method makes of it, what the place reads (x [B, T, in]), and the rule's own tensors. */
   readonly mix: (y: Tensor, ys: readonly Tensor[], x: Tensor, own: readonly Tensor[]) => Tensor;
-  /** Shapes and starts of the rule's tensors at a place that reads vectors of width d; null: it has none, and is linear in y and ys. */
-  readonly own: ((d: number, n: number, r: Rng) => readonly Tensor[]) | null;
+  /** The tensors that the rule brings to a place where n methods meet; params are trained, leaves kept. */
+  readonly own: (at: Place, n: number, r: Rng) => readonly Tensor[];
+  /** Decides by x: then it is no change of weights, and needs a place that reads vectors. */
+  readonly readsX: boolean;
 }
 type Call = (...args: readonly unknown[]) => Tensor; // a layer of a kind that was forgotten: the seam of this file
 type Own = { readonly members: readonly Fields[]; readonly rule: readonly Tensor[] };
 
 /** Kinds whose call is (x, ctx) with x [B, T, in]. */
 const READS_X: ReadonlySet<Kind> = new Set(['linear', 'norm', 'branch', 'block', 'trunk']);
-const widthOf = (l: AnyLayer, path: string): number => {
-  const { width } = bare(l).fields;
-  return typeof width === 'number' ? width : effective(bare(l), path).weight.shape.at(-1)!;
-};
+function placeOf(l: AnyLayer, path: string, title: string): Place {
+  const plain = bare(l);
+  const { width, headWidth } = plain.fields;
+  const reads = READS_X.has(l.kind);
+  if (l.kind === 'attend' && typeof headWidth === 'number') return { path, reads: null, answers: [headWidth] };
+  if (typeof width === 'number') return { path, reads: reads ? width : null, answers: [width] };
+  if (l.kind === 'model') throw new Error(`${title}: a model answers in as many numbers as its head has; attach to the trunk instead`);
+  const { shape } = effective(plain, path).weight;
+  if (l.kind === 'weight') return { path, reads: null, answers: shape };
+  return { path, reads: reads ? shape.at(-1)! : null, answers: [l.kind === 'linear' ? shape[0]! : shape.at(-1)!] };
+}
 
 /** Applications that a transform added to a model, as the layers it made, by path. */
 function added(model: Model, made: Model, title: string): Map<string, AnyLayer> {
@@ -57,18 +70,19 @@ function added(model: Model, made: Model, title: string): Map<string, AnyLayer> 
     if (l.attached === null || before.has(l.attached.application)) continue;
     if (l.attached.under !== old.get(`${l.kind} ${path}`))
       throw new Error(
-        `${title}: a member attaches twice around ${path}, and only one layer per member and place can stand side by side; compose outside of it`,
+        `${title}: a member attaches twice around ${path}, and only one layer per member and place can stand side by side; stack outside of it`,
       );
     if (l.attached.application.control !== null)
       throw new Error(
-        `${title}: ${l.attached.method} decides between steps for all its places at once, which it cannot do side by side; compose it instead`,
+        `${title}: ${l.attached.method} decides between steps for all its places at once, which it cannot do side by side; stack it instead`,
       );
     found.set(path, l);
   }
   return found;
 }
 
-function sideBySide(rule: Rule, members: readonly Transform[], seed: number): Transform {
+/** Methods of which `rule` makes one. Refused: places inside one another, controllers, two layers of one member at a place. */
+export function sideBySide(rule: Rule, members: readonly Transform[], seed: number): Transform {
   const title = `${rule.name}(${members.map((t) => t.title).join(', ')})`;
   if (members.length === 0) throw new RangeError(`${rule.name}: it needs a method to put side by side, got none`);
   const apply = (model: Model): Model => {
@@ -77,24 +91,24 @@ function sideBySide(rule: Rule, members: readonly Transform[], seed: number): Tr
     for (const p of paths)
       for (const q of paths)
         if (p !== q && (q === '' || p.startsWith(`${q}.`)))
-          throw new Error(`${title}: ${p} is inside ${q || 'the model'}, so methods at the two are not side by side; compose them instead`);
+          throw new Error(`${title}: ${p} is inside ${q || 'the model'}, so methods at the two are not side by side; stack them instead`);
     const application: Application = { method: title, config: {}, control: null };
     return rewrite(model, (base, path) => {
       const own = made.map((m) => m.get(path) ?? null);
       if (!own.some((l) => l?.kind === base.kind)) return null;
       if (own.some((l) => l !== null && l.kind !== base.kind))
-        throw new Error(`${title}: at ${path} its members attach to layers of different kinds; compose them instead`);
-      if (rule.own !== null && !READS_X.has(base.kind))
+        throw new Error(`${title}: at ${path} its members attach to layers of different kinds; stack them instead`);
+      if (rule.readsX && !READS_X.has(base.kind))
         throw new Error(
           `${title}: ${path} is a ${base.kind}, which reads no vectors that ${rule.name} could decide by; use parallel or average`,
         );
-      const tensors = rule.own?.(rule.own === null ? 0 : widthOf(base, path), own.length, rng(seed).split(rule.name).split(path)) ?? [];
+      const tensors = rule.own(placeOf(base, path, title), own.length, rng(seed).split(rule.name).split(path));
       return wrap(rule, title, application, base, own, tensors);
     });
   };
   return Object.assign(apply, {
     title,
-    parts: [...members.flatMap((t) => t.parts), ...partOf(rule, members)],
+    parts: [...members.flatMap((t) => t.parts), ...partOf(rule, members, title)],
     prepare: async (model: Model, env: Env): Promise<Transform> => {
       const ready: Transform[] = [];
       for (const t of members) ready.push(await t.prepare(model, env)); // all on the same model: none sees another
@@ -103,32 +117,23 @@ function sideBySide(rule: Rule, members: readonly Transform[], seed: number): Tr
   });
 }
 
-/** The rule's own tensors, for counts. */
-function partOf(rule: Rule, members: readonly Transform[]): Part[] {
-  const make = rule.own;
-  if (make === null) return [];
+/** The rule's own tensors, for counts: one part for each kind of place. */
+function partOf(rule: Rule, members: readonly Transform[], title: string): Part[] {
   const parts = members.flatMap((t) => t.parts);
-  const at = parts[0]!.method.at;
-  const where = (path: string): boolean => parts.some((p) => matches(p.config.where, path));
   const count: AnyMethod['count'] = (sites) => {
-    const train = sites.reduce(
-      (n, s) => n + make(widthOf(s.layer, s.path), members.length, rng(0)).reduce((k, t) => k + size(t.shape), 0),
-      0,
-    );
-    return { train, stored: train };
+    const own = sites.flatMap((s) => rule.own(placeOf(s.layer, s.path, title), members.length, rng(0)));
+    const sum = (ts: readonly Tensor[]): number => ts.reduce((n, t) => n + size(t.shape), 0);
+    return { train: sum(own.filter((t) => paramOf(t) !== null)), stored: sum(own) };
   };
-  const method: AnyMethod = {
-    name: rule.name,
-    family: 'hybrid',
-    paper: rule.paper,
-    at,
-    defaults: { where },
-    mergeable: false,
-    needsPreparing: false,
-    count,
-    startsAsBase: () => 'close',
-  };
-  return [{ method, config: { where }, prepared: null }];
+  return [...new Set(parts.map((p) => p.method.at))].map((at) => {
+    const here = parts.filter((p) => p.method.at === at);
+    const where = (path: string): boolean => here.some((p) => matches(p.config.where, path));
+    const method: AnyMethod = {
+      ...{ name: rule.name, family: 'hybrid', paper: rule.paper, at, defaults: { where } },
+      ...{ mergeable: !rule.readsX, needsPreparing: false, count, startsAsBase: () => 'close' },
+    };
+    return { method, config: { where }, prepared: null };
+  });
 }
 
 const FIELD = 'sideBySide';
@@ -167,43 +172,46 @@ function wrap(
         application,
         hooks: joined(all.map((a) => a.hooks)),
         fold:
-          rule.own !== null || folds.includes(null)
+          rule.readsX || folds.includes(null)
             ? null
             : (w) =>
                 folded(
                   rule,
+                  base.kind,
                   w,
                   made.map((l, i) => (l === null ? w : members(f, f[BASE]!)[i]!.attached!.fold!(w))),
+                  (f[FIELD] as unknown as Own).rule,
                 ),
         finish: () => ({
           members: members(f, f[BASE]!).map((l) => l?.attached?.finish?.() ?? (l === null ? {} : l.fields[l.attached!.field]!)),
           rule: (f[FIELD] as unknown as Own).rule,
         }),
-        byRow: rule.own === null && all.every((a) => a.byRow),
+        byRow: tensors.length === 0 && all.every((a) => a.byRow),
         under: base === f[BASE] || !isLayer(f[BASE]) ? base : f[BASE],
       };
     },
   );
 }
 const hushed = (a: unknown): unknown => (typeof a === 'object' && a !== null && 'aux' in a ? { ...(a as Context), aux: () => {} } : a);
-const folded = (rule: Rule, w: Weights, all: readonly Weights[]): Weights => {
-  const bias = all.find((o) => o.bias !== null)?.bias ?? w.bias;
-  const or0 = (b: Tensor | null): Tensor => b ?? bias!.mul(0);
+/** The rule on weights: linear in what the members make of the place, so that it is the same on what they make of its weight. */
+const folded = (rule: Rule, kind: Kind, w: Weights, all: readonly Weights[], own: readonly Tensor[]): Weights => {
+  const answersLast = (t: Tensor): Tensor => (kind === 'linear' && own.length > 0 ? t.T : t); // [out, in]: own tensors are for [.., out]
+  const [{ weight, bias }, some] = [w, all.find((o) => o.bias !== null)?.bias ?? w.bias];
+  const or0 = (b: Tensor | null): Tensor => b ?? some!.mul(0);
+  const mixed = (y: Tensor, ys: readonly Tensor[]): Tensor => rule.mix(y, ys, y, own);
   return {
-    weight: rule.mix(
-      w.weight,
-      all.map((o) => o.weight),
-      w.weight,
-      [],
+    weight: answersLast(
+      mixed(
+        answersLast(weight),
+        all.map((o) => answersLast(o.weight)),
+      ),
     ),
     bias:
-      bias === null
+      some === null
         ? null
-        : rule.mix(
-            or0(w.bias),
+        : mixed(
+            or0(bias),
             all.map((o) => or0(o.bias)),
-            or0(w.bias),
-            [],
           ),
   };
 };
@@ -219,52 +227,3 @@ function joined(all: readonly Hooks[]): Hooks {
     ...(steps.length > 0 ? { afterStep: (s) => merged(steps.map((f) => f(s))) } : {}),
   };
 }
-
-/**
- * y + Σ (y_i − y): changes add up, each made to the layer as it was. Commutative and associative; one member is that member; for LoRA the
- * same as compose, for methods that read what the one before computed it is not. Merges where all members do.
- */
-export const parallel = (...members: readonly Transform[]): Transform =>
-  sideBySide(
-    { name: 'parallel', paper: 'arXiv:2110.04366', own: null, mix: (y, ys) => ys.map((v) => sub(v, y)).reduce(add, y) },
-    members,
-    0,
-  );
-
-/** Σ w_i y_i with weights that sum to 1 (equal ones by default): the mean of what the methods make of a place (He et al. 2022; AdapterSoup). */
-export function average(members: readonly Transform[], weights: readonly number[] = members.map(() => 1 / members.length)): Transform {
-  const sum = weights.reduce((a, b) => a + b, 0);
-  if (weights.length !== members.length || !(Math.abs(sum - 1) < 1e-9))
-    throw new RangeError(`average: ${members.length} methods need as many weights that sum to 1, got ${weights.join(', ')}`);
-  const mix: Rule['mix'] = (_, ys) => ys.map((v, i) => v.mul(weights[i]!)).reduce(add);
-  return sideBySide({ name: 'average', paper: 'arXiv:2302.07027', own: null, mix }, members, 0);
-}
-
-/** y + g(y₁ − y), g = σ(w·x + b) for each token (Mao et al. 2022, UniPELT's gate). w ~ N(0, 0.02²), b = 0. Count: d + 1 at each place. */
-export const gate = (member: Transform, seed = 0): Transform =>
-  sideBySide(
-    {
-      name: 'gate',
-      paper: 'arXiv:2110.07577',
-      own: (d, _, r) => [param(r.normal(d, 0.02), [1, d]), param([0], [1], { decay: false })],
-      mix: (y, [y1], x, [w, b]) => add(y, mul(sigmoid(x.matmul(w!.T).add(b!)), sub(y1!, y))),
-    },
-    [member],
-    seed,
-  );
-
-/** Σ softmax(R x)_i y_i for each token, all members computed (soft merging, Zadouri et al. 2023). R ~ N(0, 0.02²). Count: n·d at each place. */
-export const route = (members: readonly Transform[], seed = 0): Transform =>
-  sideBySide(
-    {
-      name: 'route',
-      paper: 'arXiv:2309.05444',
-      own: (d, n, r) => [param(r.normal(n * d, 0.02), [n, d])],
-      mix: (_, ys, x, [R]) => {
-        const p = softmax(x.matmul(R!.T)); // [B, T, n]
-        return ys.map((v, i) => v.mul(p.slice(p.shape.length - 1, i, i + 1))).reduce(add);
-      },
-    },
-    members,
-    seed,
-  );

@@ -1,0 +1,88 @@
+// What reading and writing share: folders, sites of a format in a model, and the tensors that a method keeps at one place.
+import { show } from '../../core/shape.ts';
+import { type Param, paramOf, type Tensor } from '../../core/tensor.ts';
+import { numberOf } from '../../nn/backbone.ts';
+import type { AnyLayer, Field, Model } from '../../nn/layer.ts';
+import { layers, tensors } from '../../nn/tree.ts';
+import type { Json } from '../adapterJson.ts';
+import type { Names, Place } from '../names.ts';
+import type { Dtype } from '../numbers.ts';
+import type { AnyFormat, Spot, Table } from './format.ts';
+
+export const CONFIG_FILE = 'adapter_config.json';
+export const WEIGHTS_FILE = 'adapter_model.safetensors';
+export const PICKLE_FILE = 'adapter_model.bin';
+/** What precedes every key that belongs to a module. */
+export const ROOT = 'base_model.model.';
+
+/** What a folder held, kept so that the same can be written again. */
+export interface PeftFiles {
+  readonly folder: string;
+  readonly config: { readonly [key: string]: Json };
+  /** Numbers of the configuration as they were written, by path. */
+  readonly written: ReadonlyMap<string, string>;
+  /** Tensors by key, in the order of the file. */
+  readonly dtypes: ReadonlyMap<string, Dtype>;
+  /** Tensors that nothing is made of, to be written again. */
+  readonly useless: ReadonlyMap<string, Table>;
+}
+
+/** Key of a tensor: at a module, of the whole network, or as it stands. */
+export const keyOf = (place: Place | null, suffix: string): string =>
+  place === null || suffix.startsWith('base_model.') ? suffix : `${ROOT}${place.module}.${suffix}`;
+
+/** Our path of what a format attaches to at a place. */
+export const siteOf = ({ on }: AnyFormat, { path }: Place): string => (on === 'weight' || on === 'bias' ? `${path}.${on}` : path);
+
+/** Places of the model where a format can attach. Branches (whole attentions) are places of their own. */
+export function placesFor(format: AnyFormat, names: Names, model: Model): readonly Place[] {
+  if (format.on === 'branch') {
+    const found = new Map<string, Place>();
+    for (const { path, layer } of layers(model))
+      if (layer.kind === 'branch' && /\.attn$/.test(path) && !found.has(path))
+        found.set(path, { path, module: names.moduleOf(path), kind: 'branch', layer, rows: null, turned: false });
+    return [...found.values()];
+  }
+  if (format.on === 'norm') return names.places.filter((p) => p.kind === 'norm');
+  return names.places.filter((p) => p.kind === 'linear');
+}
+
+/** Numbers of a tensor that is a leaf or a parameter; null for a recipe. */
+export function tableOf(t: Tensor): Table | null {
+  const s = t.source;
+  if (s.kind === 'leaf') return { data: s.data, shape: t.shape };
+  return s.kind === 'state' ? { data: s.param.value, shape: t.shape } : null;
+}
+export const identity = (t: Tensor): Param | Tensor => paramOf(t) ?? t;
+
+/** Tensors that an attached method holds, by name: A, B, table.0. */
+export const ownOf = (own: Field): ReadonlyMap<string, Tensor> => new Map([...tensors(own)].map(({ path, tensor }) => [path, tensor]));
+
+/** What a format may ask about an attachment. */
+export function spotOf<C>(model: Model, place: Place | null, options: C): Spot<C> {
+  return {
+    options,
+    place,
+    base: (name) => {
+      const l = place?.layer.fields[name];
+      const own = l === undefined || l === null ? null : [...tensors(l)][0];
+      const table = own == null ? null : tableOf(own.tensor);
+      if (table === null)
+        throw new Error(`${place?.module ?? 'the model'}: its ${name} is not numbers at hand; await realize(model, engine) first`);
+      return table;
+    },
+    size: (name) => sizeOf(model, name),
+  };
+}
+export function sizeOf(model: Model, name: string): number {
+  if (name === 'layers') return new Set([...layers(model)].filter(({ layer }) => layer.kind === 'block').map(({ path }) => path)).size;
+  const kinds: Readonly<Record<string, AnyLayer['kind']>> = { width: 'trunk', longest: 'trunk' };
+  for (const { layer } of layers(model))
+    if (layer.kind === (kinds[name] ?? 'attend')) {
+      const n = numberOf(layer, name);
+      if (n !== null) return n;
+    }
+  throw new Error(`this model shows no ${name}`);
+}
+
+export const shapes = (a: readonly number[], b: readonly number[]): string => `${show(a)}, expected ${show(b)}`;

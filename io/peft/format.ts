@@ -1,0 +1,114 @@
+// What the files of one method look like: which fields its configuration has, and how their tensors are made of ours and back.
+import type { z } from 'zod';
+import type { Data } from '../../core/tensor.ts';
+import type { Transform } from '../../peft/method.ts';
+import type { Json } from '../adapterJson.ts';
+import type { Place, Rows } from '../names.ts';
+import type { Common } from './config.ts';
+
+export interface Table {
+  readonly data: Data;
+  readonly shape: readonly number[];
+}
+export type Tables = Readonly<Record<string, Table>>;
+
+/** A field of a configuration: what it may be, what it is when nobody says, and whether Python has it as a real number (8.0). */
+export interface FieldOf<T extends z.ZodType = z.ZodType> {
+  readonly type: T;
+  readonly otherwise: Json;
+  readonly real: boolean;
+}
+export const field = <T extends z.ZodType>(type: T, otherwise: Json, real = false): FieldOf<T> => ({ type, otherwise, real });
+export type FieldsOf = Readonly<Record<string, FieldOf>>;
+export type ConfigOf<F extends FieldsOf> = Common & { readonly [K in keyof F]: z.infer<F[K]['type']> };
+
+/** One attachment, as a format sees it. */
+export interface Spot<C> {
+  readonly options: C;
+  /** The layer; null for what stands on the whole network. */
+  readonly place: Place | null;
+  /** Numbers of the network beneath: a norm's gain. */
+  base(name: 'weight' | 'bias'): Table;
+  /** A number of the network: width, heads, kvHeads, headWidth, layers. */
+  size(name: string): number;
+}
+/** A tensor of the file by the end of its key; throws where there is none. Keys that start with base_model. are whole. */
+export type Get = (suffix: string) => Table;
+
+/** One of several attachments that together are one matrix of theirs. */
+export interface Piece<C> {
+  readonly options: C;
+  readonly own: Tables;
+  readonly rows: Rows;
+}
+
+export interface Format<C, F extends FieldsOf = FieldsOf> {
+  readonly peftType: string;
+  /** The name of our method. */
+  readonly method: string;
+  readonly fields: F;
+  /** Which configurations of this type are this method, where several share one. */
+  readonly is?: (c: ConfigOf<F>) => boolean;
+  /** What it attaches to: layers of a kind, the weight or bias of linear layers or norms, whole branches, or the network. */
+  readonly on: 'linear' | 'weight' | 'bias' | 'norm' | 'branch' | 'network';
+  /** Configuration → options of our method, for each module. Throws, with the field, where this library cannot do it. */
+  readonly options: (c: ConfigOf<F>, modules: readonly string[]) => (module: string) => C;
+  readonly attach: (options: C & { readonly where: (path: string) => boolean }) => Transform;
+  /** Our options at each module → configuration. */
+  readonly config: (at: readonly At<C>[], size: (name: string) => number) => Partial<Readonly<Record<keyof F | keyof Common, Json>>>;
+  readonly decode: (get: Get, spot: Spot<C>) => Tables;
+  readonly encode: (own: Tables, spot: Spot<C>) => Tables;
+  /**
+   * Tensors of theirs that are cut by rows where one matrix of theirs is several layers here; the others are the same for each. A method
+   * without this cannot be read or written there.
+   */
+  readonly byRows?: readonly string[];
+  /** Several attachments as one on the whole matrix, exactly; null where that needs something they do not have. */
+  readonly joined?: (pieces: readonly Piece<C>[]) => { readonly options: C; readonly own: Tables } | null;
+  /** Our options as the file needs them, from what the tensors say. */
+  readonly normal?: (options: C, own: Tables) => C;
+  /** Their file has what `finish` makes (a prompt without its encoder). */
+  readonly finished?: true;
+  /** Names of ours that the file does not have and need not: buffers of training. */
+  readonly unsaved?: readonly string[];
+}
+export interface At<C> {
+  readonly module: string;
+  readonly options: C;
+}
+/** A format with its method's types forgotten: what lists hold. */
+export type AnyFormat = Format<Readonly<Record<string, unknown>>>;
+export const asAny = <C, F extends FieldsOf>(f: Format<C, F>): AnyFormat => f as unknown as AnyFormat; // the seam that forgets C and F
+
+/** Something a configuration asks for that this library does not do. */
+export class Unsupported extends Error {
+  override readonly name = 'Unsupported';
+}
+
+/** Tensors that only have other names. */
+export const renamed = (names: Readonly<Record<string, string>>): { decode: (get: Get) => Tables; encode: (own: Tables) => Tables } => ({
+  decode: (get) => Object.fromEntries(Object.entries(names).map(([ours, theirs]) => [ours, get(theirs)])),
+  encode: (own) => Object.fromEntries(Object.entries(names).map(([ours, theirs]) => [theirs, own[ours]!])),
+});
+
+/** The one value that all attachments have; throws where they differ. */
+export function same<C, V>(at: readonly At<C>[], name: string, value: (c: C) => V): V {
+  const first = value(at[0]!.options);
+  const other = at.find((a) => value(a.options) !== first);
+  if (other !== undefined)
+    throw new Unsupported(
+      `${name} is ${String(first)} at ${at[0]!.module} and ${String(value(other.options))} at ${other.module}; one adapter file has one, so save them apart`,
+    );
+  return first;
+}
+/** The value that most modules have, and the others by module. */
+export function mostly<C>(
+  at: readonly At<C>[],
+  value: (c: C) => number,
+): { readonly usual: number; readonly others: Readonly<Record<string, number>> } {
+  const times = new Map<number, number>();
+  for (const a of at) times.set(value(a.options), (times.get(value(a.options)) ?? 0) + 1);
+  const usual = [...times].reduce((best, one) => (one[1] > best[1] ? one : best))[0];
+  const others = at.filter((a) => value(a.options) !== usual).map((a) => [a.module, value(a.options)] as const);
+  return { usual, others: Object.fromEntries(others) };
+}

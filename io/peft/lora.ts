@@ -1,0 +1,204 @@
+// Files of LoRA and what shares its files: rank-stabilised LoRA, DoRA, and initialisations that leave ordinary factors behind.
+//   lora_A.weight [r, in], lora_B.weight [out, r], DoRA: lora_magnitude_vector [out];   s = lora_alpha/r, or lora_alpha/√r, is in the configuration
+import { z } from 'zod';
+import { dora } from '../../peft/reparameterized/dora.ts';
+import { type LoraConfig, lora, type UpdateConfig } from '../../peft/reparameterized/lora.ts';
+import { olora } from '../../peft/reparameterized/olora.ts';
+import { pissa } from '../../peft/reparameterized/pissa.ts';
+import { count, flag, real } from './config.ts';
+import { BIAS, count1, dropout, EXCLUDE, FAN, number, patterns, TARGETS, variant, whole0, yes } from './fields.ts';
+import {
+  type At,
+  asAny,
+  type ConfigOf,
+  type Format,
+  field,
+  mostly,
+  type Piece,
+  renamed,
+  same,
+  type Table,
+  type Tables,
+  Unsupported,
+} from './format.ts';
+import { byPattern } from './targets.ts';
+
+export const LORA_FIELDS = {
+  ...TARGETS,
+  ...EXCLUDE,
+  ...FAN,
+  ...BIAS,
+  r: count1(8),
+  lora_alpha: number(8, false),
+  lora_dropout: dropout,
+  use_rslora: yes(false),
+  use_dora: yes(false),
+  init_lora_weights: field(z.union([flag, z.string()]).nullable().optional(), true),
+  rank_pattern: patterns(count),
+  alpha_pattern: patterns(real),
+  megatron_config: variant,
+  megatron_core: field(z.string().nullable().optional(), 'megatron.core'),
+  trainable_token_indices: variant,
+  loftq_config: field(z.unknown().optional(), {}),
+  eva_config: variant,
+  corda_config: variant,
+  lora_ga_config: variant,
+  velora_config: variant,
+  alora_invocation_tokens: variant,
+  use_qalora: yes(false),
+  qalora_group_size: whole0(16),
+  monteclora_config: variant,
+  layer_replication: variant,
+  lora_bias: yes(false),
+  target_parameters: field(z.array(z.string()).nullable().optional(), null),
+  use_bdlora: variant,
+  arrow_config: variant,
+  kasa_config: variant,
+  ensure_weight_tying: yes(false),
+} as const;
+type Lora = ConfigOf<typeof LORA_FIELDS>;
+
+/** Variants of LoRA that change its equation, its tensors or the network. */
+function refuseVariants(c: Lora): void {
+  const set = (name: keyof Lora): boolean => {
+    const v: unknown = c[name];
+    return !(v === undefined || v === null || v === false || (typeof v === 'object' && Object.keys(v).length === 0));
+  };
+  for (const name of [
+    'use_qalora',
+    'use_bdlora',
+    'velora_config',
+    'monteclora_config',
+    'kasa_config',
+    'arrow_config',
+    'alora_invocation_tokens',
+    'layer_replication',
+    'lora_bias',
+    'target_parameters',
+    'trainable_token_indices',
+  ] as const)
+    if (set(name)) throw new Unsupported(`${name} is ${JSON.stringify(c[name])}: a variant of LoRA that this library does not have`);
+  const init = c.init_lora_weights;
+  if (typeof init === 'string' && /^(corda|lora_ga|pissa_niter)/.test(init))
+    throw new Unsupported(
+      `init_lora_weights is "${init}": the file goes with a base that this start has changed, and the change cannot be made again without its data. Where the adapter was trained, save it as an ordinary LoRA: save_pretrained(…, path_initial_model_for_weight_conversion=…)`,
+    );
+}
+const init = (c: Lora): string => (typeof c.init_lora_weights === 'string' ? c.init_lora_weights : '');
+
+/** Rank, alpha and scaling at each module. */
+function optionsOf(c: Lora, modules: readonly string[]): (module: string) => LoraConfig {
+  refuseVariants(c);
+  const rank = byPattern(c.rank_pattern as Readonly<Record<string, number>> | null, modules, c.r ?? 8);
+  const alpha = byPattern(c.alpha_pattern as Readonly<Record<string, number>> | null, modules, c.lora_alpha ?? 8);
+  return (module) => ({
+    rank: rank(module),
+    alpha: alpha(module),
+    rankStabilized: c.use_rslora ?? false,
+    dropout: c.lora_dropout ?? 0,
+    init: init(c) === 'gaussian' ? 'gaussian' : 'kaiming',
+  });
+}
+const configOf = (at: readonly At<UpdateConfig & { readonly init?: string }>[]): Partial<Record<keyof Lora, never>> => {
+  const [rank, alpha] = [mostly(at, (o) => o.rank), mostly(at, (o) => o.alpha)];
+  return {
+    r: rank.usual,
+    lora_alpha: alpha.usual,
+    rank_pattern: rank.others,
+    alpha_pattern: alpha.others,
+    use_rslora: same(at, 'rankStabilized', (o) => o.rankStabilized),
+    lora_dropout: same(at, 'dropout', (o) => o.dropout),
+    init_lora_weights: same(at, 'init', (o) => o.init) === 'gaussian' ? 'gaussian' : true,
+  } as unknown as Partial<Record<keyof Lora, never>>;
+};
+
+/** [A₁; A₂; …] */
+const stacked = (tables: readonly Table[]): Table => {
+  const width = tables[0]!.shape[1]!;
+  const data = Float64Array.from(tables.flatMap((t) => [...t.data]));
+  return { data, shape: [data.length / width, width] };
+};
+/** B's side by side on the diagonal: rows of the whole matrix, columns one after the other. */
+function onDiagonal(pieces: readonly Piece<LoraConfig>[]): Table {
+  const ranks = pieces.map((p) => p.own.B!.shape[1]!);
+  const [rows, columns] = [pieces[0]!.rows.of, ranks.reduce((n, r) => n + r, 0)];
+  const data = new Float64Array(rows * columns);
+  let first = 0;
+  for (const [k, { own, rows: at }] of pieces.entries()) {
+    const [b, r] = [own.B!.data, ranks[k]!];
+    for (let i = at.from; i < at.to; i++) for (let j = 0; j < r; j++) data[i * columns + first + j] = b[(i - at.from) * r + j]!;
+    first += r;
+  }
+  return { data, shape: [rows, columns] };
+}
+/** LoRAs on parts of one matrix as a LoRA on it: ranks add up, and the scaling stays what it was. Null where the scalings differ. */
+function joined(pieces: readonly Piece<LoraConfig>[]): { options: LoraConfig; own: Tables } | null {
+  const [first] = pieces;
+  const { rankStabilized, rank: r, alpha: a } = first!.options;
+  const scale = (o: LoraConfig): number => (rankStabilized ? o.alpha / Math.sqrt(o.rank) : o.alpha / o.rank);
+  if (pieces.some((p) => p.options.rankStabilized !== rankStabilized || scale(p.options) !== scale(first!.options))) return null;
+  const rank = pieces.reduce((n, p) => n + p.options.rank, 0);
+  const alpha = rankStabilized ? a * Math.sqrt(rank / r) : (a * rank) / r;
+  return { options: { ...first!.options, rank, alpha }, own: { A: stacked(pieces.map((p) => p.own.A!)), B: onDiagonal(pieces) } };
+}
+
+const names = { A: 'lora_A.weight', B: 'lora_B.weight' };
+const shared = { peftType: 'LORA', fields: LORA_FIELDS, on: 'linear', options: optionsOf } as const;
+const kept = (
+  method: 'pissa' | 'olora',
+  attach: Format<UpdateConfig, typeof LORA_FIELDS>['attach'],
+): Format<UpdateConfig, typeof LORA_FIELDS> => ({
+  ...shared,
+  ...renamed(names),
+  method,
+  is: (c) => c.use_dora !== true && init(c) === method,
+  options: (c, modules) => {
+    const of = optionsOf(c, modules);
+    return (module) => {
+      const { init: _, ...o } = of(module);
+      return o;
+    };
+  },
+  attach,
+  config: (at) => ({ ...configOf(at), init_lora_weights: method as never }),
+});
+
+const plain: Format<LoraConfig, typeof LORA_FIELDS> = {
+  ...shared,
+  ...renamed(names),
+  method: 'lora',
+  is: (c) => c.use_dora !== true,
+  attach: (o) => lora(o),
+  config: configOf,
+  byRows: [names.B],
+  joined,
+};
+/** Methods that leave an ordinary LoRA behind; they are read back as `lora`. */
+const alike = (method: string): Format<LoraConfig, typeof LORA_FIELDS> => ({ ...plain, method, is: () => false, normal });
+/** Where ranks differ from layer to layer and the scaling does not (EVA), alpha follows the rank. */
+function normal(o: LoraConfig, own: Tables): LoraConfig {
+  const rank = own.A!.shape[0]!;
+  return {
+    ...o,
+    init: o.init ?? 'kaiming',
+    rank,
+    alpha: o.rankStabilized ? o.alpha * Math.sqrt(rank / o.rank) : (o.alpha * rank) / o.rank,
+  };
+}
+
+/** PiSSA and OLoRA files that were not converted: the same start is taken out of the same weight again. */
+export const LORA: readonly ReturnType<typeof asAny>[] = [
+  asAny<LoraConfig, typeof LORA_FIELDS>({
+    ...shared,
+    ...renamed({ ...names, m: 'lora_magnitude_vector' }),
+    method: 'dora',
+    is: (c) => c.use_dora === true,
+    attach: (o) => dora(o),
+    config: (at) => ({ ...configOf(at), use_dora: true }),
+    byRows: [names.B, 'lora_magnitude_vector'],
+  }),
+  asAny(kept('pissa', (o) => pissa(o))),
+  asAny(kept('olora', (o) => olora(o))),
+  asAny(plain),
+  ...['loraPlus', 'loraFa', 'eva', 'loraDrop'].map((m) => asAny(alike(m))),
+];

@@ -1,0 +1,350 @@
+// Writing an adapter as Hugging Face PEFT does: adapter_config.json and adapter_model.safetensors, which `PeftModel.from_pretrained` opens.
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Engine } from '../../core/engine.ts';
+import { same } from '../../core/shape.ts';
+import { type Data, paramOf } from '../../core/tensor.ts';
+import { realize } from '../../nn/freeze.ts';
+import { type AnyLayer, type Field, isLayer, type Model } from '../../nn/layer.ts';
+import { layers, tensors } from '../../nn/tree.ts';
+import { asLora } from '../../peft/reparameterized/pissa.ts';
+import { bare } from '../../peft/site.ts';
+import type { Json } from '../adapterJson.ts';
+import { some, writeAtomic, writeSafetensors } from '../files.ts';
+import { type Architecture, type Names, namesOf, type Place } from '../names.ts';
+import type { Dtype } from '../numbers.ts';
+import type { Writable } from '../safetensors.ts';
+import { CONFIG_FILE, keyOf, ownOf, type PeftFiles, placesFor, ROOT, siteOf, sizeOf, spotOf, tableOf, WEIGHTS_FILE } from './adapter.ts';
+import { baseKeys, PARTS, turnedTable } from './base.ts';
+import type { Common, Task } from './config.ts';
+import { type AnyFormat, type At, type Piece, type Table, type Tables, Unsupported } from './format.ts';
+import { PEFT_FORMATS } from './formats.ts';
+import { understood } from './load.ts';
+import { dumpsPython } from './pythonJson.ts';
+import { namedShortly, targets } from './targets.ts';
+
+export interface SaveOptions {
+  /** What `loadPeft` answered: its configuration, number types and embeddings are written again. */
+  readonly like?: PeftFiles;
+  readonly formats?: readonly AnyFormat[];
+  readonly architecture?: Architecture;
+  /** Computes prompts that an encoder makes. */
+  readonly engine?: Engine;
+  /** Name or path of the base model, for whoever loads the adapter. */
+  readonly baseModel?: string;
+  readonly task?: Task;
+  /** Number type of the tensors: F32 when not given. */
+  readonly dtype?: 'F32' | 'F16' | 'BF16';
+}
+export interface SavedPeft {
+  readonly config: string;
+  readonly weights: string;
+  readonly peftType: string;
+  readonly keys: readonly string[];
+}
+
+type Options = Readonly<Record<string, unknown>>;
+interface Found {
+  readonly path: string;
+  readonly place: Place | null;
+  readonly own: Tables;
+  readonly options: Options;
+}
+
+/** Methods that change the weight beneath at their start; written as an ordinary LoRA of twice the rank on the untouched weight. */
+const TAKEN_OUT = ['pissa', 'olora', 'corda', 'loraGa'] as const;
+
+/**
+ * Writes the one method that is attached to a model as Hugging Face PEFT would, and whatever is trainable in the network itself: heads and other
+ * modules whole (modules_to_save), biases beside an adapted weight (bias). The folder is made when missing; each of the two files is replaced
+ * wholly or not at all. PiSSA, OLoRA, CorDA and LoRA-GA become a LoRA of twice the rank that needs no changed base. Throws when the method has no
+ * file there, or two methods are attached, with what to do instead.
+ */
+export async function savePeft(model: Model, folder: string, options: SaveOptions = {}): Promise<SavedPeft> {
+  const { like, formats = PEFT_FORMATS, engine } = options;
+  const raw = like !== undefined && typeof like.config.init_lora_weights === 'string';
+  const ready = raw ? model : await untaken(model, engine);
+  const name = methodOf(ready, formats);
+  const format = formats.find((f) => f.method === name)!;
+  const names = namesOf(ready, options.architecture);
+  const found = await attachmentsOf(ready, format, names, engine);
+  const pieces = whole(format, found, ready);
+  const at = pieces.map(({ place, options: o }) => ({ module: place?.module ?? '', options: o }));
+  const written = new Map<string, Table>();
+  for (const p of pieces)
+    for (const [suffix, table] of Object.entries(format.encode(p.own, spotOf(ready, p.place, p.options))))
+      put(written, keyOf(p.place, suffix), table);
+  const task = options.task ?? taskOf(names, ready);
+  const base = baseOf(names, found, task, like);
+  for (const [key, table] of [...base.tables, ...(like?.useless ?? [])]) put(written, key, table);
+  const config =
+    like === undefined ? fresh(format, at, names, ready, base, { ...options, task }) : again(like, format, formats, at, names, ready);
+  const asBefore = (key: string): string =>
+    like?.dtypes.has(key) === false && like.dtypes.has(key.replace(ROOT, '')) ? key.replace(ROOT, '') : key;
+  const writable = new Map(
+    [...written].map(([key, t]) => [asBefore(key), stored(t, like?.dtypes.get(asBefore(key)) ?? options.dtype ?? 'F32')]),
+  );
+  if (like !== undefined) sameKeys(like, writable);
+  await mkdir(folder, { recursive: true });
+  const [configFile, weightsFile] = [join(folder, CONFIG_FILE), join(folder, WEIGHTS_FILE)];
+  await writeSafetensors(weightsFile, writable, new Map([['format', 'pt']]));
+  const real = new Set(Object.entries(format.fields).flatMap(([k, f]) => (f.real ? [k] : [])));
+  await writeAtomic(configFile, [new TextEncoder().encode(dumpsPython(config, like?.written, real))]);
+  return { config: configFile, weights: weightsFile, peftType: format.peftType, keys: [...writable.keys()].sort() };
+}
+
+/** Starts that were taken out of the weight, turned into what needs no changed weight. */
+async function untaken(model: Model, engine: Engine | undefined): Promise<Model> {
+  for (const name of TAKEN_OUT) {
+    if (![...layers(model)].some(({ layer }) => layer.attached?.method === name)) continue;
+    if (engine === undefined)
+      throw new Error(
+        `savePeft: ${name} has changed the weights beneath, and turning it into an ordinary LoRA takes an engine: savePeft(model, folder, { engine })`,
+      );
+    return realize(asLora(model, name), engine);
+  }
+  return model;
+}
+
+/** The one method that a model carries. */
+function methodOf(model: Model, formats: readonly AnyFormat[]): string {
+  const found = new Set<string>();
+  const places = new Map<string, string[]>();
+  for (const { path, layer } of layers(model))
+    if (layer.attached !== null) {
+      found.add(layer.attached.method);
+      places.set(path, [...(places.get(path) ?? []), layer.attached.method]);
+    }
+  const [name, ...more] = found;
+  if (name === undefined) throw new Error('savePeft: nothing is attached to this model, so there is no adapter to save');
+  if (more.length > 0)
+    throw new Error(
+      `savePeft: ${[...found].join(' and ')} are attached, and a file of Hugging Face PEFT holds one method; save each on a model of its own, or merge one (merge(model))`,
+    );
+  const twice = [...places].find(([, methods]) => methods.length > 1);
+  if (twice !== undefined)
+    throw new Error(`savePeft: ${name} is attached twice at ${twice[0]}; save each on a model of its own, or combine them into one first`);
+  if (!formats.some((f) => f.method === name))
+    throw new Error(
+      `savePeft: Hugging Face PEFT has no file for ${name}; it has ${[...new Set(formats.map((f) => f.method))].join(', ')}. saveAdapter(model, folder) writes any method in this library's own format, and merge(model) makes plain weights`,
+    );
+  return name;
+}
+
+async function attachmentsOf(model: Model, format: AnyFormat, names: Names, engine: Engine | undefined): Promise<Found[]> {
+  const places = new Map(placesFor(format, names, model).map((p) => [siteOf(format, p), p]));
+  const found: Found[] = [];
+  for (const { path, layer } of layers(model)) {
+    const { attached } = layer;
+    if (attached === null) continue;
+    const place = format.on === 'network' ? null : places.get(path);
+    if (place === undefined)
+      throw new Error(
+        `savePeft: ${format.method} is attached at ${path}, and Hugging Face PEFT has it only at ${format.on === 'norm' ? 'norms' : 'linear layers'}`,
+      );
+    const field: Field = (format.finished ? attached.finish?.() : null) ?? layer.fields[attached.field] ?? null;
+    const own = ownOf(engine === undefined ? field : await realize(field, engine));
+    const tables = Object.fromEntries(
+      [...own].map(([name, t]) => {
+        const table = tableOf(t);
+        if (table === null)
+          throw new Error(`savePeft: ${name} at ${path} is a recipe, not numbers yet; pass an engine: savePeft(model, folder, { engine })`);
+        return [name, table];
+      }),
+    );
+    const o = attached.application.config as Options; // a seam: formats know the options of their method
+    found.push({ path, place, own: tables, options: format.normal?.(o, tables) ?? o });
+  }
+  return found;
+}
+
+/** Attachments to parts of one matrix of theirs, as one. */
+function whole(format: AnyFormat, found: readonly Found[], model: Model): Found[] {
+  const parts = new Map<string, Found[]>();
+  for (const f of found) if (f.place?.rows != null) parts.set(f.place.module, [...(parts.get(f.place.module) ?? []), f]);
+  return [
+    ...found.filter((f) => f.place?.rows == null),
+    ...[...parts].map(([module, pieces]) => {
+      const first = pieces[0]!;
+      const place = { ...first.place!, rows: null };
+      const refuse = (why: string): never => {
+        throw new Error(
+          `savePeft: ${format.method} on ${pieces.map((p) => p.path).join(', ')} is one matrix, ${module}, in Hugging Face's GPT-2, ${why}; build the model with fusedQkv: true`,
+        );
+      };
+      if (format.byRows === undefined) return refuse('and this method cannot be put together from parts');
+      const own = stackedRows(format, pieces, model);
+      if (own !== null) return { ...first, place, own };
+      const joined = format.joined?.(pieces.map((p): Piece<Options> => ({ options: p.options, own: p.own, rows: p.place!.rows! }))) ?? null;
+      return joined === null ? refuse('and these parts do not fit into one') : { ...first, place, ...joined };
+    }),
+  ];
+}
+/** The parts under each other, where all of the matrix is there and what they share is the same. */
+function stackedRows(format: AnyFormat, pieces: readonly Found[], model: Model): Tables | null {
+  const sorted = pieces.toSorted((a, b) => a.place!.rows!.from - b.place!.rows!.from);
+  const { of } = sorted[0]!.place!.rows!;
+  if (sorted.reduce((n, p) => n + p.place!.rows!.to - p.place!.rows!.from, 0) !== of) return null;
+  if (sorted.some((p) => JSON.stringify(p.options) !== JSON.stringify(sorted[0]!.options))) return null;
+  const encoded = sorted.map((p) => format.encode(p.own, spotOf(model, p.place, p.options)));
+  const joint: Record<string, Table> = {};
+  for (const [suffix, first] of Object.entries(encoded[0]!)) {
+    const all = encoded.map((e) => e[suffix]!);
+    if (format.byRows!.includes(suffix))
+      joint[suffix] = { data: Float64Array.from(all.flatMap((t) => [...t.data])), shape: [of, ...first.shape.slice(1)] };
+    else if (all.every((t) => equal(t.data, first.data))) joint[suffix] = first;
+    else return null;
+  }
+  // back to our names on the whole matrix
+  return format.decode((suffix) => joint[suffix]!, spotOf(model, { ...sorted[0]!.place!, rows: null }, sorted[0]!.options));
+}
+const equal = (a: Data, b: Data): boolean => a.length === b.length && a.every((v, k) => v === b[k]);
+
+function put(into: Map<string, Table>, key: string, table: Table): void {
+  const known = into.get(key);
+  if (known !== undefined && !(same(known.shape, table.shape) && equal(known.data, table.data)))
+    throw new Error(`savePeft: ${key} is one tensor for all layers, but two layers here hold different ones`);
+  into.set(key, table);
+}
+const stored = ({ data, shape }: Table, dtype: Dtype): Writable => ({
+  data,
+  shape,
+  dtype: data instanceof Int32Array && dtype === 'F32' ? 'I32' : dtype,
+});
+
+interface BaseParts {
+  readonly tables: ReadonlyMap<string, Table>;
+  readonly modules: readonly string[]; // saved whole
+  readonly biases: boolean; // of adapted layers, trained
+}
+/** What of the network itself goes into the file: what is trainable, and what the file had that it is like. */
+function baseOf(names: Names, found: readonly Found[], task: Task, like: PeftFiles | undefined): BaseParts {
+  const tables = new Map<string, Table>();
+  const modules: string[] = [];
+  const adapted = new Map(found.filter((f) => f.place !== null).map((f) => [f.place!.path, f.place!]));
+  let biases = false;
+  const shown = new Set<unknown>();
+  const table = (p: Place, l: AnyLayer, part: string): Table => {
+    const own = tableOf([...tensors(bare(l))][0]!.tensor);
+    if (own === null) throw new Error(`savePeft: ${p.path}.${part} is a recipe; await realize(model, engine) first`);
+    return p.turned && part === 'weight' ? turnedTable(own) : own;
+  };
+  for (const p of names.places) {
+    const parts = PARTS.flatMap((part) => {
+      const l = p.layer.fields[part];
+      return isLayer(l) ? [{ part, l, trained: trainedIn(l) }] : [];
+    });
+    for (const { part, l } of parts) for (const key of baseKeys(p, part)) if (like?.dtypes.has(key)) tables.set(key, table(p, l, part));
+    if (like !== undefined) continue;
+    // A classifier's file always has its head: who loads it puts one on a fresh model.
+    const head = (task === 'SEQ_CLS' || task === 'TOKEN_CLS') && (p.path === 'head' || p.module.startsWith('classifier.'));
+    const trained = parts.filter((x) => (x.trained || head) && !shown.has(x.l));
+    if (trained.length === 0) continue;
+    for (const { l } of parts) shown.add(l);
+    if (p.rows !== null)
+      throw new Error(
+        `savePeft: ${p.path} is trainable, and in Hugging Face's GPT-2 it is a part of ${p.module}; build the model with fusedQkv: true`,
+      );
+    if (adapted.has(p.path)) {
+      if (trained.some((x) => x.part !== 'bias'))
+        throw new Error(
+          `savePeft: ${p.path} is adapted and its weight is trainable besides, which no file of Hugging Face PEFT holds; freeze(model) before attaching`,
+        );
+      biases = true;
+      continue;
+    }
+    const [first] = p.module.split('.');
+    if (first !== 'classifier') modules.push(p.module);
+    else if (!modules.includes(first)) modules.push(first);
+    for (const { part, l } of parts) tables.set(`${ROOT}${p.module}.${part}`, table(p, l, part));
+  }
+  if (biases)
+    for (const p of adapted.values()) {
+      const l = p.layer.fields.bias;
+      if (isLayer(l)) tables.set(`${ROOT}${p.module}.base_layer.bias`, table(p, l, 'bias'));
+    }
+  return { tables, modules, biases };
+}
+const trainedIn = (l: AnyLayer): boolean => [...tensors(bare(l))].some(({ tensor }) => paramOf(tensor)?.active === true);
+
+/** A new configuration: every field that the library has, in its order. */
+function fresh(
+  format: AnyFormat,
+  at: readonly At<Options>[],
+  names: Names,
+  model: Model,
+  base: BaseParts,
+  o: SaveOptions & { readonly task: Task },
+): { readonly [key: string]: Json } {
+  if (base.biases && !('bias' in format.fields))
+    throw new Unsupported(`savePeft: biases are trainable beside ${format.method}, and ${format.peftType} has no field for them`);
+  const own = Object.fromEntries(Object.entries(format.fields).map(([k, f]) => [k, f.otherwise]));
+  const modules = at.map((a) => a.module);
+  const all = names.places.map((p) => p.module);
+  const conv = format.on !== 'network' && names.places.some((p) => p.turned && modules.includes(p.module));
+  return {
+    task_type: o.task,
+    peft_type: format.peftType,
+    auto_mapping: null,
+    base_model_name_or_path: o.baseModel ?? null,
+    revision: null,
+    inference_mode: true,
+    modules_to_save: base.modules.length === 0 ? null : base.modules,
+    ...own,
+    ...(format.on === 'network' ? {} : { target_modules: namedShortly(modules, all) }),
+    ...('fan_in_fan_out' in format.fields ? { fan_in_fan_out: conv } : {}),
+    ...(base.biases ? { bias: `${format.peftType.toLowerCase()}_only` } : {}),
+    ...(format.config(at, (name) => sizeOf(model, name)) as { readonly [key: string]: Json }),
+  };
+}
+function taskOf(names: Names, model: Model): Task {
+  const { fields } = bare(model);
+  const head = names.byPath.get('head');
+  if (head === undefined) return 'FEATURE_EXTRACTION';
+  if ('pool' in fields) return 'SEQ_CLS';
+  return head.module === 'lm_head' ? 'CAUSAL_LM' : 'TOKEN_CLS';
+}
+
+/** The configuration that was read, when it still says what is attached. */
+function again(
+  like: PeftFiles,
+  format: AnyFormat,
+  formats: readonly AnyFormat[],
+  at: readonly At<Options>[],
+  names: Names,
+  model: Model,
+): { readonly [key: string]: Json } {
+  const file = {
+    file: join(like.folder, CONFIG_FILE),
+    fields: like.config,
+    written: like.written,
+    peftType: String(like.config.peft_type),
+  };
+  const was = understood(file, formats);
+  const differs = (what: string): never => {
+    throw new Error(
+      `savePeft: ${what}, so the files from ${like.folder} cannot be written again; leave out \`like\` to write a new configuration`,
+    );
+  };
+  if (was.format.method !== format.method) differs(`the model carries ${format.method} and the files hold ${was.format.method}`);
+  const modules = [...new Set(at.map((a) => a.module))];
+  const of = was.format.options(was.config as never, modules);
+  for (const { module, options } of at)
+    for (const [k, v] of Object.entries(of(module)))
+      if (JSON.stringify(v) !== JSON.stringify(options[k]))
+        differs(`${k} is ${JSON.stringify(options[k])} at ${module} and was ${JSON.stringify(v)}`);
+  if (format.on !== 'network') {
+    const then = new Set(targets(was.config as Common, names, placesFor(format, names, model)).map((p) => p.module));
+    const changed = [...modules.filter((m) => !then.has(m)), ...[...then].filter((m) => !modules.includes(m))];
+    if (changed.length > 0) differs(`${some(changed)} ${changed.length === 1 ? 'is' : 'are'} adapted in one and not in the other`);
+  }
+  return { ...like.config, inference_mode: true };
+}
+function sameKeys(like: PeftFiles, now: ReadonlyMap<string, unknown>): void {
+  const missing = [...like.dtypes.keys()].filter((k) => !now.has(k));
+  const added = [...now.keys()].filter((k) => !like.dtypes.has(k));
+  if (missing.length + added.length > 0)
+    throw new Error(
+      `savePeft: the files had ${some(missing)} that the model has not, and the model has ${some(added)} that they had not; leave out \`like\` to write new ones`,
+    );
+}

@@ -1,0 +1,29 @@
+// Attention over a prefix: a table's rows as heads in front of the text's keys and values.
+//   attend(q, [P_k; k], [P_v; v])
+// Li & Liang 2021, arXiv 2101.00190, §4.2.
+import { broadcastTo, concat, pad, permute, reshape } from '../../core/ops/move.ts';
+import type { Tensor } from '../../core/tensor.ts';
+import { type Context, withKeys } from '../../nn/context.ts';
+import { BASE, type Layer, layer } from '../../nn/layer.ts';
+
+/**
+ * A table [p, Hk·D] as heads [B, Hk, p, D], for keys like `k` [B, Hk, T, D]. Heads that a method above made wider (UniPELT's gate
+ * does, with zeros behind the text's keys) get rows with zeros behind them too.
+ */
+export function asHeads(rows: Tensor, k: Tensor): Tensor {
+  const [b, heads, , width] = k.shape as readonly [number, number, number, number];
+  const [p, all] = rows.shape as readonly [number, number];
+  const own = all / heads; // D of the network
+  const split = permute(reshape(rows, [p, heads, own]), [1, 0, 2]);
+  return broadcastTo(pad(split, 2, 0, width - own), [b, heads, p, width]);
+}
+
+/** What training drops of a prefix's heads: nothing by default. `part` tells keys from values. */
+export type DropHeads = (heads: Tensor, part: 'keys' | 'values', ctx: Context) => Tensor;
+
+/** Attention over the tables and the text: attend(q, [P_k; k], [P_v; v]). */
+export const attendWith = (call: Layer<'attend'>, keys: Tensor, values: Tensor, drop: DropHeads = (heads) => heads): Layer<'attend'> =>
+  layer('attend', { [BASE]: call }, () => (q, k, v, ctx) => {
+    const front = { keys: drop(asHeads(keys, k), 'keys', ctx), values: drop(asHeads(values, v), 'values', ctx) };
+    return call(q, concat([front.keys, k], 2), concat([front.values, v], 2), withKeys(ctx, keys.shape[0]!));
+  });

@@ -1,0 +1,32 @@
+// What prompt methods share: rows in front of an embedded text, and the rows that a real text has.
+import { broadcastTo, concat } from '../../core/ops/move.ts';
+import { leaf, type Tensor } from '../../core/tensor.ts';
+import { context, shifted, withTokens } from '../../nn/context.ts';
+import { type Layer, layer } from '../../nn/layer.ts';
+import { substitute } from '../../nn/tree.ts';
+import type { Site } from '../site.ts';
+
+/** Rows P [p, d], or [B, p, d], in front of the text; after the first pass of a generation they are in the cache, and only positions move. */
+export const promptInFront =
+  (call: Layer<'trunk'>, P: Tensor): ((...args: Parameters<Layer<'trunk'>>) => Tensor) =>
+  (h, ctx) => {
+    const [p, d] = P.shape.slice(-2) as readonly number[] as readonly [number, number];
+    if (ctx.cache?.filled) return call(h, shifted(ctx, p));
+    const rows = broadcastTo(P, [h.shape[0]!, p, d]); // [B, p, d]
+    return call(concat([rows, h], 1), withTokens(ctx, p)).slice(1, p); // [B, T, d]
+  };
+
+/** What arrives at a trunk for these ids: their embeddings, token types included. [1, p, d] */
+export function embedded(site: Site<'trunk'>, ids: readonly number[]): Tensor {
+  const seen: Tensor[] = [];
+  const listening = substitute(site.root, 'trunk', (l, path) =>
+    path === site.path
+      ? layer('trunk', {}, () => (h) => {
+          seen.push(h);
+          return h;
+        })
+      : l,
+  );
+  listening({ ids: leaf(ids, [1, ids.length]) }, context(ids.length));
+  return seen[0]!;
+}

@@ -1,0 +1,54 @@
+// DEFT: a small subspace of a weight's outputs is emptied and filled anew.
+//   W' = W − P relu(P)ᵀ W + s·P R,   P ∈ ℝ^{out×r} ~ N(0, 0.02²),   R ∈ ℝ^{r×in} = relu(P)ᵀ W / s at the start, so that W' = W
+//   `removal`: without R, so that the subspace is only emptied (PaRa)
+// As built in PEFT 0.21 (DEFT), `decomposition_method="relu"`; its "qr" needs the derivative of a QR decomposition and is left out.
+// It stands on the weight, which both halves multiply.
+import { relu } from '../../core/ops/map.ts';
+import { param, type Tensor } from '../../core/tensor.ts';
+import { defineMethod } from '../attach.ts';
+import { rankFits } from '../check.ts';
+import { product, transposed } from '../linalg.ts';
+
+export interface DeftConfig {
+  readonly rank: number;
+  readonly alpha: number | null; // s = α/r, or 1
+  readonly removal: boolean; // no R
+}
+type Deft = { P: Tensor; R: Tensor };
+const scale = ({ alpha, rank }: DeftConfig): number => (alpha === null ? 1 : alpha / rank);
+const changed = (w: Tensor, { P, R }: Deft, c: DeftConfig): Tensor => {
+  const taken = relu(P).T.matmul(w); // [r, in]
+  return w.add(P.matmul(c.removal ? taken.neg() : R.mul(scale(c)).sub(taken)));
+};
+
+/** Count: r(in + out) for each layer, r·out without R. */
+export const deft = defineMethod<'weight', DeftConfig, Deft>({
+  name: 'deft',
+  family: 'reparameterized',
+  paper: 'https://huggingface.co/docs/peft/package_reference/deft',
+  at: 'weight',
+  defaults: { rank: 8, alpha: null, removal: false, where: ['q.weight', 'v.weight'] },
+  readsWeight: true,
+  check: (site, { rank, alpha }) => {
+    if (site.shape.length !== 2) throw new RangeError(`deft: ${site.path} is a vector; DEFT changes matrices`);
+    rankFits('deft', site, rank);
+    if (alpha !== null && !(alpha > 0)) throw new RangeError(`deft: alpha ${alpha} must be positive, or null for a scale of 1`);
+  },
+  init: ({ shape: [out, into] }, c, r, { weight }) => {
+    const p = r.normal(out! * c.rank, 0.02);
+    const right = transposed(
+      p.map((v) => Math.max(v, 0)),
+      out!,
+      c.rank,
+    ); // [r, out]
+    const taken = product(right, weight(), c.rank, out!, into!).map((v) => v / scale(c));
+    return { train: { P: param(p, [out!, c.rank]), ...(c.removal ? {} : { R: param(taken, [c.rank, into!]) }) } };
+  },
+  around: (call, p, c) => (ctx) => changed(call(ctx), p, c),
+  fold: ({ weight, bias }, p, c) => ({ weight: changed(weight, p, c), bias }),
+  count: (sites, { rank, removal }) => {
+    const train = sites.reduce((n, { shape: [out, into] }) => n + rank * (out! + (removal ? 0 : into!)), 0);
+    return { train, stored: train };
+  },
+  startsAsBase: ({ removal }) => (removal ? 'no' : 'close'), // P(relu(P)ᵀ W − relu(P)ᵀ W), up to rounding of R
+});

@@ -1,0 +1,107 @@
+// RandLoRA: enough random low-rank products for full rank, frozen, of which only diagonal scalings are trained.
+//   y = W x + b + (α/r) Σⱼ Bⱼ Λⱼ A Γⱼ drop(x),   j = 1 … n = ⌈min(in, out)/r⌉,   Bⱼ ∈ ℝ^{out×r} and one A ∈ ℝ^{r×in} frozen
+//   Λⱼ (r numbers) starts at 0, Γⱼ (in numbers) at 1/max(n, in).   Where out < in, the same transposed: A is on the smaller side.
+// Albert et al. 2025, arXiv 2502.00987, §4. A and B are shared by all layers, cut to size, of unit deviation; sparse ones hold −1, 0 and 1.
+
+import type { Rng } from '../../core/rng.ts';
+import { leaf, param, type Tensor } from '../../core/tensor.ts';
+import { defineMethod } from '../attach.ts';
+import { dropoutFits, rankFits } from '../check.ts';
+import type { Site } from '../site.ts';
+import { dropped } from './lora.ts';
+
+export interface RandloraConfig {
+  readonly rank: number;
+  readonly alpha: number;
+  readonly bases: 'dense' | 'sparse' | 'verySparse'; // uniform; or ±1 with chance 1/3, or 1/√smaller side, in all
+  readonly dropout: number; // on x, on this branch only
+}
+type Randlora = { A: Tensor; B: Tensor; lambda: Tensor; gamma: Tensor }; // [r, small], [n, large, r], [n, r], [n, small]
+
+const sides = ([out, into]: readonly number[]): { small: number; large: number } => ({
+  small: Math.min(out!, into!),
+  large: Math.max(out!, into!),
+});
+/** Sides and number of bases of the largest layer, which all are cut from. */
+function whole(sites: readonly Site<'linear'>[], rank: number): { n: number; small: number; large: number } {
+  const { small, large } = sides([0, 1].map((d) => Math.max(...sites.map((s) => s.shape[d]!))));
+  return { n: Math.ceil(small / rank), small, large };
+}
+function base(size: number, kind: RandloraConfig['bases'], small: number, r: Rng): Float32Array {
+  const u = r.uniform(size, -1, 1);
+  const share = kind === 'sparse' ? 1 / 3 : 1 / Math.sqrt(small);
+  const values = kind === 'dense' ? u : u.map((v) => (Math.abs(v) < 1 - share ? 0 : Math.sign(v)));
+  const mean = values.reduce((a, b) => a + b, 0) / size;
+  const deviation = Math.sqrt(values.reduce((a, b) => a + (b - mean) ** 2, 0) / (size - 1));
+  return values.map((v) => v / (deviation || 1));
+}
+/** The two factors of the sum: [n·r, small] and [large, n·r]. */
+function factors({ A, B, lambda, gamma }: Randlora): { inner: Tensor; outer: Tensor } {
+  const [n, r] = lambda.shape as [number, number];
+  const small = gamma.shape[1]!;
+  return {
+    inner: lambda
+      .reshape(n, r, 1)
+      .mul(A.slice(1, 0, small))
+      .mul(gamma.reshape(n, 1, small))
+      .reshape(-1, small),
+    outer: B.permute(1, 0, 2).reshape(-1, n * r),
+  };
+}
+
+export const randlora = defineMethod<'linear', RandloraConfig, Randlora, Pick<Randlora, 'A' | 'B'>>({
+  name: 'randlora',
+  family: 'reparameterized',
+  paper: 'arXiv:2502.00987',
+  at: 'linear',
+  defaults: { rank: 32, alpha: 640, bases: 'dense', dropout: 0, where: ['q', 'v'] },
+  check: (site, c) => {
+    rankFits('randlora', site, c.rank);
+    dropoutFits('randlora', c.dropout);
+    if (!(c.alpha > 0)) throw new RangeError(`randlora: alpha ${c.alpha} must be positive; PEFT takes 20 times the rank`);
+  },
+  shared: (sites, { rank, bases }, r) => {
+    const { n, small, large } = whole(sites, rank);
+    return {
+      A: leaf(base(rank * small, bases, small, r.split('A')), [rank, small]),
+      B: leaf(base(n * large * rank, bases, small, r.split('B')), [n, large, rank]),
+    };
+  },
+  init: ({ shape }, { rank }, _, { shared }) => {
+    const { small } = sides(shape);
+    const n = Math.ceil(small / rank);
+    const start = 1 / Math.max(n, small);
+    return {
+      train: { lambda: param(new Float32Array(n * rank), [n, rank]), gamma: param(new Float32Array(n * small).fill(start), [n, small]) },
+      fixed: shared,
+    };
+  },
+  around: (call, p, c, site) => {
+    const { inner, outer } = factors(cut(p, site.shape));
+    const [down, up] = site.shape[1]! <= site.shape[0]! ? [inner.T, outer.T] : [outer, inner];
+    return (x, ctx) =>
+      call(x, ctx).add(
+        dropped(x, c, site, ctx)
+          .matmul(down)
+          .matmul(up)
+          .mul(c.alpha / c.rank),
+      );
+  },
+  fold: ({ weight, bias }, p, c) => {
+    const { inner, outer } = factors(cut(p, weight.shape));
+    const change = weight.shape[1]! <= weight.shape[0]! ? outer.matmul(inner) : inner.T.matmul(outer.T);
+    return { weight: weight.add(change.mul(c.alpha / c.rank)), bias };
+  },
+  count: (sites, { rank }) => {
+    const train = sites.reduce((sum, { shape }) => sum + Math.ceil(sides(shape).small / rank) * (rank + sides(shape).small), 0);
+    const { n, small, large } = whole(sites, rank);
+    return { train, stored: train + rank * small + n * large * rank }; // A and B once, for all sites
+  },
+  startsAsBase: () => 'close', // adds an exact zero
+});
+
+/** The first bases, and the first rows of each, that a layer uses. */
+function cut({ A, B, lambda, gamma }: Randlora, shape: readonly number[]): Randlora {
+  const { small, large } = sides(shape);
+  return { A: A.slice(1, 0, small), B: B.slice(0, 0, lambda.shape[0]!).slice(1, 0, large), lambda, gamma };
+}

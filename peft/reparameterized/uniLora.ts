@@ -1,0 +1,80 @@
+// UniLoRA: all LoRA factors of a model are copies of the numbers of one short vector, each at fixed random places.
+//   y = W x + b + B A drop(x),   every element of every A and B is θ_i/√n_i,   i its fixed index, n_i how often i is used
+// arXiv 2506.00799, §3: such a projection θ ∈ ℝᵈ → ℝᴰ keeps lengths. Every index serves ⌊D/d⌋ or ⌈D/d⌉ elements. θ ~ U(±0.02), so it
+// does not start as the base; there is no α.
+import { gather } from '../../core/ops/index.ts';
+import { leaf, param, type Tensor } from '../../core/tensor.ts';
+import { defineMethod } from '../attach.ts';
+import { dropoutFits, rankFits, wholeNumber } from '../check.ts';
+import { dropped } from './lora.ts';
+
+export interface UniLoraConfig {
+  readonly rank: number;
+  readonly size: number; // d, the numbers trained in the whole model
+  readonly bound: number; // θ ~ U(±bound)
+  readonly dropout: number; // on x, on this branch only
+}
+type UniLora = { theta: Tensor; norm: Tensor; indexA: Tensor; indexB: Tensor };
+type Shared = Pick<UniLora, 'theta' | 'norm'> & { readonly indices: ReadonlyMap<string, Int32Array> };
+
+/** A [r, in] and B [out, r], read from θ/√n. */
+function matrices({ theta, norm, indexA, indexB }: UniLora): { A: Tensor; B: Tensor } {
+  const values = theta.mul(norm).reshape(-1, 1);
+  return { A: gather(values, indexA).reshape(...indexA.shape), B: gather(values, indexB).reshape(...indexB.shape) };
+}
+
+export const uniLora = defineMethod<'linear', UniLoraConfig, UniLora, Shared>({
+  name: 'uniLora',
+  family: 'reparameterized',
+  paper: 'arXiv:2506.00799',
+  at: 'linear',
+  defaults: { rank: 4, size: 256, bound: 0.02, dropout: 0, where: ['q', 'v'] },
+  check: (site, c) => {
+    rankFits('uniLora', site, c.rank);
+    wholeNumber('uniLora', 'size', c.size);
+    dropoutFits('uniLora', c.dropout);
+    if (!(c.bound > 0)) throw new RangeError(`uniLora: bound ${c.bound} must be positive: at θ = 0 neither A nor B has a gradient`);
+  },
+  shared: (sites, { rank, size, bound }, r) => {
+    const lengths = sites.map(({ shape: [out, into] }) => rank * (out! + into!));
+    const total = lengths.reduce((a, b) => a + b);
+    const balanced = r
+      .split('indices')
+      .permutation(total)
+      .map((k) => k % size); // a permutation, so that all indices serve alike
+    const used = Array.from({ length: size }, (_, i) => Math.floor(total / size) + (i < total % size ? 1 : 0));
+    const starts = lengths.map((_, k) => lengths.slice(0, k).reduce((a, b) => a + b, 0));
+    return {
+      theta: param(r.split('theta').uniform(size, -bound, bound), [size]),
+      norm: leaf(
+        used.map((n) => (n === 0 ? 0 : 1 / Math.sqrt(n))),
+        [size],
+      ),
+      indices: new Map(sites.map((s, k) => [s.path, Int32Array.from(balanced.slice(starts[k]!, starts[k]! + lengths[k]!))])),
+    };
+  },
+  init: ({ path, shape: [out, into] }, { rank }, _, { shared: { theta, norm, indices } }) => {
+    const mine = indices.get(path)!;
+    return {
+      train: { theta },
+      fixed: {
+        norm,
+        indexA: leaf(mine.subarray(0, rank * into!), [rank, into!]),
+        indexB: leaf(mine.subarray(rank * into!), [out!, rank]),
+      },
+    };
+  },
+  around: (call, p, c, site) => {
+    const { A, B } = matrices(p);
+    return (x, ctx) => call(x, ctx).add(dropped(x, c, site, ctx).matmul(A.T).matmul(B.T));
+  },
+  fold: ({ weight, bias }, p) => {
+    const { A, B } = matrices(p);
+    return { weight: weight.add(B.matmul(A)), bias };
+  },
+  count: (sites, { rank, size }) => {
+    const indices = sites.reduce((n, { shape: [out, into] }) => n + rank * (out! + into!), 0);
+    return { train: size, stored: 2 * size + indices };
+  },
+  startsAsBase: () => 'no',
+});
