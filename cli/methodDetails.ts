@@ -5,6 +5,7 @@ import { freeze } from '../nn/freeze.ts';
 import type { Model } from '../nn/layer.ts';
 import { type Listed, methods } from '../peft/all.ts';
 import type { Part } from '../peft/method.ts';
+import { composing } from './methodComposes.ts';
 import { number, type Row, rowOf, sourceOf } from './methodRows.ts';
 import { sketch } from './methodSketch.ts';
 import { docstringOf, headerOf } from './methodSource.ts';
@@ -25,6 +26,12 @@ export const STARTS = {
   bitwise: 'as the base, bit for bit',
   close: 'as the base, up to rounding',
   no: 'elsewhere than the base',
+} as const;
+
+export const COMPOSES = {
+  any: 'on top of any method',
+  mergeable: 'on top of methods that merge: it needs the weight that they make',
+  none: 'others on top of it; it replaces the weight, so nothing may stand there before',
 } as const;
 
 /** The equations at the head of its file; for a composition whose file has none, those of its parts. */
@@ -59,8 +66,8 @@ function wrapped(text: string, width: number, indent: string): string {
   return lines.map((l) => `${indent}${l}`).join('\n');
 }
 
-export function details(m: Listed, model: Model): string {
-  const [row, source]: [Row, string] = [rowOf(m, model), sourceOf(m)];
+export async function details(m: Listed, model: Model): Promise<string> {
+  const [row, source]: [Row, string] = [await rowOf(m, model, composing()), sourceOf(m)];
   const { says, rest } = headerOf(source);
   const equation = equationsOf(m);
   const doc = docstringOf(source, m.name);
@@ -80,6 +87,7 @@ export function details(m: Listed, model: Model): string {
     '',
     `count     ${row.count.formula ?? 'see the file'}; ${number(row.count.trained)} trained and ${number(row.count.stored)} stored on ${row.count.on}`,
     `merges    ${row.mergeable ? 'yes, into plain weights' : 'no, it stays attached'}`,
+    `composes  ${COMPOSES[row.composable]}`,
     `starts    ${STARTS[row.startsAsBase]}`,
     `paper     ${link(m.paper)}`,
     `file      ${m.file}`,

@@ -8,7 +8,8 @@ import type { Field, Model } from '../nn/layer.ts';
 import { layers, tensors } from '../nn/tree.ts';
 import { type Listed, methods } from '../peft/all.ts';
 import { meanAndDeviation } from './interval.ts';
-import { defaults, equationsOf, link, placeOf } from './methodDetails.ts';
+import { COMPOSABLE, composing } from './methodComposes.ts';
+import { COMPOSES, defaults, equationsOf, link, placeOf } from './methodDetails.ts';
 import { figure, small, smallAttached } from './methodFigure.ts';
 import { notes } from './methodNotes.ts';
 import { number, REFERENCE_NAME, type Row, referenceModel, rowOf, sourceOf } from './methodRows.ts';
@@ -64,9 +65,10 @@ function here(name: string, o: Outcome | null): string[] {
 }
 
 /** A method's page. */
-export async function page(m: Listed, o: { reference: Model; base: Model; trained: Outcome | null }): Promise<string> {
+export async function page(m: Listed, o: ReturnType<typeof ingredients>): Promise<string> {
   const source = sourceOf(m);
-  const [row, { says, rest }, doc, note] = [rowOf(m, o.reference), headerOf(source), docstringOf(source, m.name), notes[m.name]];
+  const { says, rest } = headerOf(source);
+  const [row, doc, note] = [await rowOf(m, o.reference, o.composes), docstringOf(source, m.name), notes[m.name]];
   const equation = equationsOf(m);
   const tensorsHere = brought(await smallAttached(m, o.base));
   return [
@@ -112,9 +114,11 @@ export async function page(m: Listed, o: { reference: Model; base: Model; traine
     '',
     `${row.count.formula === null ? '' : `${row.count.formula}. `}On ${REFERENCE_NAME}: ${number(row.count.trained)} scalars trained, ${number(row.count.stored)} stored.`,
     '',
-    '## Merging',
+    '## Merging and composing',
     '',
     row.mergeable ? 'Folds into plain weights, and then costs nothing.' : 'Is no change of weights, and stays attached.',
+    '',
+    `Composes: ${COMPOSES[row.composable]}.`,
     '',
     ...(note?.reports === undefined ? [] : ['## What is reported', '', ...note.reports.map((r) => `* ${r}`), '']),
     ...here(m.name, o.trained),
@@ -131,7 +135,7 @@ export async function page(m: Listed, o: { reference: Model; base: Model; traine
 export function index(rows: readonly Row[]): string {
   const families = [...new Set(rows.map((r) => r.family))];
   const line = (r: Row): string =>
-    `| [${r.name}](methods/${pageName(r.name)}) | ${r.place.join(', ')} | [${r.paper.replace('arXiv:', '').replace('https://', '')}](${link(r.paper)}) | ${r.count.formula ?? '—'} | ${number(r.count.trained)} | ${r.mergeable ? 'yes' : 'no'} | ${r.startsAsBase} |`;
+    `| [${r.name}](methods/${pageName(r.name)}) | ${r.place.join(', ')} | [${r.paper.replace('arXiv:', '').replace('https://', '')}](${link(r.paper)}) | ${r.count.formula ?? '—'} | ${number(r.count.trained)} | ${r.mergeable ? 'yes' : 'no'} | ${COMPOSABLE[r.composable]} | ${r.startsAsBase} |`;
   return [
     '# Methods',
     '',
@@ -142,8 +146,8 @@ export function index(rows: readonly Row[]): string {
     ...families.flatMap((f) => [
       `## ${f[0]!.toUpperCase()}${f.slice(1)}`,
       '',
-      '| method | place | paper | count | trained | merges | starts as base |',
-      '| --- | --- | --- | --- | --: | --- | --- |',
+      '| method | place | paper | count | trained | merges | composable | starts as base |',
+      '| --- | --- | --- | --- | --: | --- | --- | --- |',
       ...rows.filter((r) => r.family === f).map(line),
       '',
     ]),
@@ -151,7 +155,7 @@ export function index(rows: readonly Row[]): string {
 }
 
 /** What the pages are made from, built once. */
-export const ingredients = () => ({ reference: referenceModel(), base: small(), trained: readTrained() });
+export const ingredients = () => ({ reference: referenceModel(), base: small(), trained: readTrained(), composes: composing() });
 
 /** Writes index, pages and figures, and removes pages of methods that are gone. */
 export async function writeDocs(): Promise<void> {
@@ -164,6 +168,8 @@ export async function writeDocs(): Promise<void> {
     await writeFile(join(folder, pageName(m.name)), await page(m, o));
     await writeFile(join(folder, figureName(m.name)), await figure(m, o.base));
   }
-  await writeFile(join(FOLDER, 'methods.md'), index(methods.map((m) => rowOf(m, o.reference))));
+  const rows: Row[] = [];
+  for (const m of methods) rows.push(await rowOf(m, o.reference, o.composes));
+  await writeFile(join(FOLDER, 'methods.md'), index(rows));
   console.log(`wrote docs/methods.md, and ${methods.length} pages with figures in docs/methods/`);
 }

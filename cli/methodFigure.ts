@@ -1,5 +1,6 @@
 // A method's figure: the graph that the library builds for one place where the method is attached, as a small SVG.
 
+import type { Engine } from '../core/engine.ts';
 import { float64 } from '../core/engines/float64.ts';
 import { dot, svg } from '../core/graph.ts';
 import { within } from '../core/scope.ts';
@@ -21,13 +22,13 @@ const SMALL = { width: 8, layers: 2, heads: 2, longest: 16 };
 export const small = (): Model => freeze(network(VOCABULARY, 0, SMALL));
 
 /** A method's small configuration on the small network, prepared on a text of a few tokens. */
-export async function smallAttached(m: Listed, base: Model): Promise<Model> {
+export async function smallAttached(m: Listed, base: Model, engine: Engine = float64()): Promise<Model> {
   const ids = leaf(
     Int32Array.from({ length: 2 * TOKENS }, (_, k) => k % VOCABULARY),
     [2, TOKENS],
   );
   const loss = (model: Model, b: { readonly ids: Tensor }): Tensor => restore(model, { ids: b.ids, targets: b.ids }, context(TOKENS));
-  const env: Env = { engine: float64(), batches: [{ ids }], loss, train: async (model) => model, seed: 0 };
+  const env: Env = { engine, batches: [{ ids }], loss, train: async (model) => model, seed: 0 };
   return (await m.tiny().prepare(base, env))(base);
 }
 

@@ -9,6 +9,7 @@ import type { Model } from '../nn/layer.ts';
 import type { Listed } from '../peft/all.ts';
 import type { Part, Start } from '../peft/method.ts';
 import { pick } from '../peft/site.ts';
+import { COMPOSABLE, type Composable } from './methodComposes.ts';
 import { notes } from './methodNotes.ts';
 import { formulaOf } from './methodSource.ts';
 
@@ -32,12 +33,15 @@ export interface Row {
     readonly stored: number | null;
   };
   readonly mergeable: boolean;
+  /** What it can be put on top of, tried out. */
+  readonly composable: Composable;
   readonly startsAsBase: Start;
 }
 
 export const sourceOf = (m: Listed): string => readFileSync(fileURLToPath(new URL(`../${m.file}`, import.meta.url)), 'utf8');
 
-export function rowOf(m: Listed, model: Model): Row {
+/** `composes` comes from `composing()`: making it is the larger part of the work. */
+export async function rowOf(m: Listed, model: Model, composes: (m: Listed) => Promise<Composable>): Promise<Row> {
   const parts = m.standard().parts;
   const starts = parts.map((p) => p.method.startsAsBase(p.config));
   return {
@@ -47,6 +51,7 @@ export function rowOf(m: Listed, model: Model): Row {
     paper: m.paper,
     count: { formula: formulaOf(sourceOf(m), m.name) ?? notes[m.name]?.count ?? null, on: REFERENCE_NAME, ...counted(parts, model) },
     mergeable: parts.every((p) => p.method.mergeable),
+    composable: await composes(m),
     startsAsBase: starts.includes('no') ? 'no' : starts.includes('close') ? 'close' : 'bitwise',
   };
 }
@@ -76,7 +81,7 @@ export const keeps =
 export const number = (n: number | null): string => (n === null ? '—' : n.toLocaleString('en-US'));
 export const table = (rows: readonly Row[]): string =>
   `${columns(
-    ['name', 'family', 'place', 'paper', 'trained', 'stored', 'merges', 'starts as base'],
+    ['name', 'family', 'place', 'paper', 'trained', 'stored', 'merges', 'composable', 'starts as base'],
     rows.map((r) => [
       r.name,
       r.family,
@@ -85,6 +90,7 @@ export const table = (rows: readonly Row[]): string =>
       number(r.count.trained),
       number(r.count.stored),
       r.mergeable ? 'yes' : 'no',
+      COMPOSABLE[r.composable],
       r.startsAsBase,
     ]),
-  )}\n\n${rows.length} methods. Scalars trained and stored: defaults, on ${REFERENCE_NAME}. Details: npm run methods -- show NAME`;
+  )}\n\n${rows.length} methods. Scalars trained and stored: defaults, on ${REFERENCE_NAME}. Composable: whether it can be put on top of another method. Details: npm run methods -- show NAME`;

@@ -24,6 +24,7 @@ import { type Listed, methods } from '../peft/all.ts';
 import type { Env, Transform } from '../peft/method.ts';
 import { vblora } from '../peft/reparameterized/vblora.ts';
 import { type Demo, demo, type Hidden, PRETRAINING, restore, SIZES } from './demo.ts';
+import { composing } from './methodComposes.ts';
 import { type Entry, formatTrained, type Outcome, type Settings, writeTrained } from './methodTrained.ts';
 
 /** The rates that each method's own is chosen from, by the loss on the validation part after a training with seed 0. */
@@ -104,9 +105,11 @@ function costOf(model: Model, d: Demo): { flops: number; saved: number; optimize
 }
 const scalars = (model: Model): number => [...trainable(model).keys()].reduce((n, p) => n + size(p.shape), 0);
 
+type About = Pick<Entry, 'name' | 'family' | 'place' | 'mergeable' | 'composable'>;
+
 /** Chooses the rate with seed 0, then trains with the other seeds. Null when the signal came. */
 export async function compare(
-  about: Pick<Entry, 'name' | 'family' | 'place' | 'mergeable'>,
+  about: About,
   make: (seed: number) => Promise<Model>,
   d: Demo,
   o: {
@@ -148,11 +151,12 @@ export async function compare(
   };
 }
 
-const aboutOf = (m: Listed): Pick<Entry, 'name' | 'family' | 'place' | 'mergeable'> => ({
+const aboutOf = async (m: Listed, composes: ReturnType<typeof composing>): Promise<About> => ({
   name: m.name,
   family: m.family,
   place: m.at,
   mergeable: m.standard().parts.every((p) => p.method.mergeable),
+  composable: await composes(m),
 });
 /** All weights trained: what the methods are measured against. */
 export const FULL = 'full fine-tuning';
@@ -184,7 +188,7 @@ export async function train({ steps, seeds, only, quick = false, resume = false 
   await using engine = await openEngine();
   const { report: r } = engine;
   console.error(`engine   ${r.engine} (${r.mode}): ${r.why}`);
-  const started = performance.now();
+  const [started, composes] = [performance.now(), composing()];
   const say = status();
   const known = resume ? await readPartial(partial, settings) : new Map<string, Entry>();
   const d = await demo({
@@ -205,8 +209,13 @@ export async function train({ steps, seeds, only, quick = false, resume = false 
     const e =
       known.get(name) ??
       (m === undefined
-        ? await compare({ name, family: '—', place: [], mergeable: true }, async () => unfreeze(d.base, () => true), d, o)
-        : await compare(aboutOf(m), (seed) => attached(m, d, { ...o, seed }), d, o));
+        ? await compare(
+            { name, family: '—', place: [], mergeable: true, composable: 'any' },
+            async () => unfreeze(d.base, () => true),
+            d,
+            o,
+          )
+        : await compare(await aboutOf(m, composes), (seed) => attached(m, d, { ...o, seed }), d, o));
     if (e === null) break;
     entries.push(e);
     say(`${title}  loss ${e.losses.map((l) => l.toFixed(3)).join(' ')}  rate ${e.rate}${left}`, true);
@@ -241,7 +250,8 @@ async function readPartial(path: string, settings: Settings): Promise<Map<string
     throw e;
   });
   const found = text === null ? null : (JSON.parse(text) as { settings: Settings; entries: Entry[] });
-  const fits = found !== null && JSON.stringify(found.settings) === JSON.stringify(settings);
+  const fits =
+    found !== null && JSON.stringify(found.settings) === JSON.stringify(settings) && found.entries.every((e) => e.composable !== undefined);
   return new Map(fits ? found.entries.map((e) => [e.name, e]) : []);
 }
 

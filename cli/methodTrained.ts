@@ -7,6 +7,7 @@ import { short } from '../core/account.ts';
 import { columns } from '../core/columns.ts';
 import { scatter } from '../io/figure.ts';
 import { meanAndDeviation } from './interval.ts';
+import { COMPOSABLE, type Composable } from './methodComposes.ts';
 
 export interface Settings {
   readonly steps: number;
@@ -20,6 +21,7 @@ export interface Entry {
   readonly family: string;
   readonly place: readonly string[];
   readonly mergeable: boolean;
+  readonly composable: Composable;
   readonly trainable: number;
   readonly optimizer: number; // bytes
   readonly saved: number; // bytes kept from forward to backward
@@ -66,6 +68,7 @@ const cells = (o: Outcome, e: Entry): string[] => {
     String(e.rate),
     `${mean.toFixed(3)}${deviation === null ? '' : ` ± ${deviation.toFixed(3)}`}`,
     e.mergeable ? 'yes' : 'no',
+    COMPOSABLE[e.composable],
   ];
 };
 const HEADING = [
@@ -80,6 +83,7 @@ const HEADING = [
   'rate',
   'loss',
   'merges',
+  'composable',
 ];
 const sorted = (o: Outcome): Entry[] => [...o.entries].sort((a, b) => meanAndDeviation(a.losses).mean - meanAndDeviation(b.losses).mean);
 
@@ -87,7 +91,7 @@ function explained({ settings: s, task, engine, minutes, base }: Outcome): strin
   return [
     `Task: ${task}. The base has ${base.scalars.toLocaleString('en-US')} scalars and a loss of ${base.loss.toFixed(3)} nats per hidden letter on the test part.`,
     `Every method has its defaults (exceptions below) and ${s.steps} steps of AdamW, warmed up and annealed by a cosine, gradients clipped to norm 1. Its learning rate is the one of ${s.rates.join(', ')} with the lowest loss on a validation part after a training with seed 0; the same rule for all. Loss: on the test part, which no choice looked at${s.seeds > 1 ? `, mean ± standard deviation of ${s.seeds} seeds (initialisation, order of data)` : ', one seed'}.`,
-    `Optimizer bytes, bytes kept from forward to backward and FLOP are counted from the program of one step, not measured. Engine: ${engine}; all of it took ${minutes.toFixed(1)} minutes.`,
+    `Optimizer bytes, bytes kept from forward to backward and FLOP are counted from the program of one step, not measured. Composable: whether it can be put on top of another method. Engine: ${engine}; all of it took ${minutes.toFixed(1)} minutes.`,
     'A small network, few steps and one task: differences say how methods behave here, not which is best. Methods made for long training, large networks, many tasks or long texts have nothing to show in it.',
   ];
 }

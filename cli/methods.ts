@@ -2,15 +2,16 @@
 import { parseArgs } from 'node:util';
 import { nearest } from '../core/nearest.ts';
 import { methods } from '../peft/all.ts';
+import { composing } from './methodComposes.ts';
 import { details } from './methodDetails.ts';
-import { keeps, referenceModel, rowOf, table } from './methodRows.ts';
+import { keeps, type Row, referenceModel, rowOf, table } from './methodRows.ts';
 
 const help = `npm run methods -- [show NAME] [--family NAME] [--place KIND] [--mergeable] [--max-params N] [--json]
 npm run methods -- --train [--steps N] [--seeds N] [--only A,B] [--quick] [--resume] [--docs]
 npm run methods -- --docs
 
-  A table of all methods: name, family, place, paper, scalars trained, whether it merges into plain weights, and whether a
-  fresh attachment computes the same as the base. Counts are for the defaults on the reference model named below the table.
+  A table of all methods: name, family, place, paper, scalars trained, whether it merges into plain weights, whether
+  it can be put on top of other methods, and whether a fresh attachment computes the same as the base. Counts are for the defaults on the reference model named below the table.
 
   show NAME        one method: equation, where it sits, defaults, counts, merging, its file
   --family NAME    additive, selective, reparameterized or hybrid
@@ -103,10 +104,12 @@ async function main(): Promise<void> {
   const model = referenceModel();
   if (name !== undefined) {
     const m = methods.find((o) => o.name === known(name))!;
-    return console.log(v.json ? JSON.stringify(rowOf(m, model), null, 2) : details(m, model));
+    return console.log(v.json ? JSON.stringify(await rowOf(m, model, composing()), null, 2) : await details(m, model));
   }
-  const rows = methods.map((m) => rowOf(m, model)).filter(keeps(filter));
-  console.log(v.json ? JSON.stringify(rows, null, 2) : table(rows));
+  const [composes, rows]: [ReturnType<typeof composing>, Row[]] = [composing(), []];
+  for (const m of methods) rows.push(await rowOf(m, model, composes));
+  const kept = rows.filter(keeps(filter));
+  console.log(v.json ? JSON.stringify(kept, null, 2) : table(kept));
 }
 
 try {

@@ -36,6 +36,7 @@ export interface Attached {
   readonly fold: ((w: Weights) => Weights) | null;
   readonly finish: (() => Fields) | null; // an equivalent, smaller set of the method's tensors
   readonly application: Application;
+  readonly acrossRows?: string; // why a row's result depends on the batch's other rows, where it does
   readonly byRow: boolean; // whether its equation holds for tensors [B, …] that differ from row to row of a batch
   readonly under: AnyLayer; // the layer without this method: not what is beneath where the method replaced that layer's weight
 }

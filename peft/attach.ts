@@ -158,6 +158,7 @@ function wrap<K extends Kind, C, T extends Tensors, S, P>(
       hooks: live(f[field] as Fields) ? (m.hooks?.(mine(f), c, site) ?? {}) : {},
       fold: m.fold === undefined ? null : (w) => m.fold!(w, mine(f), c, site),
       finish: m.finish === undefined ? null : () => m.finish!(mine(f), c) as unknown as Fields,
+      ...(m.acrossRows === undefined ? {} : { acrossRows: m.acrossRows }),
       byRow: m.byRow === true,
       under: beneath === base ? ofKind(f[BASE], m.at) : base,
     }),

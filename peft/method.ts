@@ -65,6 +65,8 @@ export interface Method<K extends Kind, C, T extends Tensors, S = null, P = null
    * Then rows served by different adapters share one call (peft/mixed.ts); without it they are computed adapter by adapter.
    */
   readonly byRow?: true;
+  /** Why what a row computes depends on the other rows of its batch, where it does: mixed batches refuse such a method. */
+  readonly acrossRows?: string;
   /** The same method as new weights, where that is exact. */
   readonly fold?: (w: Weights, p: T, c: C, site: Site<K>) => Weights;
   readonly hooks?: (p: T, c: C, site: Site<K>) => Hooks;
@@ -89,6 +91,7 @@ export interface AnyMethod {
   readonly needsPreparing: boolean;
   readonly count: (sites: readonly Site<Kind>[], c: unknown, prepared?: unknown) => { readonly train: number; readonly stored: number };
   readonly startsAsBase: (c: unknown) => Start;
+  readonly acrossRows?: string;
   readonly idle?: Readonly<Record<string, string>>;
 }
 

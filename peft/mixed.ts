@@ -83,6 +83,9 @@ function togetherLayers(ls: readonly AnyLayer[], path: string, of: Rows): AnyLay
     throw new Error(
       `mixed: ${ls.find((o) => o.attached !== null)!.attached!.method} changes the weight ${path}, which all rows of a batch share; merge that model and run it by itself`,
     );
+  const across = ls.find((o) => o.attached?.acrossRows !== undefined)?.attached;
+  if (across !== undefined && across !== null)
+    throw new Error(`mixed: ${across.method} at ${path}: ${across.acrossRows}; run that model on a batch of its own`);
   const groups: number[][] = [];
   for (const [n, own] of ls.entries()) {
     const mine = groups.find((g) => alike(ls[g[0]!]!, own));

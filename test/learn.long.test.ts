@@ -48,7 +48,7 @@ test('the exceptions are methods', () => {
 for (const m of methods)
   test(m.name, async () => {
     const o = { engine: held.engine!, steps: STEPS, seeds: 1, rates: RATES };
-    const about = { name: m.name, family: m.family, place: m.at, mergeable: true };
+    const about = { name: m.name, family: m.family, place: m.at, mergeable: true, composable: 'any' as const };
     const e = (await compare(about, (seed) => attached(m, held.task!, { ...o, seed }), held.task!, o))!;
     expect(e.losses[0], `${m.name} at its best rate, ${e.rate}`).toBeLessThan(m.name in IN_FRONT ? NUDGED : LEARNED);
   });

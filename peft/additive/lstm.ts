@@ -22,3 +22,13 @@ export function lstm(x: Tensor, [Wx, Wh, bx, bh]: readonly Tensor[], backward: b
   }
   return concat(backward ? out.reverse() : out, 0);
 }
+
+/** Of one direction: names and shapes in that order. */
+export const lstmShapes = (from: number, h: number): readonly (readonly [name: string, shape: readonly number[]])[] => [
+  ['Wx', [4 * h, from]],
+  ['Wh', [4 * h, h]],
+  ['bx', [4 * h]],
+  ['bh', [4 * h]],
+];
+/** Count: 4h(in + h + 2). */
+export const lstmSize = (from: number, h: number): number => 4 * h * (from + h + 2);

@@ -7,11 +7,11 @@ import { ShapeError } from '../../core/shape.ts';
 import { shifted } from '../../nn/context.ts';
 import { substitute } from '../../nn/tree.ts';
 import { defineMethod } from '../attach.ts';
-import { dropoutFits, idsFit, lengthFits, wholeNumber } from '../check.ts';
+import { dropoutFits, lengthFits, wholeNumber } from '../check.ts';
 import type { Site, Where } from '../site.ts';
 import { flatten, newPrefix, newPrefixHidden, type Prefix, prefixFrom, prefixHiddenSize, prefixSize } from './prefix.ts';
 import { attendWith, type DropHeads } from './prefixAttention.ts';
-import { keysAndValues } from './prefixFromText.ts';
+import { checkText, fromText } from './prefixFromText.ts';
 
 export interface PrefixTuningConfig {
   readonly length: number; // p
@@ -43,28 +43,10 @@ export const prefixTuning = defineMethod<'trunk', PrefixTuningConfig, Prefix, nu
     if (c.bottleneck !== null) wholeNumber('prefixTuning', 'bottleneck', c.bottleneck);
     dropoutFits('prefixTuning', c.dropout);
     widths(site, c);
-    if (typeof c.init !== 'object') return;
-    idsFit('prefixTuning', site, c.init.ids);
-    if (c.bottleneck !== null)
-      throw new Error(
-        `prefixTuning: init from ids gives the keys and values themselves, and an MLP could not be made to produce them; set bottleneck: null`,
-      );
-    if (c.init.ids.length !== c.length)
-      throw new RangeError(
-        `prefixTuning: init from ${c.init.ids.length} ids makes a prefix of that length; set length: ${c.init.ids.length}`,
-      );
+    if (typeof c.init === 'object') checkText(site, c, c.init.ids);
   },
   prepareIf: (c) => typeof c.init === 'object' && c.length > 0,
-  prepare: async (sites, c, { engine }) => {
-    if (typeof c.init !== 'object') return null;
-    const tables: Numbers[][] = [];
-    for (const s of sites) {
-      const own: Numbers[] = [];
-      for (const t of keysAndValues(s, c.init.ids, c.attend)) own.push((await engine.read(t)).slice());
-      tables.push(own);
-    }
-    return tables;
-  },
+  prepare: async (sites, c, { engine }) => (typeof c.init === 'object' ? fromText(sites, c.init.ids, c.attend, engine) : null),
   init: (site, c, r, { prepared }) => {
     const w = c.length === 0 ? [] : widths(site, c);
     const numbers = prepared?.[site.index];

@@ -6,7 +6,7 @@ import { relu } from '../../core/ops/map.ts';
 import { concat } from '../../core/ops/move.ts';
 import type { Rng } from '../../core/rng.ts';
 import { param, type Tensor } from '../../core/tensor.ts';
-import { lstm } from './lstm.ts';
+import { lstm, lstmShapes, lstmSize } from './lstm.ts';
 
 export interface EncoderConfig {
   readonly length: number; // p
@@ -29,25 +29,13 @@ export function encoded(t: Encoder): Tensor {
   return t.W.reduce((y, w, k) => (k === 0 ? y : relu(y)).matmul(w.T).add(t.b[k]!), x);
 }
 
-/** Widths from layer to layer of the linear part, and of the LSTM's input: [from, to] each. */
-function sizes(c: EncoderConfig, d: number): { linear: [number, number][]; lstm: number[]; h: number } {
+/** Widths from layer to layer of the linear part, [from, to] each, and of the LSTM layers' inputs. */
+function sizes(c: EncoderConfig, d: number): { linear: [from: number, to: number][]; lstm: number[]; h: number } {
   const h = c.hidden ?? (c.encoder === 'mlp' ? d : d / 2);
-  if (c.encoder === 'mlp')
-    return {
-      linear: [
-        [d, h],
-        [h, h],
-        [h, d],
-      ],
-      lstm: [],
-      h,
-    };
+  const widths = c.encoder === 'mlp' ? [d, h, h, d] : [2 * h, 2 * h, d];
   return {
-    linear: [
-      [2 * h, 2 * h],
-      [2 * h, d],
-    ],
-    lstm: Array.from({ length: c.layers }, (_, k) => (k === 0 ? d : 2 * h)),
+    linear: widths.slice(1).map((to, k) => [widths[k]!, to]),
+    lstm: c.encoder === 'mlp' ? [] : Array.from({ length: c.layers }, (_, k) => (k === 0 ? d : 2 * h)),
     h,
   };
 }
@@ -65,22 +53,12 @@ export function newEncoder(c: EncoderConfig, d: number, r: Rng): Exclude<Encoder
       shape,
       { decay: shape.length > 1 },
     );
-  const ways = ['forward', 'backward'];
   return {
     E: param(r.split('E').normal(c.length * d), [c.length, d]),
     W: linear.map(([from, to], k) => draw(`W${k}`, [to, from], 1 / Math.sqrt(from))),
     b: linear.map(([from, to], k) => draw(`b${k}`, [to], 1 / Math.sqrt(from))),
     lstm: lstm.flatMap((from, k) =>
-      ways.flatMap((way) =>
-        (
-          [
-            ['Wx', [4 * h, from]],
-            ['Wh', [4 * h, h]],
-            ['bx', [4 * h]],
-            ['bh', [4 * h]],
-          ] as const
-        ).map(([n, shape]) => draw(`${n} ${k} ${way}`, shape, 1 / Math.sqrt(h))),
-      ),
+      ['forward', 'backward'].flatMap((way) => lstmShapes(from, h).map(([n, shape]) => draw(`${n} ${k} ${way}`, shape, 1 / Math.sqrt(h)))),
     ),
   };
 }
@@ -88,5 +66,5 @@ export function newEncoder(c: EncoderConfig, d: number, r: Rng): Exclude<Encoder
 /** Count: pd, Σ (in + 1)·out of the linear layers, and 2·4h(in + h + 2) for each LSTM layer. */
 export function encoderSize(c: EncoderConfig, d: number): number {
   const { linear, lstm, h } = sizes(c, d);
-  return c.length * d + linear.reduce((n, [from, to]) => n + (from + 1) * to, 0) + lstm.reduce((n, from) => n + 8 * h * (from + h + 2), 0);
+  return c.length * d + linear.reduce((n, [from, to]) => n + (from + 1) * to, 0) + lstm.reduce((n, from) => n + 2 * lstmSize(from, h), 0);
 }

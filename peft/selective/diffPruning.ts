@@ -1,17 +1,17 @@
 // Diff pruning: a sparse difference to every weight, sparse because each entry has a gate that learns to close.
 //   W' = W + z ⊙ w,   z = min(1, max(0, s̄)),   s̄ = s(r − l) + l,   s = σ(log u − log(1 − u) + α),   u ~ U(0, 1)
 //   loss + λ Σ P(z ≠ 0),   P(z ≠ 0) = σ(α − log(−l/r));   with groups z is the product of the entry's gate and its group's
-// Three phases: random gates; then the ρN largest |z w| of all weights together are kept, the rest goes to 0; then w alone is
-// tuned on that mask. Guo et al. 2021, arXiv 2012.07463, §3. Without a draw u = ½, the median gate.
+// Three phases: random gates; the ρN largest |z w| kept, the rest 0; w alone tuned on that mask (diffPruningPhases.ts).
+// Guo et al. 2021, arXiv 2012.07463, §3. Without a draw u = ½, the median gate.
 import { add, where } from '../../core/ops/map.ts';
 import { within } from '../../core/scope.ts';
 import { type Shape, size } from '../../core/shape.ts';
-import { type Data, type Param, param, paramOf, type Tensor } from '../../core/tensor.ts';
+import { param, type Tensor } from '../../core/tensor.ts';
 import type { Context } from '../../nn/context.ts';
 import { defineMethod } from '../attach.ts';
 import { between } from '../check.ts';
-import { largest } from '../select.ts';
-import { gate, medianGate, openGates } from './hardConcrete.ts';
+import { phases } from './diffPruningPhases.ts';
+import { gate, openGates } from './hardConcrete.ts';
 
 export interface DiffPruningConfig {
   readonly density: number; // ρ, share of all entries that differ in the end
@@ -23,7 +23,7 @@ export interface DiffPruningConfig {
 }
 
 /** `mask` and `phase` (0: gates, 1: mask) are buffers. Finished, w alone is left, and holds z ⊙ w. */
-type Diff = { w: Tensor; alpha?: Tensor; groupAlpha?: Tensor; mask?: Tensor; phase?: Tensor };
+export type Diff = { w: Tensor; alpha?: Tensor; groupAlpha?: Tensor; mask?: Tensor; phase?: Tensor };
 
 /** z ⊙ w, with the mask in the place of z once there is one. */
 function difference({ w, alpha, groupAlpha, mask, phase }: Diff, field: string, ctx?: Context): Tensor {
@@ -35,8 +35,6 @@ function difference({ w, alpha, groupAlpha, mask, phase }: Diff, field: string, 
 
 const groups = (shape: Shape, { group }: DiffPruningConfig): Shape =>
   group === 'row' && shape.length > 1 ? [...shape.slice(0, -1), 1] : [1];
-
-const alphas = ({ alpha, groupAlpha }: Diff): Param[] => [alpha, groupAlpha].flatMap((t) => (t === undefined ? [] : (paramOf(t) ?? [])));
 
 export const diffPruning = defineMethod<'weight', DiffPruningConfig, Diff>({
   name: 'diffPruning',
@@ -65,43 +63,7 @@ export const diffPruning = defineMethod<'weight', DiffPruningConfig, Diff>({
   hooks: ({ alpha, groupAlpha, phase }, { lambda }) => ({
     penalty: () => [alpha!, ...(groupAlpha ? [groupAlpha] : [])].map(openGates).reduce(add).mul(phase!.neg().add(1)).mul(lambda).sum(),
   }),
-  control: (at, c) => {
-    const projection = (total: number): number => Math.max(1, Math.round(c.gates * total));
-    return {
-      begin: (total) => {
-        if (!Number.isFinite(total))
-          throw new RangeError('diffPruning: its phases depend on how many steps there will be; tell the trainer its total');
-        if (projection(total) >= total)
-          throw new RangeError(
-            `diffPruning: of ${total} steps, gates ${c.gates} leaves none to tune on the mask; train longer, or lower it`,
-          );
-      },
-      after: async ({ step, total }, read) => {
-        if (step !== projection(total) || at.length === 0) return null;
-        const live = at.map(({ own }) => ({
-          w: paramOf(own.w)!,
-          mask: paramOf(own.mask!)!,
-          phase: paramOf(own.phase!)!,
-          alphas: alphas(own),
-        }));
-        const now = await read(live.flatMap((p) => [p.w, ...p.alphas]));
-        const diffs = live.map((p) => p.alphas.reduce((d, a) => d.map((v, k) => v * medianGate(now.get(a)!, k, d.length)), now.get(p.w)!));
-        const kept = Math.max(1, Math.round(c.density * diffs.reduce((n, d) => n + d.length, 0)));
-        const places = largest(
-          diffs.map((d) => d.map(Math.abs)),
-          kept,
-        );
-        const write = new Map<Param, Data>();
-        for (const [n, { w, mask, phase }] of live.entries()) {
-          const on = new Float32Array(size(w.shape));
-          for (const k of places[n]!) on[k] = 1;
-          const left = diffs[n]!.map((d, k) => d * on[k]!); // z ⊙ w, so that tuning starts where the gates ended
-          write.set(w, left).set(mask, on).set(phase, Float32Array.of(1));
-        }
-        return write;
-      },
-    };
-  },
+  control: phases,
   finish: (p) => ({ w: difference(p, '') }),
   count: (sites, c) => {
     const n = sites.reduce((sum, { shape }) => sum + size(shape), 0);

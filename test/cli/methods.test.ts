@@ -3,6 +3,7 @@ import { execFile } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
+import { composing } from '../../cli/methodComposes.ts';
 import { equationsOf, placeOf } from '../../cli/methodDetails.ts';
 import { index, ingredients, page } from '../../cli/methodDocs.ts';
 import { notes } from '../../cli/methodNotes.ts';
@@ -20,7 +21,9 @@ const run = (...args: string[]): Promise<{ code: number; out: string; err: strin
     );
   });
 const model = referenceModel();
-const rows = methods.map((m) => rowOf(m, model));
+const composes = composing();
+const rows: Row[] = [];
+for (const m of methods) rows.push(await rowOf(m, model, composes));
 const listed = (name: string) => methods.find((m) => m.name === name)!;
 
 describe('records', () => {
@@ -30,11 +33,17 @@ describe('records', () => {
     expect(found.map((r) => r.name)).toEqual(methods.map((m) => m.name));
     expect(new Set(found.map((r) => r.name)).size).toBe(methods.length);
     for (const r of found) {
-      expect(Object.keys(r)).toEqual(['name', 'family', 'place', 'paper', 'count', 'mergeable', 'startsAsBase']);
+      expect(Object.keys(r)).toEqual(['name', 'family', 'place', 'paper', 'count', 'mergeable', 'composable', 'startsAsBase']);
       expect(r.count.formula, `${r.name} states no count: write "Count: …." into its docstring, or into cli/methodNotes.ts`).not.toBeNull();
       expect(r.count.trained, r.name).toBeGreaterThan(0);
       expect(r.count.stored, r.name).not.toBeNull();
     }
+  });
+  it('say what a method can be put on top of', () => {
+    const of = (name: string): string => rows.find((r) => r.name === name)!.composable;
+    expect(['lora', 'ia3', 'houlsby', 'headOnly', 'longlora', 'mam'].map(of)).toEqual(Array(6).fill('any'));
+    expect(['dora', 'boft', 'loraXs'].map(of)).toEqual(Array(3).fill('mergeable'));
+    expect(['pissa', 'olora', 'corda', 'loraGa'].map(of)).toEqual(Array(4).fill('none'));
   });
   it('filter by family, place, merging and size', async () => {
     const few = await run('--mergeable', '--max-params', '2,000', '--place', 'linear', '--json');
@@ -118,7 +127,17 @@ describe('the pages', () => {
 
 describe('the comparison', () => {
   const entry = (name: string, trainable: number, losses: number[]) => ({
-    ...{ name, family: 'additive', place: ['linear'], mergeable: true, trainable, optimizer: 8 * trainable, saved: 1e6, flops: 3e6 },
+    ...{
+      name,
+      family: 'additive',
+      place: ['linear'],
+      mergeable: true,
+      composable: 'any' as const,
+      trainable,
+      optimizer: 8 * trainable,
+      saved: 1e6,
+      flops: 3e6,
+    },
     ...{ adjusted: name === 'b' ? 'half of it' : null, rate: 0.01, losses, seconds: 1, cpuSeconds: 1 },
   });
   const outcome: Outcome = {
@@ -130,7 +149,7 @@ describe('the comparison', () => {
     expect(formatTrained(outcome)).toMatch(/^b .*0\.400 % .*1\.50 .*1\.300 ± 0\.173 .*\n^a .*4\.00 % .*1\.600 ± 0\.100 /m);
     expect(formatTrained(outcome)).toContain('b: half of it');
     expect(trainedPage(outcome)).toContain(
-      '| [b](methods/b.md) | additive | linear | 40 | 0.400 % | 320 B | 1.00 MB | 1.50 | 0.01 | 1.300 ± 0.173 | yes |',
+      '| [b](methods/b.md) | additive | linear | 40 | 0.400 % | 320 B | 1.00 MB | 1.50 | 0.01 | 1.300 ± 0.173 | yes | yes |',
     );
   });
   it('has a figure with every method by name', () => {

@@ -286,6 +286,13 @@ const unit = (v: Float32Array): Float64Array => {
   return Float64Array.from(v, (x) => x / n);
 };
 
+/** The same network on the first row of its batch alone. */
+const firstRow = (net: Network): Network => ({
+  ...net,
+  targets: net.targets.slice(0, 0, 1),
+  batch: { ...net.batch, ids: net.batch.ids.slice(0, 0, 1), ...(net.batch.keyMask ? { keyMask: net.batch.keyMask.slice(0, 0, 1) } : {}) },
+});
+
 const mixing: Law = {
   id: 'I11',
   says: 'in a batch of mixed adapters each row is what its own adapter computes; where all rows must share a weight it is refused by name',
@@ -297,6 +304,18 @@ const mixing: Law = {
         c,
         why?.includes('all rows of a batch share') === true,
         `sits on weights, which rows cannot have of their own; mixed said: ${why}`,
+      );
+      return;
+    }
+    const across = c.method.parts.map((p) => p.method.acrossRows).filter((why) => why !== undefined);
+    if (across.length > 0) {
+      const why = refusal(() => mixed(models));
+      must(c, why?.includes(across[0]!) === true, `says that its rows depend on each other; mixed said: ${why}`);
+      const [whole, alone] = [await numbersOf(c.engine, c.net, c.model), await numbersOf(c.engine, firstRow(c.net), c.model)];
+      must(
+        c,
+        apart(whole.slice(0, alone.length), alone) > 1e-9,
+        'says that its rows depend on each other, but the first computes the same alone',
       );
       return;
     }

@@ -1,5 +1,6 @@
 // Every ordered pair of methods on every network, in as many processes as there are cores. Prints how many ran, merged and were refused.
 import { expect, it } from 'vitest';
+import { composing } from '../../cli/methodComposes.ts';
 import { methods } from '../../peft/all.ts';
 import { allPairs } from './allPairs.ts';
 import { networks } from './models.ts';
@@ -36,6 +37,20 @@ it(
     expect([...tallies.values()].flatMap((t) => t.broken)).toEqual([]);
     expect(total.pairs).toBe(nets.reduce((n, net) => n + fitting(methods, net).length ** 2, 0));
     for (const { pairs, held } of tallies.values()) expect(held).toBeGreaterThan(pairs / 2);
+    // What `npm run methods` says in its column `composable`, in both directions.
+    const [refused, composes] = [[...tallies.values()].flatMap((t) => t.refused.map((r) => r.split(' → '))), composing()];
+    const merges = (name: string): boolean =>
+      methods
+        .find((m) => m.name === name)!
+        .standard()
+        .parts.every((p) => p.method.mergeable);
+    for (const m of methods) {
+      const beneath = refused.flatMap(([first, second]) => (second === m.name ? [first!] : []));
+      const says = await composes(m);
+      if (says === 'any') expect(beneath, m.name).toEqual([]);
+      else expect(beneath.length, `${m.name} says ${says}`).toBeGreaterThan(0);
+      if (says === 'mergeable') expect(beneath.filter(merges), m.name).toEqual([]);
+    }
   },
   4 * HOURS,
 );
