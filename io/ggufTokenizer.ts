@@ -3,10 +3,10 @@ import type { MetadataValue } from '@huggingface/gguf';
 import { Tokenizer } from '@huggingface/tokenizers';
 import type { TextTokenizer } from './tokenizer.ts';
 
-/** How a text is cut before pairs are merged, by the file's name for it: always as bytes, GPT-2's way; SmolLM has every digit alone. */
+/** How a text is cut before pairs are merged, by the file's name for it: always as bytes, GPT-2's way; SmolLM has every digit alone, ² and ½ too. */
 const CUTS: ReadonlyMap<string, readonly object[]> = new Map([
   ['gpt-2', []],
-  ['smollm', [{ type: 'Digits', individual_digits: true }]],
+  ['smollm', [{ type: 'Split', pattern: { Regex: '\\p{N}' }, behavior: 'Isolated', invert: false }]],
 ]);
 /** Kinds of tokens in `tokenizer.ggml.token_type` that stand for themselves in a text: control tokens, and a user's own. */
 const WHOLE: ReadonlySet<unknown> = new Set([3, 4]);

@@ -1,6 +1,6 @@
 // Training state on disk: what `trainer.state()` answers, in one safetensors file that is replaced wholly or not at all.
 import type { Numbers } from '../core/plan.ts';
-import type { Stored, TrainingState } from '../optim/state.ts';
+import type { Stored, StoredState, TrainingState } from '../optim/state.ts';
 import { asJson, isJsonObject, type Json, parseJson } from './adapterJson.ts';
 import { readSafetensors, writeSafetensors } from './files.ts';
 import type { Writable } from './safetensors.ts';
@@ -47,14 +47,16 @@ export async function readState(path: string): Promise<{ readonly state: Trainin
   )
     return refuse('its training metadata lacks step, seed, optimizer, paths or extra');
   const values = new Map<string, Stored>();
-  const moments = new Map<string, Map<string, Stored>>(paths.map((p: unknown) => [String(p), new Map()]));
+  const moments = new Map<string, Map<string, StoredState>>(paths.map((p: unknown) => [String(p), new Map()]));
   for (const [name, { data, shape }] of tensors) {
-    const stored: Stored = { data: isNumbers(data) ? data : refuse(`${name} holds whole numbers; parameters are F32 or F64`), shape };
     const end = name.lastIndexOf('/');
-    if (name.startsWith(VALUE)) values.set(name.slice(VALUE.length), stored);
-    else if (name.startsWith(MOMENT) && end > MOMENT.length) {
+    if (name.startsWith(VALUE)) {
+      const numbers = isNumbers(data) ? data : refuse(`${name} holds whole numbers; parameters are F32 or F64`);
+      values.set(name.slice(VALUE.length), { data: numbers, shape });
+    } else if (name.startsWith(MOMENT) && end > MOMENT.length) {
       const of = moments.get(name.slice(MOMENT.length, end)) ?? refuse(`${name} is a moment of a parameter its metadata does not name`);
-      of.set(name.slice(end + 1), stored);
+      const kept = isNumbers(data) || data instanceof Uint8Array ? data : refuse(`${name} holds numbers that are neither F32, F64 nor U8`);
+      of.set(name.slice(end + 1), { data: kept, shape });
     } else refuse(`${name} is neither a value nor a moment`);
   }
   return {

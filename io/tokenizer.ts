@@ -1,14 +1,19 @@
-// Texts as ids by a checkpoint's own tokenizer.json.
+// Texts as ids by a checkpoint's own tokenizer.json, and ids as text.
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Tokenizer } from '@huggingface/tokenizers';
 import { isJsonObject } from './adapterJson.ts';
-import { fileOf } from './bert.ts';
+import { fileOf } from './checkpoints/folder.ts';
 
 export interface TextTokenizer {
-  /** Ids of a text with the special tokens around it; a longer text loses words at its end, never its last special token. */
+  /** Ids of a text with the special tokens around it; a longer text loses words at its end, never the special tokens after them. */
   encode(text: string): Int32Array;
+  /** The text of ids; special tokens are left out unless `special`. */
+  decode(ids: readonly number[], special?: boolean): string;
   /** The most ids `encode` answers. */
   readonly longest: number;
+  /** The token that ends an answer (eos_token), or null. */
+  readonly end: number | null;
 }
 
 /**
@@ -16,7 +21,7 @@ export interface TextTokenizer {
  * text): batches are padded where they are made, and a text is cut at `longest` ids.
  */
 export async function readTokenizer(folder: string, longest: number): Promise<TextTokenizer> {
-  const json = (name: string, text: string): object => {
+  const json = (name: string, text: string): { readonly [key: string]: unknown } => {
     try {
       const parsed: unknown = JSON.parse(text); // words of a vocabulary may be `constructor`: nothing here uses them as keys of ours
       if (isJsonObject(parsed)) return parsed;
@@ -25,14 +30,26 @@ export async function readTokenizer(folder: string, longest: number): Promise<Te
     }
     throw new Error(`${join(folder, name)}: is not a JSON object`);
   };
-  const settings = await fileOf(folder, 'tokenizer_config.json').catch(() => '{}'); // many folders have none
   const own = json('tokenizer.json', await fileOf(folder, 'tokenizer.json'));
-  const tokenizer = new Tokenizer({ ...own, padding: null, truncation: null }, json('tokenizer_config.json', settings));
+  const settings = json('tokenizer_config.json', await readFile(join(folder, 'tokenizer_config.json'), 'utf8').catch(() => '{}')); // many folders have none
+  const tokenizer = new Tokenizer({ ...own, padding: null, truncation: null }, settings);
+  const eos = isJsonObject(settings.eos_token) ? settings.eos_token.content : settings.eos_token;
   return {
     longest,
+    end: typeof eos === 'string' ? (tokenizer.token_to_id(eos) ?? null) : null,
+    decode: (ids, special = false) => tokenizer.decode([...ids], { skip_special_tokens: !special, clean_up_tokenization_spaces: false }),
     encode: (text) => {
       const { ids } = tokenizer.encode(text);
-      return Int32Array.from(ids.length <= longest ? ids : [...ids.slice(0, longest - 1), ids.at(-1)!]);
+      if (ids.length <= longest) return Int32Array.from(ids);
+      const tail = ids.length - endOf(ids, tokenizer.encode(text, { add_special_tokens: false }).ids);
+      return Int32Array.from(tail === 0 ? ids.slice(0, longest) : [...ids.slice(0, Math.max(0, longest - tail)), ...ids.slice(-tail)]);
     },
   };
+}
+
+/** Where `inner` ends within `all`. */
+function endOf(all: readonly number[], inner: readonly number[]): number {
+  for (let from = 0; from + inner.length <= all.length; from++)
+    if (inner.every((id, k) => id === all[from + k])) return from + inner.length;
+  return all.length;
 }

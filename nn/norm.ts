@@ -5,10 +5,14 @@ import { type Layer, layer } from './layer.ts';
 import { weight } from './linear.ts';
 
 export const layerNorm = (gain: Tensor, shift: Tensor, eps = 1e-5): Layer<'norm'> =>
-  layer('norm', { weight: weight(gain), bias: weight(shift), eps }, (f) => (x, ctx) => layerNormOp(x, f.weight(ctx), f.bias(ctx), f.eps));
+  layer(
+    'norm',
+    { weight: weight(gain), bias: weight(shift), eps, form: 'layer' },
+    (f) => (x, ctx) => layerNormOp(x, f.weight(ctx), f.bias(ctx), f.eps),
+  );
 
 export const rmsNorm = (gain: Tensor, eps = 1e-6): Layer<'norm'> =>
-  layer('norm', { weight: weight(gain), bias: null as Layer<'weight'> | null, eps }, (f) => (x, ctx) => {
+  layer('norm', { weight: weight(gain), bias: null as Layer<'weight'> | null, eps, form: 'rms' }, (f) => (x, ctx) => {
     const y = rmsNormOp(x, f.weight(ctx), f.eps);
     return f.bias === null ? y : y.add(f.bias(ctx)); // none in LLaMA; a merged shift puts one here
   });

@@ -97,6 +97,10 @@ export function mezoPrograms<M extends Field, B extends object>(model: M, loss: 
 export async function mezo<M extends Field, B extends object>(model: M, options: MezoOptions<M, B>): Promise<Mezo<M, B>> {
   const { engine, loss, optimizer = sgd({ lr: 1e-6 }), eps = 1e-3, schedule = () => 1, seed = 0 } = options;
   if (!(eps > 0)) throw new RangeError(`mezo: eps must be above 0, got ${eps}; the authors use 1e-3`);
+  if (optimizer.keep !== undefined)
+    throw new RangeError(
+      `mezo: ${optimizer.name} keeps its states outside the engine, which only trainer() handles; use the optimizer it is made of`,
+    );
   const t = inspect(model, optimizer);
   for (const { method, control } of t.applications.keys())
     if (control !== null)

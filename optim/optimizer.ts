@@ -4,6 +4,7 @@ import { here, within } from '../core/scope.ts';
 import { size } from '../core/shape.ts';
 import { type Param, param, type Tensor } from '../core/tensor.ts';
 import type { Group } from './groups.ts';
+import type { Keep } from './keep.ts';
 
 /** What the host knows when a step begins: `step` counts from 1; lr and decay are those of the parameter's group. */
 export interface At {
@@ -43,6 +44,8 @@ export interface OptimizerDef<S extends string, N extends string> {
   /** Everything that varies from step to step or from group to group. */
   readonly numbers: (at: At) => Readonly<Record<N, number>>;
   readonly update: (reads: Reads<S, N>) => Writes<S>;
+  /** Where the states are between steps; in the engine when left out. */
+  readonly keep?: Keep;
 }
 
 /** An optimizer whose names of state and numbers have been forgotten: what a trainer holds. */

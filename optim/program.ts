@@ -19,7 +19,7 @@ import type { Optimizer } from './optimizer.ts';
 export type Loss<M, B> = (model: M, batch: B, ctx: Context) => Tensor;
 
 /** One attachment of a method, with the parameters it brought. */
-interface Attachment {
+export interface Attachment {
   readonly path: string;
   readonly attached: Attached;
   readonly own: ReadonlySet<Param>;
@@ -58,10 +58,14 @@ export function inspect(model: Field, optimizer: Optimizer): Trainee {
     attachments,
     applications,
     ...sharedRates(ratesOf(trained, optimizer.config.groups, optimizer.config.weightDecay)),
-    moments: new Map([...trained.keys()].map((p) => [p, optimizer.init(p)])),
+    moments: new Map([...trained.keys()].map((p) => [p, optimizer.keep === undefined ? optimizer.init(p) : places(optimizer.init(p))])),
     sums: new Map([...trained.keys()].map((p) => [p, param(new Float32Array(size(p.shape)), p.shape, { active: false })])),
   };
 }
+
+/** Parameters like these without numbers to start from: what is kept elsewhere is written to them before every use. */
+const places = (states: Readonly<Record<string, Tensor>>): Record<string, Tensor> =>
+  Object.fromEntries(Object.entries(states).map(([k, s]) => [k, stateOf({ ...paramOf(s)!, value: new Float32Array(0) })]));
 
 function sharedRates(own: ReadonlyMap<Param, Rates>): Pick<Trainee, 'rates' | 'sharing'> {
   const rates: Rates[] = [];
@@ -150,11 +154,17 @@ export interface Updated {
 
 const soundness = (grads: Grads): Tensor => within({ phase: 'update' }, () => [...grads.values()].map((g) => sum(g)).reduce(add));
 
-/** From gradients to next values: afterGrad → clip → optimizer → afterStep. */
-export function updated(raw: Grads, t: Trainee, optimizer: Optimizer, clip: Clip | null): Updated {
+const ownOf = (a: Attachment, grads: Grads): Grads => new Map([...grads].filter(([p]) => a.own.has(p)));
+
+/** Gradients as the methods leave them (afterGrad), and those clipped. */
+export function clipped(
+  raw: Grads,
+  t: Trainee,
+  clip: Clip | null,
+): Omit<Updated, 'next'> & { readonly masked: Grads; readonly grads: Grads } {
   return within({ phase: 'update' }, () => {
     const masked = new Map(raw);
-    const own = (a: Attachment): Grads => new Map([...masked].filter(([p]) => a.own.has(p)));
+    const own = (a: Attachment): Grads => ownOf(a, masked);
     for (const a of t.attachments) {
       const answer = within({ path: a.path }, () => a.attached.hooks.afterGrad?.(own(a)) ?? new Map<Param, Tensor>());
       for (const [p, g] of answer) {
@@ -163,6 +173,18 @@ export function updated(raw: Grads, t: Trainee, optimizer: Optimizer, clip: Clip
       }
     }
     const { grads, norm } = clip === null ? { grads: masked, norm: null } : clip(masked);
+    return { masked, grads, norm, sound: norm ?? soundness(raw) };
+  });
+}
+
+/** Next values and states of the parameters that have gradients, then what these attachments write (afterStep). */
+export function applied(
+  { masked, grads }: { readonly masked: Grads; readonly grads: Grads },
+  attachments: readonly Attachment[],
+  t: Trainee,
+  optimizer: Optimizer,
+): Map<Param, Tensor> {
+  return within({ phase: 'update' }, () => {
     const next = new Map<Param, Tensor>();
     for (const [p, grad] of grads) {
       const state = t.moments.get(p)!;
@@ -174,17 +196,23 @@ export function updated(raw: Grads, t: Trainee, optimizer: Optimizer, clip: Clip
       next.set(p, now.value);
       for (const [k, s] of Object.entries(now.state)) next.set(paramOf(state[k]!)!, s);
     }
-    for (const a of t.attachments) {
+    for (const a of attachments) {
       const written = within({ path: a.path }, () =>
-        a.attached.hooks.afterStep?.({ grad: own(a), prev: stateOf, next: (p) => next.get(p) ?? stateOf(p) }),
+        a.attached.hooks.afterStep?.({ grad: ownOf(a, masked), prev: stateOf, next: (p) => next.get(p) ?? stateOf(p) }),
       );
       for (const [p, value] of written ?? []) {
         if (!t.every.has(p)) throw new Error(foreign(a, 'afterStep', 'a parameter that is not in the model'));
         next.set(p, value);
       }
     }
-    return { next, norm, sound: norm ?? soundness(raw) };
+    return next;
   });
+}
+
+/** From gradients to next values: afterGrad → clip → optimizer → afterStep. */
+export function updated(raw: Grads, t: Trainee, optimizer: Optimizer, clip: Clip | null): Updated {
+  const c = clipped(raw, t, clip);
+  return { next: applied(c, t.attachments, t, optimizer), norm: c.norm, sound: c.sound };
 }
 const foreign = (a: Attachment, hook: string, what: string): string =>
   `${a.attached.method} at ${a.path || 'the model'}: its ${hook} answers ${what}; return only the method's own parameters`;
@@ -196,7 +224,11 @@ export interface Built {
   readonly names: readonly string[];
   readonly reached: readonly Param[];
 }
-function built(numbers: readonly (readonly [string, Tensor])[], next: ReadonlyMap<Param, Tensor>, reached: readonly Param[] = []): Built {
+export function built(
+  numbers: readonly (readonly [string, Tensor])[],
+  next: ReadonlyMap<Param, Tensor>,
+  reached: readonly Param[] = [],
+): Built {
   const vector = concat(
     numbers.map(([, n]) => n.reshape(1)),
     0,
@@ -209,15 +241,15 @@ function built(numbers: readonly (readonly [string, Tensor])[], next: ReadonlyMa
     reached,
   };
 }
-const SOUND = 'sound'; // finite exactly when the loss and all gradients are
+export const SOUND = 'sound'; // finite exactly when the loss and all gradients are
 export const AUX = 'aux ';
-const parts = (f: Forward, all: Tensor, sound: Tensor): (readonly [string, Tensor])[] => [
+export const parts = (f: Forward, all: Tensor, sound: Tensor): (readonly [string, Tensor])[] => [
   [SOUND, all.add(sound)],
   ['loss', f.loss],
   ...(f.penalty === null ? [] : [['penalty', f.penalty] as const]),
   ...[...f.aux].map(([name, l]) => [AUX + name, l] as const),
 ];
-const norms = (norm: Tensor | null): (readonly [string, Tensor])[] => (norm === null ? [] : [['norm', norm]]);
+export const norms = (norm: Tensor | null): (readonly [string, Tensor])[] => (norm === null ? [] : [['norm', norm]]);
 
 /** A whole step on one batch. */
 export function stepProgram<M, B extends object>(

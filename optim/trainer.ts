@@ -9,7 +9,9 @@ import { withValues } from '../nn/freeze.ts';
 import type { Progress } from '../nn/hooks.ts';
 import type { Field } from '../nn/layer.ts';
 import { params } from '../nn/tree.ts';
+import { keptApart } from './apart.ts';
 import type { Clip } from './clip.ts';
+import type { ShelfReport } from './keep.ts';
 import type { Optimizer } from './optimizer.ts';
 import {
   AUX,
@@ -74,6 +76,8 @@ export interface Trainer<M, B> extends AsyncDisposable {
   state(): Promise<TrainingState>;
   /** Goes on from a state. Throws, changing nothing, when it is not one of this model and optimizer. */
   load(state: TrainingState): Promise<void>;
+  /** Of an optimizer that keeps its states outside the engine: bytes, and pages moved. */
+  readonly shelf: ShelfReport | null;
   /** Steps taken so far, and how many there will be (Infinity when not said). */
   readonly progress: Progress;
   readonly accumulate: number;
@@ -99,6 +103,8 @@ export async function trainer<M extends Field, B extends object>(model: M, optio
   const t = inspect(model, optimizer);
   const controllers = [...t.applications].flatMap(([a, at]) => (a.control === null ? [] : [{ method: a.method, own: a.control(at) }]));
   const store = engine.store();
+  const apart = optimizer.keep === undefined ? null : await keptApart(t, optimizer, optimizer.keep, store);
+  let cutOff: unknown = null; // what stopped a step half-way through its groups
   let taken = 0;
   let seed = options.seed ?? 0;
   let closed = false;
@@ -112,12 +118,13 @@ export async function trainer<M extends Field, B extends object>(model: M, optio
     return mine;
   };
 
+  const compiled = async (build: () => Built): Promise<Ready> => {
+    const b = build();
+    return { ...b, plan: await engine.compile(store, b.program) };
+  };
   const ready = recent<Ready>(PLANS);
-  const plan = (key: string, build: () => Built): Promise<Ready> =>
-    ready(key, async () => {
-      const b = build();
-      return { ...b, plan: await engine.compile(store, b.program) };
-    });
+  const plan = (key: string, build: () => Built): Promise<Ready> => ready(key, () => compiled(build));
+  const parted = recent<Ready>(Number.POSITIVE_INFINITY); // as many as there are groups
   const numbered = new WeakMap<Loss<M, B>, number>(); // measures told apart by identity
   let measures = 0;
   const numberOf = (m: Loss<M, B>): number => {
@@ -153,8 +160,28 @@ export async function trainer<M extends Field, B extends object>(model: M, optio
     return named(r.names, numbers);
   };
 
+  /** The second part of a step whose optimizer keeps its states elsewhere. */
+  const apply = async (reached: Iterable<Param>, feed: Feed): Promise<void> => {
+    try {
+      await apart?.apply(new Set(reached), async (key, build) => {
+        const r = await parted(key, () => compiled(build));
+        await r.plan.run(Object.fromEntries(Object.entries(feed).filter(([name]) => r.inputs.has(name))));
+      });
+    } catch (e) {
+      cutOff = e;
+      throw new Error('trainer: a step was cut off after some of its parameters had changed; load the last saved state before going on', {
+        cause: e,
+      });
+    }
+  };
   const whole = async (batch: Batch<B>, step: number): Promise<StepReport> => {
     const { lr, feed } = rates(step);
+    if (apart !== null) {
+      const g = await plan(`grads ${shapes(batch)}`, () => apart.gradsProgram(loss, model, inputs(batch), stochastic(), clip));
+      const done = await run(g, data(batch), step, 0);
+      await apply(g.reached, feed);
+      return report(step, lr, done);
+    }
     const r = await plan(`step ${shapes(batch)}`, () => stepProgram(loss, model, inputs(batch), stochastic(), t, optimizer, clip));
     return report(step, lr, await run(r, { ...data(batch), ...feed }, step, 0));
   };
@@ -175,6 +202,11 @@ export async function trainer<M extends Field, B extends object>(model: M, optio
       for (const [name, v] of Object.entries(got)) sums[name] = (sums[name] ?? 0) + weights[k]! * v;
     }
     const paths = [...reached].map((p) => t.trained.get(p)).sort();
+    if (apart !== null) {
+      const done = await run(await plan(`clip ${paths}`, () => apart.clipProgram(reached, clip)), {}, step, batches.length);
+      await apply(reached, feed);
+      return report(step, lr, { ...sums, ...done });
+    }
     const r = await plan(`apply ${paths}`, () => applyProgram(reached, t, optimizer, clip));
     return report(step, lr, { ...sums, ...(await run(r, feed, step, batches.length)) });
   };
@@ -209,6 +241,7 @@ export async function trainer<M extends Field, B extends object>(model: M, optio
         const batches = isList(given) ? given : accumulate === 1 ? [given] : cut(given, accumulate);
         const [first, ...rest] = batches;
         if (first === undefined) throw new RangeError('trainer: a step needs a batch, got none');
+        if (cutOff !== null) throw new Error('trainer: the last step was cut off half-way; load a saved state', { cause: cutOff });
         begin();
         const done = rest.length === 0 ? await whole(first, taken + 1) : await inParts(batches, taken + 1);
         taken++;
@@ -229,10 +262,16 @@ export async function trainer<M extends Field, B extends object>(model: M, optio
         return total / weight;
       }),
     model: <T extends Field>(tree?: T) => inTurn(() => read(tree ?? model)) as Promise<T & M>, // without a tree, T is M
-    state: () => inTurn(() => readState(t, store, optimizer, taken, seed)),
+    get shelf() {
+      return apart?.shelf.report ?? null;
+    },
+    state: () => inTurn(() => readState(t, store, optimizer, taken, seed, apart)),
     load: (state) =>
       inTurn(async () => {
-        await store.write(checked(state, t, optimizer));
+        const { values, kept } = checked(state, t, optimizer, apart === null ? null : await apart.read());
+        await store.write(values);
+        await apart?.write(kept);
+        cutOff = null;
         taken = state.step;
         seed = state.seed;
       }),
@@ -240,6 +279,7 @@ export async function trainer<M extends Field, B extends object>(model: M, optio
       await tail;
       closed = true;
       store.close();
+      await apart?.shelf.close();
     },
   };
 }

@@ -42,6 +42,7 @@ import { s4 } from './hybrid/s4.ts';
 import { unipelt } from './hybrid/unipelt.ts';
 import type { Options, Transform } from './method.ts';
 import { adalora } from './reparameterized/adalora.ts';
+import { bdLora } from './reparameterized/bdLora.ts';
 import { boft } from './reparameterized/boft.ts';
 import { bone } from './reparameterized/bone.ts';
 import { c3a } from './reparameterized/c3a.ts';
@@ -69,6 +70,7 @@ import { loraDrop } from './reparameterized/loraDrop.ts';
 import { loraDropout } from './reparameterized/loraDropout.ts';
 import { loraFa } from './reparameterized/loraFa.ts';
 import { loraGa } from './reparameterized/loraGa.ts';
+import { loraOrthogonal } from './reparameterized/loraOrthogonal.ts';
 import { loraPlus } from './reparameterized/loraPlus.ts';
 import { loraXs } from './reparameterized/loraXs.ts';
 import { mica } from './reparameterized/mica.ts';
@@ -315,6 +317,8 @@ export const methods: readonly Listed[] = [
   listed('peft/reparameterized/osf.ts', osf, { kept: 2 }),
   listed('peft/reparameterized/glora.ts', glora, { rank: 2 }),
   listed('peft/reparameterized/lily.ts', lily, { rank: 2, stride: 2, experts: 2, scale: 2 }),
+  listed('peft/reparameterized/loraOrthogonal.ts', loraOrthogonal, { rank: 2, alpha: 3 }),
+  listed('peft/reparameterized/bdLora.ts', bdLora, { rank: 2, alpha: 3, blocks: 2, where: ['q', 'o'] }),
   listed('peft/reparameterized/road.ts', road, { variant: 1, groupSize: 4 }),
   listed('peft/hybrid/unipelt.ts', unipelt, { rank: 2, length: 2, prefixBottleneck: 3, bottleneck: 3, activation: 'silu' }),
   composition(

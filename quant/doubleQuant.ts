@@ -2,18 +2,15 @@
 //   μ = mean of the scales c,  d = max |c − μ| over 256 consecutive scales,  q = nearest code of (c − μ) / d,  ĉ = μ + d·map[q]
 // Dettmers et al. 2023 (QLoRA), arXiv 2305.14314, §3. The paper says FP8; its code uses the dynamic map of 8-bit optimizers
 // (Dettmers et al. 2022, arXiv 2110.02861, §1.3), and so does this. 8/64 + 32/(64·256) = 0.127 bits per weight instead of 0.5.
+
+import { type Blocks, type Codebook, codebook, dynamicValues, quantizeBlocks } from '../core/codebook.ts';
 import { blocksShape, unpackShifted } from '../core/ops/unpack.ts';
 import { dim, type Shape, ShapeError, show } from '../core/shape.ts';
 import { leaf, type Tensor } from '../core/tensor.ts';
-import { type Blocks, type Codebook, codebook, quantizeBlocks } from './blocks.ts';
 import type { ScaleStore } from './nf4.ts';
 
-/** 2^e midpoints of [0.1, 1] cut in 2^e parts, times 10^(e−6), for e = 0 … 6. */
-const magnitudes = [0, 1, 2, 3, 4, 5, 6].flatMap((e) =>
-  Array.from({ length: 2 ** e }, (_, k) => (0.1 + (0.9 * (k + 0.5)) / 2 ** e) * 10 ** (e - 6)),
-);
 /** The signed dynamic map: 256 ascending values from −0.99297 to 1, dense near 0; code 127 is 0. No two are farther apart than 0.9/64. */
-export const dynamicMap: Codebook = codebook([...magnitudes.map((v) => -v), 0, ...magnitudes, 1].sort((a, b) => a - b));
+export const dynamicMap: Codebook = codebook(dynamicValues(true));
 
 export interface QuantizedScales extends Blocks {
   readonly offset: number; // μ

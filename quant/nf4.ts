@@ -2,11 +2,12 @@
 //   c = max |w| over 64 consecutive weights,  q = nearest code of w / c,  ŵ = c·code[q],  so |w − ŵ| ≤ c · half the gap between codes
 // NF4's codes are quantiles of a normal distribution (and 0, ±1), FP4's are the floats of one sign, two exponent and one mantissa bit.
 // Dettmers et al. 2023 (QLoRA), arXiv 2305.14314, §3; tables, byte order and ties as in bitsandbytes.
+
+import { type Codebook, codebook, quantizeBlocks } from '../core/codebook.ts';
 import { blocksShape, codesShape, unpackTable } from '../core/ops/unpack.ts';
 import { type Shape, ShapeError, show, size } from '../core/shape.ts';
 import { type Data, leaf, type Tensor } from '../core/tensor.ts';
 import { layer } from '../nn/layer.ts';
-import { type Codebook, codebook, quantizeBlocks } from './blocks.ts';
 import type { Scheme } from './quantize.ts';
 
 /** NormalFloat: quantiles of N(0, 1) scaled to [−1, 1]: 7 negatives, 0 (code 7) and 8 positives. */

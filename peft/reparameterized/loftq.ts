@@ -99,7 +99,11 @@ export const loftq = defineMethod<'linear', LoftqConfig, Factors>({
  */
 export function loftqModel(
   model: Model,
-  { where = inBlocks, seed = 0, ...options }: Omit<Options<LoftqConfig>, 'where'> & { readonly where?: WeightChoice } = {},
+  {
+    where = inBlocks,
+    seed = 0,
+    ...options
+  }: Omit<Options<LoftqConfig>, 'where' | 'seed'> & { readonly where?: WeightChoice; readonly seed?: number } = {},
 ): Model {
   const c = { ...DEFAULTS, ...options };
   const factors = new Map<string, Factors>();

@@ -9,7 +9,8 @@ import { openEngine } from '../../core/open.ts';
 import { size } from '../../core/shape.ts';
 import { leaf, paramOf } from '../../core/tensor.ts';
 import { batchOf } from '../../io/batches.ts';
-import { parseBertConfig, readBert } from '../../io/bert.ts';
+import { readBert } from '../../io/bert.ts';
+import { parseConfig } from '../../io/checkpoints/architectures.ts';
 import { writeSafetensors } from '../../io/files.ts';
 import { decodeNumbers, encodeNumbers, halfToFloat } from '../../io/numbers.ts';
 import type { Writable } from '../../io/safetensors.ts';
@@ -116,17 +117,15 @@ describe('checkpoints of transformers', () => {
 
   test.each([
     ['[]', /is not a JSON object/],
-    [{ model_type: 'gpt2' }, /model_type is "gpt2"; this loader knows bert/],
-    [{ position_embedding_type: 'relative_key' }, /only absolute positions/],
+    [{ model_type: 't5' }, /model_type is "t5"; this library knows gpt2, llama, qwen2, bert/],
+    [{ position_embedding_type: 'relative_key' }, /position_embedding_type is "relative_key"; only "absolute" is supported/],
     [{ hidden_act: 'swish2' }, /hidden_act is "swish2"; known are gelu/],
     [{ hidden_size: 9 }, /hidden_size 9 does not divide into num_attention_heads 2/],
     [{ vocab_size: '16' }, /vocab_size is "16"; it must be a whole number/],
     [{ num_hidden_layers: null }, /num_hidden_layers is missing/],
     [{ layer_norm_eps: -1 }, /layer_norm_eps is -1/],
   ])('config.json with %j', (change, error) => {
-    expect(() => parseBertConfig(typeof change === 'string' ? change : JSON.stringify({ ...CONFIG, ...change }), 'config.json')).toThrow(
-      error,
-    );
+    expect(() => parseConfig(typeof change === 'string' ? change : JSON.stringify({ ...CONFIG, ...change }), 'config.json')).toThrow(error);
   });
 });
 

@@ -7,7 +7,7 @@ import type { Engine } from '../../core/engine.ts';
 import type { Numbers } from '../../core/plan.ts';
 import { rng } from '../../core/rng.ts';
 import { size } from '../../core/shape.ts';
-import { type Data, type Param, stateOf, topological } from '../../core/tensor.ts';
+import { type Data, type Param, stateOf, type Tensor, topological } from '../../core/tensor.ts';
 import { loadAdapter, saveAdapter } from '../../io/adapters.ts';
 import { stochastic } from '../../nn/context.ts';
 import { realize } from '../../nn/freeze.ts';
@@ -287,11 +287,11 @@ const unit = (v: Float32Array): Float64Array => {
 };
 
 /** The same network on the first row of its batch alone. */
-const firstRow = (net: Network): Network => ({
-  ...net,
-  targets: net.targets.slice(0, 0, 1),
-  batch: { ...net.batch, ids: net.batch.ids.slice(0, 0, 1), ...(net.batch.keyMask ? { keyMask: net.batch.keyMask.slice(0, 0, 1) } : {}) },
-});
+const firstRow = (net: Network): Network => {
+  const first = (t: Tensor | null | undefined): Tensor | null => t?.slice(0, 0, 1) ?? null;
+  const { ids, keyMask, types } = net.batch;
+  return { ...net, targets: net.targets.slice(0, 0, 1), batch: { ids: ids.slice(0, 0, 1), keyMask: first(keyMask), types: first(types) } };
+};
 
 const mixing: Law = {
   id: 'I11',

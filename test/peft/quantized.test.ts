@@ -7,6 +7,9 @@ import { context, quiet } from '../../nn/context.ts';
 import { realize } from '../../nn/freeze.ts';
 import type { Model } from '../../nn/layer.ts';
 import { tensors, trainable } from '../../nn/tree.ts';
+import { adamw } from '../../optim/adamw.ts';
+import { clipByNorm } from '../../optim/clip.ts';
+import { trainer } from '../../optim/trainer.ts';
 import { product } from '../../peft/linalg.ts';
 import { detach, merge } from '../../peft/merge.ts';
 import type { Transform } from '../../peft/method.ts';
@@ -15,6 +18,7 @@ import { alternate, loftq, loftqModel } from '../../peft/reparameterized/loftq.t
 import { pissa } from '../../peft/reparameterized/pissa.ts';
 import { qaLora, quantizedQaLora } from '../../peft/reparameterized/qaLora.ts';
 import { qdora, qlora, qpissa } from '../../peft/reparameterized/qlora.ts';
+import { qloraRecipe } from '../../peft/reparameterized/qloraRecipe.ts';
 import { int2, int4 } from '../../quant/affine.ts';
 import { int8 } from '../../quant/int8.ts';
 import { nf4 } from '../../quant/nf4.ts';
@@ -178,6 +182,32 @@ describe('qaLora', () => {
   it('count: r(in/g + out)', () => {
     const model = qaLora({ rank: 2, group: 4, where: Q })(net.base);
     expect([...trainable(model).keys()].reduce((n, p) => n + p.value.length, 0)).toBe(2 * (8 / 4 + 8));
+  });
+});
+
+describe('the recipe of QLoRA', () => {
+  it('trains as qlora with AdamW and clipping does, bit for bit, with its states in pages', async () => {
+    const pages = new Map<number, Uint8Array>();
+    const spill = async () => ({
+      write: async (n: number, from: Uint8Array) => void pages.set(n, from.slice()),
+      read: async (n: number, into: Uint8Array) => into.set(pages.get(n)!),
+      close: async () => pages.clear(),
+    });
+    const { method, optimizer, clip, schedule } = qloraRecipe({ rank: 2, alpha: 16, spill, page: 64, budget: 128, adamw: { lr: 0.01 } });
+    const loss = (m: Model) => run(net, m).loss;
+    const plain = { engine, loss, optimizer: adamw({ lr: 0.01, weightDecay: 0 }), clip: clipByNorm(0.3) };
+    await using a = await trainer(qlora({ rank: 2, alpha: 16 })(net.base), plain);
+    await using b = await trainer(method(net.base), { engine, loss, optimizer, clip, schedule });
+    const losses: number[] = [];
+    for (let k = 0; k < 3; k++) {
+      const step = await b.step({});
+      expect(step).toEqual(await a.step({}));
+      losses.push(step.loss);
+    }
+    expect(losses.at(-1)).toBeLessThan(losses[0]!);
+    expect(await b.state()).toEqual(await a.state());
+    expect(pages.size).toBeGreaterThan(0);
+    expect(qloraRecipe({ spill }).optimizer.config).toMatchObject({ lr: 2e-4, weightDecay: 0, beta2: 0.999 });
   });
 });
 

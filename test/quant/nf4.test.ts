@@ -2,6 +2,7 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { account } from '../../core/account.ts';
+import type { Codebook } from '../../core/codebook.ts';
 import type { Engine } from '../../core/engine.ts';
 import { float64 } from '../../core/engines/float64.ts';
 import { gpujsEngine } from '../../core/engines/gpujs.ts';
@@ -21,7 +22,6 @@ import { trainer } from '../../optim/trainer.ts';
 import { merge } from '../../peft/merge.ts';
 import { lora } from '../../peft/reparameterized/lora.ts';
 import { qlora } from '../../peft/reparameterized/qlora.ts';
-import type { Codebook } from '../../quant/blocks.ts';
 import { dequantizeScales, doubleQuant, dynamicMap, quantizeScales } from '../../quant/doubleQuant.ts';
 import { dequantize4, fp4, fp4Code, nf4, nf4Code, packCodes, quantize4, unpackCodes } from '../../quant/nf4.ts';
 import { inBlocks, packedPaths, quantize, residentBytes, unpacked } from '../../quant/quantize.ts';

@@ -1,4 +1,4 @@
-// What quantisation by codebook shares: nearest codes of a table of values, one scale per block of the flattened numbers.
+// Numbers as codes of a table of values with one scale per block: what packed weights and the states of 8-bit optimizers share. Host only.
 
 /** Numbers in [−1, 1] that codes stand for. */
 export interface Codebook {
@@ -53,3 +53,18 @@ export function quantizeBlocks(x: ArrayLike<number>, block: number, { nearest }:
   }
   return { codes, scales };
 }
+
+/** 2^(e + extra) midpoints of [0.1, 1] cut in as many parts, times 10^(e−6), for e = 0 … 6. */
+const magnitudes = (extra: number): number[] =>
+  [0, 1, 2, 3, 4, 5, 6].flatMap((e) => {
+    const n = 2 ** (e + extra);
+    return Array.from({ length: n }, (_, k) => (0.1 + (0.9 * (k + 0.5)) / n) * 10 ** (e - 6));
+  });
+/**
+ * The dynamic map (Dettmers et al. 2022, arXiv 2110.02861, §1.3): 256 ascending values, dense near 0. Signed, from −0.99297 to 1 with 0 at code
+ * 127; unsigned, from 0 (code 0) to 1, with twice as many values.
+ */
+export const dynamicValues = (signed: boolean): number[] => {
+  const positive = magnitudes(signed ? 0 : 1);
+  return [...(signed ? positive.map((v) => -v) : []), 0, ...positive, 1].sort((a, b) => a - b);
+};
