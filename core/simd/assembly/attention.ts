@@ -29,7 +29,19 @@ const AT_DY: usize = 152, AT_DQ: usize = 168, AT_DK: usize = 184, AT_DV: usize =
 }
 @inline function rowBytes(p: usize, place: usize): usize { return <usize>load<i32>(p + place, 12) << 2; }
 
-function zero(to: usize, bytes: usize): void { memory.fill(to, 0, bytes); }
+// Loops of our own: memory.fill and memory.copy leave the module, which costs more than a row is worth. `bytes` is a multiple of 32.
+function zero(to: usize, bytes: usize): void {
+  const none = f32x4.splat(0);
+  for (const end = to + bytes; to < end; to += 32) {
+    v128.store(to, none);
+    v128.store(to, none, 16);
+  }
+}
+function copyRow(to: usize, from: usize, n: i32): void {
+  let i = 0;
+  for (; i + 4 <= n; i += 4) v128.store(to + (<usize>i << 2), v128.load(from + (<usize>i << 2)));
+  for (; i < n; i++) store<f32>(to + (<usize>i << 2), load<f32>(from + (<usize>i << 2)));
+}
 
 /** Scores of one row get their bias; those from `seen` on are far below all others. `n` is a multiple of 8, which rows have room for. */
 function biasAndMask(row: usize, n: i32, seen: i32, bias: usize, column: i32): void {
@@ -244,7 +256,7 @@ export function attendBack(p: usize, tid: i32, threads: i32, scratch: usize): vo
             for (let j = 0; j < wq; j += 8) tileRows(dqs + (<usize>j << 2), <usize>wq << 2, dr, kb + kSize(j, keys), n);
             for (let r = 0; r < some; r++) {
               const to = dq + <usize>(q0 + r0 + r) * dqRow, from = dqs + kSize(r, wq);
-              if (k0 == 0) memory.copy(to, from, <usize>D << 2);
+              if (k0 == 0) copyRow(to, from, D);
               else addRow(to, from, D);
             }
           }
@@ -263,8 +275,8 @@ export function attendBack(p: usize, tid: i32, threads: i32, scratch: usize): vo
         }
       }
       for (let j = 0; j < keys; j++) {
-        memory.copy(dk + <usize>(k0 + j) * dkRow, dks + kSize(j, wq), <usize>D << 2);
-        memory.copy(dv + <usize>(k0 + j) * dvRow, dvs + kSize(j, wv), <usize>Dv << 2);
+        copyRow(dk + <usize>(k0 + j) * dkRow, dks + kSize(j, wq), D);
+        copyRow(dv + <usize>(k0 + j) * dvRow, dvs + kSize(j, wv), Dv);
       }
     }
   }

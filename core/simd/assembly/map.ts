@@ -5,7 +5,7 @@ import {
   RELU, RSQRT, SIGMOID, SIGN, SILU, SIN, SOFTPLUS, SQRT, SQUARE, SUB, TANH, TILE, WHERE,
 } from '../opcodes';
 import { madd } from './madd';
-import { erf4, exp4, log4, sigmoid4, sincos4, tanh4 } from './math';
+import { erf4, exp4, log4, logistic2, sigmoid4, sincos4, tanh4 } from './math';
 
 @inline function c(x: f32): v128 { return f32x4.splat(x); }
 @inline function truth(mask: v128): v128 { return v128.and(mask, c(1)); }
@@ -59,8 +59,8 @@ function apply(op: i32, to: usize, x: usize, y: usize, z: usize, n: i32): void {
     } break;
     case GELU_TANH: for (let i: usize = 0; i < end; i += 16) {
       const v = v128.load(x + i);
-      const u = f32x4.add(v, f32x4.mul(c(0.044715), f32x4.mul(v, f32x4.mul(v, v))));
-      v128.store(to + i, f32x4.mul(v, sigmoid4(f32x4.mul(c(1.5957691216), u))));
+      const s = f32x4.mul(v, madd(c(-0.1029432397), f32x4.mul(v, v), c(-2.3022081987)));
+      v128.store(to + i, f32x4.mul(v, logistic2(s)));
     } break;
     case GELU_SLOPE: for (let i: usize = 0; i < end; i += 16) {
       const v = v128.load(x + i);
@@ -70,7 +70,7 @@ function apply(op: i32, to: usize, x: usize, y: usize, z: usize, n: i32): void {
     case GELU_TANH_SLOPE: for (let i: usize = 0; i < end; i += 16) {
       const v = v128.load(x + i);
       const z = f32x4.mul(v, v);
-      const s = sigmoid4(f32x4.mul(c(1.5957691216), madd(f32x4.mul(c(0.044715), v), z, v)));
+      const s = logistic2(f32x4.mul(v, madd(c(-0.1029432397), z, c(-2.3022081987))));
       const rest = f32x4.mul(f32x4.mul(v, f32x4.sub(c(1), s)), madd(c(0.2140644488), z, c(1.5957691216)));
       v128.store(to + i, madd(s, rest, s));
     } break;

@@ -54,6 +54,20 @@ import { madd as fma } from './madd';
 @inline export function sigmoid4(x: v128): v128 {
   return f32x4.div(c(1), f32x4.add(c(1), exp4(f32x4.neg(x))));
 }
+/** 1 / (1 + 2ˢ): s = n + r with |r| ≤ ½, a polynomial for 2ʳ. s is cut to ±92, so nothing is denormal; NaN stays. */
+@inline export function logistic2(s0: v128): v128 {
+  const s = f32x4.pmin(f32x4.pmax(s0, c(-92)), c(92));
+  const shifted = f32x4.add(s, c(12582912));
+  const r = f32x4.sub(s, f32x4.sub(shifted, c(12582912)));
+  let p = fma(c(1.5337577497e-4), r, c(1.3399859890e-3));
+  p = fma(p, r, c(9.6185198054e-3));
+  p = fma(p, r, c(5.5503290147e-2));
+  p = fma(p, r, c(2.4022646248e-1));
+  p = fma(p, r, c(6.9314718246e-1));
+  p = fma(p, r, c(1));
+  const power = i32x4.add(i32x4.shl(shifted, 23), i32x4.splat(0x3f800000));
+  return f32x4.div(c(1), fma(p, power, c(1)));
+}
 /** Odd polynomial for small x, (1 − t)/(1 + t) with t = e^(−2|x|) beyond. */
 @inline export function tanh4(x: v128): v128 {
   const a = f32x4.abs(x);
