@@ -41,7 +41,8 @@ const updated = (call: Layer<'linear'>, A: Tensor, B: Tensor, c: MixloraConfig, 
  * The feed-forward part of MixLoRA. The choice depends on the token, so it cannot be merged. All experts are computed here and K are
  * heard: the same numbers as the authors' dispatch, without its saving. With K = 1 the one share is 1, and only the balance loss trains W_r.
  * The balance loss is taken layer by layer and over all positions; the authors take it once over the tokens of all layers, padding left out. K = 2 and W_r ~ N(0, 0.02²) are the authors' code's; it falls
- * back to a weight of 0.001 where the paper has 0.01. E = 8, r = 16 and α = 32 are from memory of the paper. A ~ U(±1/√in), B = 0.
+ * back to a weight of 0.001 where the paper has 0.01. E = 8, r = 16 and α = 32 are those of their training template, which drops
+ * 5 % of each update's input (here none) at lr 2e-4. A ~ U(±1/√in), B = 0.
  * Count per feed-forward: E·Σ r(in + out) over its layers, and E·d.
  */
 export const mixloraExperts = defineMethod<'branch', MixloraConfig, Experts>({
