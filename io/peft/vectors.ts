@@ -52,7 +52,7 @@ const IA3 = asAny<Ia3Config, typeof IA3_FIELDS>({
   },
   encode: ({ l }, { options, path, place }) => {
     if (isFeedforward(options, path)) return { ia3_l: shaped(l!, 1, l!.data.length) };
-    const out = outputsOf(place?.layer.fields.weight) ?? l!.data.length;
+    const out = Math.max(outputsOf(place?.layer.fields.weight) ?? 0, l!.data.length);
     // a fused projection whose queries are left alone
     return { ia3_l: { data: Float64Array.from({ length: out }, (_, k) => l!.data[k - out + l!.data.length] ?? 1), shape: [out, 1] } };
   },
