@@ -1,22 +1,26 @@
-// npm run bench: what single ops cost on an engine; npm run bench -- scaling: how a training step grows.
+// npm run bench: what single ops cost on an engine; npm run bench -- scaling: how a training step grows; npm run bench -- qlora: packed bases.
+import { relative } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { parseArgs } from 'node:util';
 import { Bench } from 'tinybench';
 import { columns } from '../core/columns.ts';
 import type { Engine } from '../core/engine.ts';
 import { engines, modes, openEngine } from '../core/open.ts';
-import { busy, described, machine } from './machine.ts';
+import { busy, described, type Machine, machine } from './machine.ts';
 import { type Case, cases } from './ops.ts';
 import { probe } from './probe.ts';
+import { qloraRows, qloraTable, saveQlora } from './qlora.ts';
 import { LINEAR, lines, scaling, scalingTable } from './scaling.ts';
 
 export const help = `npm run bench -- [NAME …] [--engine simd] [--threads N] [--plain] [--quick] [--json]
 npm run bench -- scaling [--engine simd] [--threads N] [--quick] [--json]
+npm run bench -- qlora [--quick] [--json] [--save]
 
   Times single ops at the sizes of a training step: a GPT-2 of width 256 over 8 × 128 tokens. NAME picks ops whose name
   contains it, such as matmul, softmax, attention.
   scaling times training steps against batch, length and depth; the exit code is 1 when cost does not grow in a straight
   line with batch and with depth, within ${100 * LINEAR} %.
+  qlora trains adapters on one base packed in different ways: bytes, memory, time and loss of each (minutes; --quick: one minute).
 
   --engine NAME  of ${engines.join(', ')} (simd)
   --mode NAME    inside gpujs: ${modes.join(', ')}
@@ -24,10 +28,13 @@ npm run bench -- scaling [--engine simd] [--threads N] [--quick] [--json]
   --plain        simd without relaxed SIMD
   --quick        fewer and shorter measurements
   --json         for programs
+  --save         qlora: also into bench/results/qlora.json and docs/qlora.md
   --help         this text`;
 
 export interface Options {
   readonly scaling: boolean;
+  readonly qlora: boolean;
+  readonly save: boolean;
   readonly names: readonly string[];
   readonly engine: (typeof engines)[number];
   readonly mode: (typeof modes)[number] | undefined;
@@ -51,6 +58,7 @@ export function read(args: readonly string[]): Options | string {
         plain: { type: 'boolean', default: false },
         quick: { type: 'boolean', default: false },
         json: { type: 'boolean', default: false },
+        save: { type: 'boolean', default: false },
         help: { type: 'boolean', short: 'h', default: false },
       },
     });
@@ -65,12 +73,28 @@ export function read(args: readonly string[]): Options | string {
     if (engine !== 'simd' && (threads !== undefined || values.plain))
       return `--threads and --plain are for the simd engine, not for ${engine}`;
     const asked = positionals.includes('scaling');
-    const names = positionals.filter((p) => p !== 'scaling');
+    const qlora = positionals.includes('qlora');
+    const names = positionals.filter((p) => p !== 'scaling' && p !== 'qlora');
+    if (qlora && (asked || names.length > 0)) return 'qlora runs alone; name nothing beside it';
+    if (qlora && engine !== 'simd') return 'qlora runs on the simd engine';
+    if (values.save && !qlora) return '--save is for qlora';
     if (asked && names.length > 0) return `scaling takes no names of ops, got ${names.join(', ')}`;
     const unknown = names.find((n) => !cases.some((c) => c.name.includes(n)));
     if (unknown !== undefined)
       return `there is no op '${unknown}'; choose parts of ${[...new Set(cases.map((c) => c.name.replace(', and backward', '')))].join(', ')}`;
-    return { scaling: asked, names, engine, mode, threads, plain: values.plain, quick: values.quick, json: values.json, help: values.help };
+    return {
+      scaling: asked,
+      qlora,
+      save: values.save,
+      names,
+      engine,
+      mode,
+      threads,
+      plain: values.plain,
+      quick: values.quick,
+      json: values.json,
+      help: values.help,
+    };
   } catch (e) {
     return e instanceof Error ? e.message : String(e);
   }
@@ -117,6 +141,19 @@ export const opTable = (rows: readonly Row[]): string =>
     rows.map((r) => [r.name, r.shape, r.ms.toFixed(3), `${r.off.toFixed(1)} %`, `${r.runs}`, r.gflops.toFixed(1), r.gbytes.toFixed(1)]),
   );
 
+async function packed(o: Options, m: Machine, warning: string | null): Promise<number> {
+  const say = (line: string): void => console.error(line);
+  const size = o.quick ? 'quick' : 'full';
+  const rows = await qloraRows(size, say);
+  console.log(
+    o.json
+      ? JSON.stringify({ machine: m, rows }, null, 2)
+      : `${described(m)}${warning === null ? '' : `\n${warning}`}\n\n${qloraTable(rows)}`,
+  );
+  if (o.save) for (const file of saveQlora(rows, m, size)) say(`written: ${relative(process.cwd(), file)}`);
+  return 0;
+}
+
 async function main(): Promise<number> {
   const o = read(process.argv.slice(2));
   if (typeof o === 'string') {
@@ -129,6 +166,7 @@ async function main(): Promise<number> {
   }
   const m = machine();
   const warning = busy(m);
+  if (o.qlora) return packed(o, m, warning);
   await using engine = await open(o);
   const about = { machine: m, engine: engine.report };
   const say = (line: string): void => console.error(line);

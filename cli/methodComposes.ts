@@ -5,9 +5,9 @@ import type { Tensor } from '../core/tensor.ts';
 import { decoder, llama } from '../nn/decoder.ts';
 import { freeze } from '../nn/freeze.ts';
 import type { Kind, Model } from '../nn/layer.ts';
-import type { Listed } from '../peft/all.ts';
 import { defineMethod } from '../peft/attach.ts';
 import { stack } from '../peft/combinators.ts';
+import type { Listed } from '../peft/listed.ts';
 import type { Transform } from '../peft/method.ts';
 import { small, smallAttached } from './methodFigure.ts';
 

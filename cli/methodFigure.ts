@@ -9,7 +9,7 @@ import { context } from '../nn/context.ts';
 import { freeze } from '../nn/freeze.ts';
 import { type AnyLayer, type Kind, type Model, ofKind } from '../nn/layer.ts';
 import { layers, tensors } from '../nn/tree.ts';
-import type { Listed } from '../peft/all.ts';
+import type { Listed } from '../peft/listed.ts';
 import type { Env } from '../peft/method.ts';
 import { sitesOf } from '../peft/site.ts';
 import { network, restore } from './demo.ts';

@@ -6,7 +6,7 @@ import { rng } from '../core/rng.ts';
 import { decoder, gpt2 } from '../nn/decoder.ts';
 import { freeze } from '../nn/freeze.ts';
 import type { Model } from '../nn/layer.ts';
-import type { Listed } from '../peft/all.ts';
+import type { Listed } from '../peft/listed.ts';
 import type { Part, Start } from '../peft/method.ts';
 import { pick } from '../peft/site.ts';
 import { COMPOSABLE, type Composable } from './methodComposes.ts';

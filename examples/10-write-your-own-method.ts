@@ -1,7 +1,7 @@
 // 10: a method of your own, in twenty lines, and a court that does not know it: the laws every method of the library must keep.
 import { param, type Tensor } from '../core/tensor.ts';
-import { listed } from '../peft/all.ts';
 import { type Configurable, defineMethod } from '../peft/attach.ts';
+import { listed } from '../peft/listed.ts';
 import type { Method, Options } from '../peft/method.ts';
 import { caseOf, laws } from '../test/laws/methodLaws.ts';
 import { gpt2Network } from '../test/laws/models.ts';

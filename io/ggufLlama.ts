@@ -2,17 +2,17 @@
 import type { MetadataValue } from '@huggingface/gguf';
 import { same, show } from '../core/shape.ts';
 import { leaf, type Tensor } from '../core/tensor.ts';
-import { selfAttention } from '../nn/attention.ts';
-import { preNormBlock } from '../nn/block.ts';
-import { type DecoderConfig, languageModel, llama, tiedHead, trunk } from '../nn/decoder.ts';
-import { embedding } from '../nn/embedding.ts';
-import type { Layer, Model } from '../nn/layer.ts';
-import { linear, weight } from '../nn/linear.ts';
-import { gatedMlp } from '../nn/mlp.ts';
-import { rmsNorm } from '../nn/norm.ts';
+import { type DecoderConfig, llama } from '../nn/decoder.ts';
+import type { Field, Layer, Model } from '../nn/layer.ts';
+import { weight } from '../nn/linear.ts';
+import { substitute, tensors } from '../nn/tree.ts';
+import type { Scheme, WeightChoice } from '../quant/quantize.ts';
+import { skeleton } from './checkpoints/skeleton.ts';
 import { some } from './files.ts';
 import type { GgufFile } from './gguf.ts';
+import { decodeBlocks } from './ggufBlocks.ts';
 import type { GgufEntry } from './ggufHeader.ts';
+import { packedWeight } from './ggufPacked.ts';
 
 /** The sizes in a file's metadata, every one checked. Throws where the file holds a model that this decoder does not describe. */
 export function ggufConfig({ path, metadata, entries }: Pick<GgufFile, 'path' | 'metadata' | 'entries'>): DecoderConfig {
@@ -74,49 +74,74 @@ function scalingFactor(
   return factor === 0 ? 1 : factor;
 }
 
-/** Every tensor a model of these sizes has, by its name in GGUF. */
-function expected(c: DecoderConfig): Map<string, readonly number[]> {
-  const kv = (c.width / c.heads) * c.kvHeads;
-  const shapes = new Map<string, readonly number[]>([
-    ['token_embd.weight', [c.vocabulary, c.width]],
-    ['output_norm.weight', [c.width]],
-    ...(c.tied ? [] : ([['output.weight', [c.vocabulary, c.width]]] as const)),
-  ]);
-  for (let k = 0; k < c.layers; k++)
-    for (const [name, shape] of [
-      ['attn_norm', [c.width]],
-      ['attn_q', [c.width, c.width]],
-      ['attn_k', [kv, c.width]],
-      ['attn_v', [kv, c.width]],
-      ['attn_output', [c.width, c.width]],
-      ['ffn_norm', [c.width]],
-      ['ffn_gate', [c.inner, c.width]],
-      ['ffn_up', [c.inner, c.width]],
-      ['ffn_down', [c.width, c.inner]],
-    ] as const)
-      shapes.set(`blk.${k}.${name}.weight`, shape);
-  return shapes;
-}
+/** Our place → the name GGUF's llama has for it. */
+const PLACES: readonly (readonly [RegExp, string])[] = [
+  [/^embed\b/, 'token_embd'],
+  [/^head\b/, 'output'],
+  [/^trunk\.norm\b/, 'output_norm'],
+  [/^trunk\.blocks\./, 'blk.'],
+  [/\.norm1\b/, '.attn_norm'],
+  [/\.norm2\b/, '.ffn_norm'],
+  [/\.attn\.o\b/, '.attn_output'],
+  [/\.attn\.([qkv])\b/, '.attn_$1'],
+  [/\.mlp\.(\w+)/, '.ffn_$1'],
+];
+const nameOf = (path: string): string => PLACES.reduce((p, [from, to]) => p.replace(from, to), path);
 
 /**
  * Rows of the projections of queries and keys in our order. Rotary positions turn pairs of numbers. Files of GGUF's llama keep the two of
- * a pair side by side, (0, 1), (2, 3), …; this decoder pairs number k with number k + D/2.
+ * a pair side by side, (0, 1), (2, 3), …; this decoder pairs number k with number k + D/2. `w` is anything of equally long rows.
  */
-export function pairsApart(w: Float32Array, rows: number, heads: number): Float32Array {
-  const [cols, each] = [w.length / rows, rows / heads];
-  const out = new Float32Array(w.length);
+export function pairsApart(w: Uint8Array, rows: number, heads: number): Uint8Array {
+  const [length, each] = [w.length / rows, rows / heads];
+  const out = new Uint8Array(w.length);
   for (let r = 0; r < rows; r++) {
     const [head, k] = [Math.floor(r / each), r % each];
     const from = head * each + (k < each / 2 ? 2 * k : 2 * (k - each / 2) + 1);
-    out.set(w.subarray(from * cols, (from + 1) * cols), r * cols);
+    out.set(w.subarray(from * length, (from + 1) * length), r * length);
   }
   return out;
 }
 
-/** The model in a GGUF file, frozen, its weights unpacked to float32. Throws where tensors are missing, unknown or of other shapes. */
-export async function readGgufModel(file: GgufFile): Promise<{ readonly model: Model; readonly config: DecoderConfig }> {
+export interface GgufModelOptions {
+  /**
+   * What becomes of matrices: `float32` (default) unpacks them, `keep` leaves Q8_0, Q4_0, Q4_1, F16 and BF16 as small as they are stored
+   * (the other formats are unpacked). Norms are float32 always.
+   */
+  readonly dtype?: 'float32' | 'keep';
+  /** Matrices to pack as they are read, so that the whole network never is in memory unpacked: `quantize`'s choice and scheme. */
+  readonly quantize?: { readonly where: WeightChoice; readonly scheme: Scheme };
+}
+
+/** The model in a GGUF file, frozen. Throws where tensors are missing, unknown or of other shapes. */
+export async function readGgufModel(
+  file: GgufFile,
+  { dtype = 'float32', quantize }: GgufModelOptions = {},
+): Promise<{ readonly model: Model; readonly config: DecoderConfig }> {
   const config = ggufConfig(file);
-  const shapes = expected(config);
+  const network = skeleton({ architecture: 'llama', head: 'language', classes: 0, sizes: config });
+  const holes = new Map<Tensor, { readonly name: string; readonly path: string }>(); // a tied head is the embedding's
+  for (const { path, tensor } of tensors(network)) if (!holes.has(tensor)) holes.set(tensor, { name: nameOf(path), path });
+  check(file, holes);
+  const made = new Map<Field, Layer<'weight'>>();
+  for (const [hole, { name, path }] of holes) {
+    const { format } = file.entry(name);
+    const heads = path.endsWith('.attn.q.weight') ? config.heads : path.endsWith('.attn.k.weight') ? config.kvHeads : null;
+    const stored = await file.bytes(name);
+    const bytes = heads === null ? stored : pairsApart(stored, hole.shape[0]!, heads);
+    const [rows, cols] = hole.shape;
+    const matrix = cols !== undefined;
+    if (matrix && quantize?.where(path)) made.set(hole, quantize.scheme.pack(decodeBlocks(bytes, format), hole.shape));
+    else {
+      const kept = matrix && dtype === 'keep' ? packedWeight(bytes, [rows!, cols], format) : null;
+      made.set(hole, kept ?? weight(leaf(decodeBlocks(bytes, format), hole.shape)));
+    }
+  }
+  return { config, model: substitute(network, 'weight', (l) => made.get(l.fields.value ?? null) ?? null) };
+}
+
+function check(file: GgufFile, holes: ReadonlyMap<Tensor, { readonly name: string }>): void {
+  const shapes = new Map([...holes].map(([t, { name }]) => [name, t.shape]));
   const missing = [...shapes.keys()].filter((n) => !file.entries.has(n));
   const unknown = [...file.entries.keys()].filter((n) => !shapes.has(n));
   const wrong = [...shapes].flatMap(([name, shape]) => {
@@ -127,28 +152,4 @@ export async function readGgufModel(file: GgufFile): Promise<{ readonly model: M
   if (unknown.length > 0) wrong.push(`unknown: ${some(unknown)}`);
   if (wrong.length > 0)
     throw new Error(`${file.path}: these are not the tensors its metadata describes:\n  ${wrong.slice(0, 12).join('\n  ')}`);
-  const tensors = new Map<string, Tensor>();
-  for (const [name, shape] of shapes) {
-    const w = await file.read(name);
-    const heads = name.endsWith('.attn_q.weight') ? config.heads : name.endsWith('.attn_k.weight') ? config.kvHeads : null;
-    tensors.set(name, leaf(heads === null ? w : pairsApart(w, shape[0]!, heads), shape));
-  }
-  return { config, model: decoderOf(config, (name) => tensors.get(name)!) };
-}
-
-function decoderOf(c: DecoderConfig, of: (name: string) => Tensor): Model {
-  const table = weight(of('token_embd.weight'));
-  const blocks = Array.from({ length: c.layers }, (_, k): Layer<'block'> => {
-    const w = (name: string): Tensor => of(`blk.${k}.${name}.weight`);
-    const dense = (name: string): Layer<'linear'> => linear(w(name));
-    return preNormBlock({
-      norm1: rmsNorm(w('attn_norm'), c.eps),
-      attn: selfAttention({ q: dense('attn_q'), k: dense('attn_k'), v: dense('attn_v'), o: dense('attn_output') }, c),
-      norm2: rmsNorm(w('ffn_norm'), c.eps),
-      mlp: gatedMlp(dense('ffn_gate'), dense('ffn_up'), dense('ffn_down'), c.activation, c.width),
-      width: c.width,
-    });
-  });
-  const body = trunk(null, blocks, rmsNorm(of('output_norm.weight'), c.eps), c.width, c.positions);
-  return languageModel(embedding(table), body, c.tied ? tiedHead(table) : linear(of('output.weight')));
 }

@@ -2,7 +2,7 @@
 import type { Data } from '../core/tensor.ts';
 
 /** Bytes per element, in the order in which the reference writer sorts types (it writes the last ones first). */
-export const WIDTH = { U8: 1, I8: 1, F16: 2, BF16: 2, I32: 4, F32: 4, F64: 8, I64: 8 } as const;
+export const WIDTH = { BOOL: 1, U8: 1, I8: 1, I16: 2, F16: 2, BF16: 2, I32: 4, F32: 4, F64: 8, I64: 8 } as const;
 export type Dtype = keyof typeof WIDTH;
 export const DTYPES = Object.keys(WIDTH) as readonly Dtype[];
 export const isDtype = (s: unknown): s is Dtype => typeof s === 'string' && Object.hasOwn(WIDTH, s);
@@ -28,7 +28,7 @@ export class NumberError extends RangeError {
   }
 }
 
-/** Numbers from bytes. Halves widen to float32 and I64 to float64, both exactly; an I64 beyond ±2⁵³ throws a NumberError. */
+/** Numbers from bytes. Halves widen to float32, I16 to int32 and I64 to float64, all exactly; BOOL is 0 and 1; an I64 beyond ±2⁵³ throws a NumberError. */
 export function decodeNumbers(bytes: Uint8Array, dtype: Dtype): Data {
   const b = bytes.byteOffset % 8 === 0 ? bytes : bytes.slice();
   const n = bytes.length / WIDTH[dtype];
@@ -42,7 +42,10 @@ export function decodeNumbers(bytes: Uint8Array, dtype: Dtype): Data {
     case 'I8':
       return new Int8Array(b.buffer, b.byteOffset, n);
     case 'U8':
+    case 'BOOL':
       return new Uint8Array(b.buffer, b.byteOffset, n);
+    case 'I16':
+      return Int32Array.from(new Int16Array(b.buffer, b.byteOffset, n));
     case 'F16':
       return halvesToFloats(new Uint16Array(b.buffer, b.byteOffset, n));
     case 'BF16':
@@ -84,6 +87,10 @@ export function encodeNumbers(data: Data, dtype: Dtype, name: string): Uint8Arra
       return bytes(Int8Array.from(whole(-128, 127)));
     case 'U8':
       return bytes(Uint8Array.from(whole(0, 255)));
+    case 'I16':
+      return bytes(Int16Array.from(whole(-32768, 32767)));
+    case 'BOOL':
+      return bytes(Uint8Array.from(whole(0, 1)));
     case 'I64':
       return bytes(BigInt64Array.from([...whole(Number.MIN_SAFE_INTEGER, Number.MAX_SAFE_INTEGER)], BigInt));
     default:

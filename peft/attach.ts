@@ -1,5 +1,5 @@
 // Turns a method into a function from models to models, and attaches it: the same few lines for every method.
-import { rng } from '../core/rng.ts';
+import { type Rng, rng } from '../core/rng.ts';
 import { type Data, paramOf, type Tensor } from '../core/tensor.ts';
 import {
   type AnyLayer,
@@ -25,7 +25,7 @@ export interface Configurable<C> {
   readonly method: AnyMethod;
 }
 
-/** A method as a function of its options. `seed` (0) starts its random initialisation. */
+/** A method as a function of its options. `seed` (0) starts its random initialisation; numbers of your own (an Rng) serve as well. */
 export function defineMethod<K extends Kind, C, T extends Tensors, S = null, P = null>(m: Method<K, C, T, S, P>): Configurable<C> {
   const method: AnyMethod = { ...m, mergeable: m.fold !== undefined, needsPreparing: m.prepare !== undefined } as unknown as AnyMethod; // the seam that forgets K, C and T
   const configured = (options: Options<C> = {}): Transform => {
@@ -49,7 +49,7 @@ export function defineMethod<K extends Kind, C, T extends Tensors, S = null, P =
           prepare: async (model: Model, env: Env): Promise<Transform> => {
             const sites = needs || m.readsWeight ? sitesFor(m, c, model) : [];
             return transform(
-              needs ? await m.prepare!(sites, c, env, rng(seed).split(m.name).split('prepare')) : given,
+              needs ? await m.prepare!(sites, c, env, drawsOf(seed).split(m.name).split('prepare')) : given,
               m.readsWeight ? await computed(sites, env) : weights,
             );
           },
@@ -84,10 +84,12 @@ async function computed(sites: readonly Site<Kind>[], { engine }: Env): Promise<
 /** Places whose weight another layer may share. A method that is no change of weights (it has no fold) unties nothing there. */
 const REPLACES_WEIGHT: ReadonlySet<Kind> = new Set(['weight', 'linear', 'embedding', 'norm']);
 
+const drawsOf = (seed: number | Rng): Rng => (typeof seed === 'number' ? rng(seed) : seed);
+
 function attach<K extends Kind, C, T extends Tensors, S, P>(
   m: Method<K, C, T, S, P>,
   c: C & { where: Where },
-  seed: number,
+  seed: number | Rng,
   prepared: P,
   weights: ReadonlyMap<string, Data>,
   model: Model,
@@ -95,7 +97,7 @@ function attach<K extends Kind, C, T extends Tensors, S, P>(
   const sites = sitesFor(m, c, model);
   if (REPLACES_WEIGHT.has(m.at) && m.fold !== undefined)
     refuseTied(model, sites as readonly Site<Kind>[], m.name, m.at === 'weight' ? c.where : null);
-  const r = rng(seed).split(m.name);
+  const r = drawsOf(seed).split(m.name);
   const shared = (m.shared?.(sites, c, r.split('shared')) ?? null) as S;
   const application: Application = {
     method: m.name,

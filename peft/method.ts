@@ -110,4 +110,4 @@ export interface Part {
   readonly prepared: unknown;
 }
 
-export type Options<C> = Partial<C> & { readonly where?: Where; readonly seed?: number };
+export type Options<C> = Partial<C> & { readonly where?: Where; readonly seed?: number | Rng };

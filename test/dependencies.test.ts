@@ -174,7 +174,7 @@ describe('one method', () => {
     }
     return seen;
   }
-  const methods = own.filter((f) => /^peft\/\w+\/\w+\.ts$/.test(f));
+  const methods = own.filter((f) => /^peft\/(additive|selective|reparameterized|hybrid)\/\w+\.ts$/.test(f));
   test('LoRA loads no other method, no engine, no trainer, no quantiser', () => {
     const loaded = [...reach('peft/reparameterized/lora.ts')];
     expect(loaded.filter((f) => methods.includes(f))).toEqual(['peft/reparameterized/lora.ts']);
@@ -185,7 +185,9 @@ describe('one method', () => {
     expect(
       methods.flatMap((m) =>
         [...reach(m)]
-          .filter((f) => f === 'peft/all.ts' || f.startsWith('core/engines/') || f.startsWith('optim/trainer'))
+          .filter(
+            (f) => f === 'peft/all.ts' || f.startsWith('peft/lists/') || f.startsWith('core/engines/') || f.startsWith('optim/trainer'),
+          )
           .map((f) => `${m} loads ${f}`),
       ),
     ).toEqual([]);

@@ -2,8 +2,9 @@
 import { show } from '../../core/shape.ts';
 import { type Param, paramOf, type Tensor } from '../../core/tensor.ts';
 import { numberOf } from '../../nn/backbone.ts';
-import type { AnyLayer, Field, Model } from '../../nn/layer.ts';
+import { type AnyLayer, type Field, isLayer, type Model } from '../../nn/layer.ts';
 import { layers, tensors } from '../../nn/tree.ts';
+import { bare } from '../../peft/site.ts';
 import type { Json } from '../adapterJson.ts';
 import type { Names, Place } from '../names.ts';
 import type { Dtype } from '../numbers.ts';
@@ -31,8 +32,12 @@ export interface PeftFiles {
 export const keyOf = (place: Place | null, suffix: string): string =>
   place === null || suffix.startsWith('base_model.') ? suffix : `${ROOT}${place.module}.${suffix}`;
 
-/** Our path of what a format attaches to at a place. */
-export const siteOf = ({ on }: AnyFormat, { path }: Place): string => (on === 'weight' || on === 'bias' ? `${path}.${on}` : path);
+/** Our paths of what a format attaches to at a place: for norms gain and shift. */
+export function sitesOf({ on }: AnyFormat, { path, layer }: Place): readonly string[] {
+  if (on === 'norm') return PARTS.filter((part) => isLayer(layer.fields[part])).map((part) => `${path}.${part}`);
+  return [on === 'weight' || on === 'bias' ? `${path}.${on}` : path];
+}
+export const PARTS = ['weight', 'bias'] as const;
 
 /** Places of the model where a format can attach. Branches (whole attentions) are places of their own. */
 export function placesFor(format: AnyFormat, names: Names, model: Model): readonly Place[] {
@@ -59,14 +64,21 @@ export const identity = (t: Tensor): Param | Tensor => paramOf(t) ?? t;
 export const ownOf = (own: Field): ReadonlyMap<string, Tensor> => new Map([...tensors(own)].map(({ path, tensor }) => [path, tensor]));
 
 /** What a format may ask about an attachment. */
-export function spotOf<C>(model: Model, place: Place | null, options: C): Spot<C> {
+export function spotOf<C>(
+  model: Model,
+  { place, path, options, config }: Pick<Spot<C>, 'place' | 'path' | 'options' | 'config'>,
+  own: ReadonlyMap<string, readonly number[]>,
+): Spot<C> {
   return {
     options,
     place,
+    path,
+    config,
+    own,
     base: (name) => {
       const l = place?.layer.fields[name];
-      const own = l === undefined || l === null ? null : [...tensors(l)][0];
-      const table = own == null ? null : tableOf(own.tensor);
+      const first = l === undefined || l === null ? null : [...tensors(isLayer(l) ? bare(l) : l)][0];
+      const table = first == null ? null : tableOf(first.tensor);
       if (table === null)
         throw new Error(`${place?.module ?? 'the model'}: its ${name} is not numbers at hand; await realize(model, engine) first`);
       return table;
@@ -86,3 +98,24 @@ export function sizeOf(model: Model, name: string): number {
 }
 
 export const shapes = (a: readonly number[], b: readonly number[]): string => `${show(a)}, expected ${show(b)}`;
+
+export type Options = Readonly<Record<string, unknown>>;
+export const isEncoder = ({ architecture }: Names): boolean => architecture === 'bert' || architecture === 'roberta';
+/** What a format attaches to, in words. */
+export const where = ({ on }: AnyFormat): string =>
+  ({
+    linear: 'linear layers',
+    weight: 'weights of linear layers',
+    bias: 'biases of linear layers',
+    norm: 'norms',
+    branch: 'attentions',
+    network: 'the network',
+  })[on];
+
+/** [out, in] of a linear layer's weight. */
+export function weightShape({ layer }: Pick<Place, 'layer'>): readonly [number, number] {
+  const w = bare(layer).fields.weight;
+  const value = isLayer(w) ? [...tensors(bare(w))][0] : undefined;
+  if (value === undefined) throw new Error('a linear layer without a weight');
+  return value.tensor.shape as readonly [number, number];
+}

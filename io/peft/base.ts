@@ -6,13 +6,12 @@ import { weight } from '../../nn/linear.ts';
 import { rewrite } from '../../nn/tree.ts';
 import { bare } from '../../peft/site.ts';
 import type { Names, Place } from '../names.ts';
-import { ROOT, shapes, type tableOf } from './adapter.ts';
+import { PARTS, ROOT, shapes, type tableOf } from './adapter.ts';
 import type { Common } from './config.ts';
 import type { Table } from './format.ts';
-import type { Tensors } from './load.ts';
 import { savedWhole } from './targets.ts';
+import type { Tensors } from './tensors.ts';
 
-export const PARTS = ['weight', 'bias'] as const;
 /** The keys that a part of the network itself may have. The third is written beside the first where bias is "all" and the module is saved whole. */
 export const baseKeys = (p: Place, part: (typeof PARTS)[number]): readonly string[] =>
   ['', 'base_layer.', 'modules_to_save.'].map((between) => `${ROOT}${p.module}.${between}${part}`);

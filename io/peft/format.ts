@@ -27,13 +27,23 @@ export interface Spot<C> {
   readonly options: C;
   /** The layer; null for what stands on the whole network. */
   readonly place: Place | null;
+  /** Our path of the attachment: the layer's, or that of its weight or bias. */
+  readonly path: string;
+  /** The configuration in the file; null where a new one is being made. */
+  readonly config: Readonly<Record<string, unknown>> | null;
+  /** Shapes of what our method holds here, by name. */
+  readonly own: ReadonlyMap<string, readonly number[]>;
   /** Numbers of the network beneath: a norm's gain. */
-  base(name: 'weight' | 'bias'): Table;
+  base(name: Part): Table;
   /** A number of the network: width, heads, kvHeads, headWidth, layers. */
   size(name: string): number;
 }
+export type Part = 'weight' | 'bias';
 /** A tensor of the file by the end of its key; throws where there is none. Keys that start with base_model. are whole. */
-export type Get = (suffix: string) => Table;
+export interface Get {
+  (suffix: string): Table;
+  has(suffix: string): boolean;
+}
 
 /** One of several attachments that together are one matrix of theirs. */
 export interface Piece<C> {
@@ -41,6 +51,17 @@ export interface Piece<C> {
   readonly own: Tables;
   readonly rows: Rows;
 }
+export interface Joined<C> {
+  readonly options: C;
+  readonly own: Tables;
+}
+/** What a new configuration is made of. */
+export interface Whole {
+  /** Modules of the network that could be named. */
+  readonly modules: readonly string[];
+  size(name: string): number;
+}
+export type NewConfig<F extends FieldsOf> = Partial<Readonly<Record<keyof F | 'target_modules', Json>>>;
 
 export interface Format<C, F extends FieldsOf = FieldsOf> {
   readonly peftType: string;
@@ -49,13 +70,17 @@ export interface Format<C, F extends FieldsOf = FieldsOf> {
   readonly fields: F;
   /** Which configurations of this type are this method, where several share one. */
   readonly is?: (c: ConfigOf<F>) => boolean;
-  /** What it attaches to: layers of a kind, the weight or bias of linear layers or norms, whole branches, or the network. */
+  /** What it attaches to: linear layers, their weights or biases, gains and shifts of norms, whole attentions, or the network. */
   readonly on: 'linear' | 'weight' | 'bias' | 'norm' | 'branch' | 'network';
-  /** Configuration → options of our method, for each module. Throws, with the field, where this library cannot do it. */
-  readonly options: (c: ConfigOf<F>, modules: readonly string[]) => (module: string) => C;
+  /** Whether the library has it for GPT-2's Conv1D. */
+  readonly conv1d: boolean;
+  /** Where target_modules means something of its own. */
+  readonly targets?: (c: ConfigOf<F>, places: readonly Place[]) => readonly Place[];
+  /** Configuration → options of our method, for each layer (null: the network). Throws, with the field, where this library cannot do it. */
+  readonly options: (c: ConfigOf<F>, places: readonly Place[]) => (place: Place | null) => C;
   readonly attach: (options: C & { readonly where: (path: string) => boolean }) => Transform;
-  /** Our options at each module → configuration. */
-  readonly config: (at: readonly At<C>[], size: (name: string) => number) => Partial<Readonly<Record<keyof F | keyof Common, Json>>>;
+  /** Our options at each layer → configuration. */
+  readonly config: (at: readonly At<C>[], whole: Whole) => NewConfig<F>;
   readonly decode: (get: Get, spot: Spot<C>) => Tables;
   readonly encode: (own: Tables, spot: Spot<C>) => Tables;
   /**
@@ -64,16 +89,22 @@ export interface Format<C, F extends FieldsOf = FieldsOf> {
    */
   readonly byRows?: readonly string[];
   /** Several attachments as one on the whole matrix, exactly; null where that needs something they do not have. */
-  readonly joined?: (pieces: readonly Piece<C>[]) => { readonly options: C; readonly own: Tables } | null;
+  readonly joined?: (pieces: readonly Piece<C>[]) => Joined<C> | null;
   /** Our options as the file needs them, from what the tensors say. */
   readonly normal?: (options: C, own: Tables) => C;
+  /** Tensors that change nothing, for a part of a norm that is not adapted while the file must have all of it. */
+  readonly nothing?: (shape: readonly number[]) => Tables;
   /** Their file has what `finish` makes (a prompt without its encoder). */
   readonly finished?: true;
+  /** Why the library answers something else with this file on such a network; null where it does not. */
+  readonly refuses?: (encoder: boolean) => string | null;
   /** Names of ours that the file does not have and need not: buffers of training. */
   readonly unsaved?: readonly string[];
 }
 export interface At<C> {
   readonly module: string;
+  readonly path: string;
+  readonly place: Place | null;
   readonly options: C;
 }
 /** A format with its method's types forgotten: what lists hold. */

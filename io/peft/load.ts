@@ -11,22 +11,26 @@ import { type Architecture, type Names, namesOf, type Place } from '../names.ts'
 import {
   CONFIG_FILE,
   identity,
+  isEncoder,
   keyOf,
+  type Options,
   ownOf,
   type PeftFiles,
   PICKLE_FILE,
   placesFor,
   shapes,
-  siteOf,
+  sitesOf,
   spotOf,
   WEIGHTS_FILE,
+  where,
 } from './adapter.ts';
-import { isBefore, replaceBase } from './base.ts';
+import { replaceBase } from './base.ts';
 import { type Common, type ConfigFile, check, parseConfig } from './config.ts';
-import type { AnyFormat, Get, Table } from './format.ts';
+import { type AnyFormat, type Get, type Table, Unsupported } from './format.ts';
 import { PEFT_FORMATS } from './formats.ts';
 import { PatternError } from './patterns.ts';
 import { targets } from './targets.ts';
+import { Tensors } from './tensors.ts';
 
 export interface LoadOptions {
   /** What may be attached; every method that Hugging Face PEFT has too, unless a shorter list is given. */
@@ -87,17 +91,19 @@ export async function loadPeft(model: Model, folder: string, options: LoadOption
   await using weights = await weightsIn(folder);
   const { format, config, warnings } = understood(file, formats);
   const names = namesOf(model, architecture);
+  const refused = format.refuses?.(isEncoder(names)) ?? null;
+  if (refused !== null) throw new Error(`${file.file}: ${refused}`);
   const tensors = await Tensors.of(weights, names);
   const base = replaceBase(model, names, config, tensors);
   const at = format.on === 'network' ? [] : targetsOf(format, config, names, base.model, file);
   const attached = await attach(format, config, base.model, at, engine, file);
-  const values = fill(format, attached, namesOf(base.model, names.architecture), tensors, file.file);
+  const values = fill(format, attached, namesOf(base.model, names.architecture), tensors, file);
   tensors.finish();
   for (const w of warnings) warn(w);
   return {
     model: mapTensors(attached.model, (t) => values.get(identity(t)) ?? t),
     method: format.method,
-    sites: [...attached.options.keys()],
+    sites: [...attached.at.keys()],
     warnings,
     files: {
       folder,
@@ -126,15 +132,16 @@ export function understood(file: ConfigFile, formats: readonly AnyFormat[]): { f
 function targetsOf(format: AnyFormat, c: Common, names: Names, model: Model, { file }: ConfigFile): readonly Place[] {
   const places = placesFor(format, names, model);
   let found: readonly Place[];
+  let elsewhere: readonly Place[] = [];
   try {
-    found = targets(c, names, places);
+    found = format.targets?.(c as never, places) ?? targets(c, names, places);
+    if (format.targets === undefined) elsewhere = targets(c, names, names.places).filter((p) => !found.some((f) => f.path === p.path));
   } catch (e) {
-    throw e instanceof PatternError ? new Error(`${file}: ${e.message}`, { cause: e }) : e;
+    throw e instanceof PatternError || e instanceof Unsupported ? new Error(`${file}: ${e.message}`, { cause: e }) : e;
   }
-  const elsewhere = targets(c, names, names.places).filter((p) => !found.some((f) => f.path === p.path));
-  if (elsewhere.length > 0 && format.on !== 'branch')
+  if (elsewhere.length > 0)
     throw new Error(
-      `${file}: target_modules also names ${some(elsewhere.map((p) => `${p.module} (a ${p.kind})`))}, but ${format.method} attaches to ${format.on === 'norm' ? 'norms' : 'linear layers'} here`,
+      `${file}: target_modules also names ${some(elsewhere.map((p) => `${p.module} (a ${p.kind})`))}, but ${format.method} attaches to ${where(format)} here`,
     );
   if (found.length === 0)
     throw new Error(
@@ -150,9 +157,8 @@ function targetsOf(format: AnyFormat, c: Common, names: Names, model: Model, { f
 
 export interface AttachedAt {
   readonly model: Model;
-  /** Options by our path of the attachment. */
-  readonly options: ReadonlyMap<string, Readonly<Record<string, unknown>>>;
-  readonly places: ReadonlyMap<string, Place>;
+  /** Options and place by our path of the attachment. */
+  readonly at: ReadonlyMap<string, { readonly options: Options; readonly place: Place | null }>;
   readonly applications: ReadonlySet<unknown>;
 }
 
@@ -161,75 +167,36 @@ async function attach(
   format: AnyFormat,
   c: Common,
   model: Model,
-  at: readonly Place[],
+  found: readonly Place[],
   engine: Engine | undefined,
   { file }: ConfigFile,
 ): Promise<AttachedAt> {
   const before = new Set([...layers(model)].map(({ layer }) => layer.attached?.application));
-  const of = (() => {
-    try {
-      return format.options(c as never, [...new Set(at.map((p) => p.module))]);
-    } catch (e) {
-      throw new Error(`${file}: ${(e as Error).message}`, { cause: e });
+  const places = format.on === 'network' ? [null] : found;
+  const at = new Map<string, { options: Options; place: Place | null }>();
+  const groups = new Map<string, { options: Options; paths: Set<string> }>();
+  try {
+    const of = format.options(c as never, found);
+    for (const place of places) {
+      const options = of(place);
+      const key = JSON.stringify(options);
+      const group = groups.get(key) ?? { options, paths: new Set<string>() };
+      groups.set(key, group);
+      for (const path of place === null ? ['trunk'] : sitesOf(format, place)) {
+        at.set(path, { options, place });
+        group.paths.add(path);
+      }
     }
-  })();
-  const options = new Map<string, Readonly<Record<string, unknown>>>(
-    format.on === 'network' ? [['', of('')]] : at.map((p) => [siteOf(format, p), of(p.module)]),
-  );
-  const groups = new Map<string, [string, Readonly<Record<string, unknown>>][]>();
-  for (const one of options) groups.set(JSON.stringify(one[1]), [...(groups.get(JSON.stringify(one[1])) ?? []), one]);
+  } catch (e) {
+    throw new Error(`${file}: ${(e as Error).message}`, { cause: e });
+  }
   let now = model;
-  for (const group of groups.values()) {
-    const paths = new Set(group.map(([path]) => path));
-    const where = (path: string): boolean => paths.has(path) || (format.on === 'network' && path === 'trunk');
-    const transform = format.attach({ ...group[0]![1], where });
+  for (const { options, paths } of groups.values()) {
+    const transform = format.attach({ ...options, where: (path: string): boolean => paths.has(path) });
     now = (engine === undefined ? transform : await transform.prepare(now, { engine }))(now);
   }
-  const applications = new Set(
-    [...layers(now)].map(({ layer }) => layer.attached?.application).filter((a) => a !== undefined && !before.has(a)),
-  );
-  return { model: now, options, places: new Map(at.map((p) => [siteOf(format, p), p])), applications };
-}
-
-/** The file's tensors, each to be asked for; what nobody asks for is an error in the end. */
-export class Tensors {
-  readonly file: string;
-  private readonly tables: ReadonlyMap<string, Table>;
-  private readonly asked = new Set<string>();
-  private constructor(file: string, tables: ReadonlyMap<string, Table>) {
-    this.file = file;
-    this.tables = tables;
-  }
-  /** All of them, read now: adapters are small. Keys without the usual prefix, as other writers have them, get it. */
-  static async of(file: TensorFile, names: Names): Promise<Tensors> {
-    const modules = names.places.map((p) => p.module);
-    const tables = new Map<string, Table>();
-    for (const e of file.entries.values()) {
-      const bare = modules.some((m) => e.name.startsWith(`${m}.`));
-      tables.set(bare ? `base_model.model.${e.name}` : e.name, { data: await file.read(e.name), shape: e.shape });
-    }
-    return new Tensors(file.path, tables);
-  }
-  has(key: string): boolean {
-    return this.tables.has(key);
-  }
-  get(key: string): Table {
-    const t = this.tables.get(key);
-    if (t === undefined) throw new Error(`${this.file}: has no tensor ${key}; it has ${some([...this.tables.keys()])}`);
-    this.asked.add(key);
-    return t;
-  }
-  /** Tensors that nothing is made of. */
-  useless(): ReadonlyMap<string, Table> {
-    return new Map([...this.tables].filter(([k]) => isBefore(k)));
-  }
-  finish(): void {
-    const left = [...this.tables.keys()].filter((k) => !this.asked.has(k) && !isBefore(k));
-    if (left.length > 0)
-      throw new Error(
-        `${this.file}: has ${some(left)}, which the configuration gives no place for. Is it the adapter of another network, or of one with another head?`,
-      );
-  }
+  const all = [...layers(now)].map(({ layer }) => layer.attached?.application);
+  return { model: now, at, applications: new Set(all.filter((a) => a !== undefined && !before.has(a))) };
 }
 
 /** Rows `from` to `to` of a table. */
@@ -240,21 +207,30 @@ const cut = ({ data, shape }: Table, { from, to, of }: NonNullable<Place['rows']
 };
 
 /** Values for every tensor that the method brought. */
-function fill(format: AnyFormat, at: AttachedAt, names: Names, file: Tensors, configFile: string): Map<Param | Tensor, Tensor> {
+function fill(
+  format: AnyFormat,
+  attachedAt: AttachedAt,
+  names: Names,
+  file: Tensors,
+  { file: configFile, fields: config }: ConfigFile,
+): Map<Param | Tensor, Tensor> {
   const values = new Map<Param | Tensor, Tensor>();
   const wrong: string[] = [];
-  for (const { path, layer } of layers(at.model)) {
+  for (const { path, layer } of layers(attachedAt.model)) {
     const { attached } = layer;
-    if (attached === null || !at.applications.has(attached.application)) continue;
-    const old = at.places.get(path) ?? null;
-    const place = old === null ? null : { ...old, layer: names.byPath.get(old.path)?.layer ?? old.layer };
-    const get: Get = (suffix) => {
+    const known = attachedAt.at.get(path);
+    if (attached === null || known === undefined || !attachedAt.applications.has(attached.application)) continue;
+    const place = known.place === null ? null : { ...known.place, layer: names.byPath.get(known.place.path)?.layer ?? known.place.layer };
+    const read = (suffix: string): Table => {
       const key = keyOf(place, suffix);
       const table = file.get(key);
       return place?.rows != null && format.byRows?.includes(suffix) ? cut(table, place.rows, key) : table;
     };
-    const tables = format.decode(get, spotOf(at.model, place, at.options.get(path) ?? at.options.get('')!));
-    for (const [name, t] of ownOf(layer.fields[attached.field] ?? null)) {
+    const get: Get = Object.assign(read, { has: (suffix: string) => file.has(keyOf(place, suffix)) });
+    const own = ownOf(layer.fields[attached.field] ?? null);
+    const spot = spotOf(attachedAt.model, { ...known, place, path, config }, new Map([...own].map(([name, t]) => [name, t.shape])));
+    const tables = format.decode(get, spot);
+    for (const [name, t] of own) {
       if (format.unsaved?.some((u) => name === u || name.startsWith(`${u}.`))) continue;
       const table = tables[name];
       if (table === undefined) wrong.push(`${path}: the method has ${name}, which the file does not give`);

@@ -5,6 +5,7 @@ import { dora } from '../../peft/reparameterized/dora.ts';
 import { type LoraConfig, lora, type UpdateConfig } from '../../peft/reparameterized/lora.ts';
 import { olora } from '../../peft/reparameterized/olora.ts';
 import { pissa } from '../../peft/reparameterized/pissa.ts';
+import type { Place } from '../names.ts';
 import { count, flag, real } from './config.ts';
 import { BIAS, count1, dropout, EXCLUDE, FAN, number, patterns, TARGETS, variant, whole0, yes } from './fields.ts';
 import {
@@ -13,7 +14,9 @@ import {
   type ConfigOf,
   type Format,
   field,
+  type Joined,
   mostly,
+  type NewConfig,
   type Piece,
   renamed,
   same,
@@ -58,26 +61,27 @@ export const LORA_FIELDS = {
 } as const;
 type Lora = ConfigOf<typeof LORA_FIELDS>;
 
-/** Variants of LoRA that change its equation, its tensors or the network. */
-function refuseVariants(c: Lora): void {
-  const set = (name: keyof Lora): boolean => {
-    const v: unknown = c[name];
-    return !(v === undefined || v === null || v === false || (typeof v === 'object' && Object.keys(v).length === 0));
-  };
-  for (const name of [
-    'use_qalora',
-    'use_bdlora',
-    'velora_config',
-    'monteclora_config',
-    'kasa_config',
-    'arrow_config',
-    'alora_invocation_tokens',
-    'layer_replication',
-    'lora_bias',
-    'target_parameters',
-    'trainable_token_indices',
-  ] as const)
-    if (set(name)) throw new Unsupported(`${name} is ${JSON.stringify(c[name])}: a variant of LoRA that this library does not have`);
+const VARIANTS = [
+  'use_qalora',
+  'use_bdlora',
+  'velora_config',
+  'monteclora_config',
+  'kasa_config',
+  'arrow_config',
+  'alora_invocation_tokens',
+  'layer_replication',
+  'lora_bias',
+  'target_parameters',
+  'trainable_token_indices',
+] as const;
+const isSet = (v: unknown): boolean =>
+  !(v === undefined || v === null || v === false || (typeof v === 'object' && Object.keys(v).length === 0));
+
+/** Refuses variants of LoRA that change its equation, its tensors or the network. */
+export function refuseVariants(c: Pick<Lora, (typeof VARIANTS)[number] | 'init_lora_weights'>): void {
+  const found = VARIANTS.find((name) => isSet(c[name]));
+  if (found !== undefined)
+    throw new Unsupported(`${found} is ${JSON.stringify(c[found])}: a variant of LoRA that this library does not have`);
   const init = c.init_lora_weights;
   if (typeof init === 'string' && /^(corda|lora_ga|pissa_niter)/.test(init))
     throw new Unsupported(
@@ -87,19 +91,20 @@ function refuseVariants(c: Lora): void {
 const init = (c: Lora): string => (typeof c.init_lora_weights === 'string' ? c.init_lora_weights : '');
 
 /** Rank, alpha and scaling at each module. */
-function optionsOf(c: Lora, modules: readonly string[]): (module: string) => LoraConfig {
+function optionsOf(c: Lora, places: readonly Place[]): (place: Place | null) => LoraConfig {
   refuseVariants(c);
+  const modules = [...new Set(places.map((p) => p.module))];
   const rank = byPattern(c.rank_pattern as Readonly<Record<string, number>> | null, modules, c.r ?? 8);
   const alpha = byPattern(c.alpha_pattern as Readonly<Record<string, number>> | null, modules, c.lora_alpha ?? 8);
-  return (module) => ({
-    rank: rank(module),
-    alpha: alpha(module),
+  return (place) => ({
+    rank: rank(place!.module),
+    alpha: alpha(place!.module),
     rankStabilized: c.use_rslora ?? false,
     dropout: c.lora_dropout ?? 0,
     init: init(c) === 'gaussian' ? 'gaussian' : 'kaiming',
   });
 }
-const configOf = (at: readonly At<UpdateConfig & { readonly init?: string }>[]): Partial<Record<keyof Lora, never>> => {
+const configOf = (at: readonly At<UpdateConfig & { readonly init?: string }>[]): NewConfig<typeof LORA_FIELDS> => {
   const [rank, alpha] = [mostly(at, (o) => o.rank), mostly(at, (o) => o.alpha)];
   return {
     r: rank.usual,
@@ -109,17 +114,17 @@ const configOf = (at: readonly At<UpdateConfig & { readonly init?: string }>[]):
     use_rslora: same(at, 'rankStabilized', (o) => o.rankStabilized),
     lora_dropout: same(at, 'dropout', (o) => o.dropout),
     init_lora_weights: same(at, 'init', (o) => o.init) === 'gaussian' ? 'gaussian' : true,
-  } as unknown as Partial<Record<keyof Lora, never>>;
+  };
 };
 
 /** [A₁; A₂; …] */
-const stacked = (tables: readonly Table[]): Table => {
+export const stacked = (tables: readonly Table[]): Table => {
   const width = tables[0]!.shape[1]!;
   const data = Float64Array.from(tables.flatMap((t) => [...t.data]));
   return { data, shape: [data.length / width, width] };
 };
 /** B's side by side on the diagonal: rows of the whole matrix, columns one after the other. */
-function onDiagonal(pieces: readonly Piece<LoraConfig>[]): Table {
+export function onDiagonal(pieces: readonly Piece<unknown>[]): Table {
   const ranks = pieces.map((p) => p.own.B!.shape[1]!);
   const [rows, columns] = [pieces[0]!.rows.of, ranks.reduce((n, r) => n + r, 0)];
   const data = new Float64Array(rows * columns);
@@ -132,7 +137,7 @@ function onDiagonal(pieces: readonly Piece<LoraConfig>[]): Table {
   return { data, shape: [rows, columns] };
 }
 /** LoRAs on parts of one matrix as a LoRA on it: ranks add up, and the scaling stays what it was. Null where the scalings differ. */
-function joined(pieces: readonly Piece<LoraConfig>[]): { options: LoraConfig; own: Tables } | null {
+function joined(pieces: readonly Piece<LoraConfig>[]): Joined<LoraConfig> | null {
   const [first] = pieces;
   const { rankStabilized, rank: r, alpha: a } = first!.options;
   const scale = (o: LoraConfig): number => (rankStabilized ? o.alpha / Math.sqrt(o.rank) : o.alpha / o.rank);
@@ -143,7 +148,7 @@ function joined(pieces: readonly Piece<LoraConfig>[]): { options: LoraConfig; ow
 }
 
 const names = { A: 'lora_A.weight', B: 'lora_B.weight' };
-const shared = { peftType: 'LORA', fields: LORA_FIELDS, on: 'linear', options: optionsOf } as const;
+const shared = { peftType: 'LORA', fields: LORA_FIELDS, on: 'linear', conv1d: true, options: optionsOf } as const;
 const kept = (
   method: 'pissa' | 'olora',
   attach: Format<UpdateConfig, typeof LORA_FIELDS>['attach'],
@@ -152,15 +157,15 @@ const kept = (
   ...renamed(names),
   method,
   is: (c) => c.use_dora !== true && init(c) === method,
-  options: (c, modules) => {
-    const of = optionsOf(c, modules);
-    return (module) => {
-      const { init: _, ...o } = of(module);
+  options: (c, places) => {
+    const of = optionsOf(c, places);
+    return (place) => {
+      const { init: _, ...o } = of(place);
       return o;
     };
   },
   attach,
-  config: (at) => ({ ...configOf(at), init_lora_weights: method as never }),
+  config: (at) => ({ ...configOf(at), init_lora_weights: method }),
 });
 
 const plain: Format<LoraConfig, typeof LORA_FIELDS> = {

@@ -3,9 +3,9 @@ import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Engine } from '../../core/engine.ts';
 import { same } from '../../core/shape.ts';
-import { type Data, paramOf } from '../../core/tensor.ts';
+import { paramOf } from '../../core/tensor.ts';
 import { realize } from '../../nn/freeze.ts';
-import { type AnyLayer, type Field, isLayer, type Model } from '../../nn/layer.ts';
+import { type AnyLayer, isLayer, type Model } from '../../nn/layer.ts';
 import { layers, tensors } from '../../nn/tree.ts';
 import { asLora } from '../../peft/reparameterized/pissa.ts';
 import { bare } from '../../peft/site.ts';
@@ -14,10 +14,23 @@ import { some, writeAtomic, writeSafetensors } from '../files.ts';
 import { type Architecture, type Names, namesOf, type Place } from '../names.ts';
 import type { Dtype } from '../numbers.ts';
 import type { Writable } from '../safetensors.ts';
-import { CONFIG_FILE, keyOf, ownOf, type PeftFiles, placesFor, ROOT, siteOf, sizeOf, spotOf, tableOf, WEIGHTS_FILE } from './adapter.ts';
-import { baseKeys, PARTS, turnedTable } from './base.ts';
+import {
+  CONFIG_FILE,
+  isEncoder,
+  keyOf,
+  type Options,
+  PARTS,
+  type PeftFiles,
+  placesFor,
+  ROOT,
+  sizeOf,
+  tableOf,
+  WEIGHTS_FILE,
+} from './adapter.ts';
+import { attachmentsOf, equal, type Found, methodOf, spot, whole } from './attachments.ts';
+import { baseKeys, turnedTable } from './base.ts';
 import type { Common, Task } from './config.ts';
-import { type AnyFormat, type At, type Piece, type Table, type Tables, Unsupported } from './format.ts';
+import { type AnyFormat, type At, type Table, Unsupported } from './format.ts';
 import { PEFT_FORMATS } from './formats.ts';
 import { understood } from './load.ts';
 import { dumpsPython } from './pythonJson.ts';
@@ -43,14 +56,6 @@ export interface SavedPeft {
   readonly keys: readonly string[];
 }
 
-type Options = Readonly<Record<string, unknown>>;
-interface Found {
-  readonly path: string;
-  readonly place: Place | null;
-  readonly own: Tables;
-  readonly options: Options;
-}
-
 /** Methods that change the weight beneath at their start; written as an ordinary LoRA of twice the rank on the untouched weight. */
 const TAKEN_OUT = ['pissa', 'olora', 'corda', 'loraGa'] as const;
 
@@ -65,15 +70,18 @@ export async function savePeft(model: Model, folder: string, options: SaveOption
   const raw = like !== undefined && typeof like.config.init_lora_weights === 'string';
   const ready = raw ? model : await untaken(model, engine);
   const name = methodOf(ready, formats);
-  const format = formats.find((f) => f.method === name)!;
+  const format =
+    formats.find((f) => f.method === name && (like === undefined || f.peftType === like.config.peft_type)) ??
+    formats.find((f) => f.method === name)!;
   const names = namesOf(ready, options.architecture);
-  const found = await attachmentsOf(ready, format, names, engine);
+  const refused = format.refuses?.(isEncoder(names)) ?? null;
+  if (refused !== null) throw new Error(`savePeft: ${refused}`);
+  const found = await attachmentsOf(ready, format, names, engine, like?.config ?? null);
   const pieces = whole(format, found, ready);
-  const at = pieces.map(({ place, options: o }) => ({ module: place?.module ?? '', options: o }));
+  const at = pieces.map(({ place, path, options: o }) => ({ module: place?.module ?? '', path, place, options: o }));
   const written = new Map<string, Table>();
   for (const p of pieces)
-    for (const [suffix, table] of Object.entries(format.encode(p.own, spotOf(ready, p.place, p.options))))
-      put(written, keyOf(p.place, suffix), table);
+    for (const [suffix, table] of Object.entries(format.encode(p.own, spot(ready, p)))) put(written, keyOf(p.place, suffix), table);
   const task = options.task ?? taskOf(names, ready);
   const base = baseOf(names, found, task, like);
   for (const [key, table] of [...base.tables, ...(like?.useless ?? [])]) put(written, key, table);
@@ -105,100 +113,6 @@ async function untaken(model: Model, engine: Engine | undefined): Promise<Model>
   }
   return model;
 }
-
-/** The one method that a model carries. */
-function methodOf(model: Model, formats: readonly AnyFormat[]): string {
-  const found = new Set<string>();
-  const places = new Map<string, string[]>();
-  for (const { path, layer } of layers(model))
-    if (layer.attached !== null) {
-      found.add(layer.attached.method);
-      places.set(path, [...(places.get(path) ?? []), layer.attached.method]);
-    }
-  const [name, ...more] = found;
-  if (name === undefined) throw new Error('savePeft: nothing is attached to this model, so there is no adapter to save');
-  if (more.length > 0)
-    throw new Error(
-      `savePeft: ${[...found].join(' and ')} are attached, and a file of Hugging Face PEFT holds one method; save each on a model of its own, or merge one (merge(model))`,
-    );
-  const twice = [...places].find(([, methods]) => methods.length > 1);
-  if (twice !== undefined)
-    throw new Error(`savePeft: ${name} is attached twice at ${twice[0]}; save each on a model of its own, or combine them into one first`);
-  if (!formats.some((f) => f.method === name))
-    throw new Error(
-      `savePeft: Hugging Face PEFT has no file for ${name}; it has ${[...new Set(formats.map((f) => f.method))].join(', ')}. saveAdapter(model, folder) writes any method in this library's own format, and merge(model) makes plain weights`,
-    );
-  return name;
-}
-
-async function attachmentsOf(model: Model, format: AnyFormat, names: Names, engine: Engine | undefined): Promise<Found[]> {
-  const places = new Map(placesFor(format, names, model).map((p) => [siteOf(format, p), p]));
-  const found: Found[] = [];
-  for (const { path, layer } of layers(model)) {
-    const { attached } = layer;
-    if (attached === null) continue;
-    const place = format.on === 'network' ? null : places.get(path);
-    if (place === undefined)
-      throw new Error(
-        `savePeft: ${format.method} is attached at ${path}, and Hugging Face PEFT has it only at ${format.on === 'norm' ? 'norms' : 'linear layers'}`,
-      );
-    const field: Field = (format.finished ? attached.finish?.() : null) ?? layer.fields[attached.field] ?? null;
-    const own = ownOf(engine === undefined ? field : await realize(field, engine));
-    const tables = Object.fromEntries(
-      [...own].map(([name, t]) => {
-        const table = tableOf(t);
-        if (table === null)
-          throw new Error(`savePeft: ${name} at ${path} is a recipe, not numbers yet; pass an engine: savePeft(model, folder, { engine })`);
-        return [name, table];
-      }),
-    );
-    const o = attached.application.config as Options; // a seam: formats know the options of their method
-    found.push({ path, place, own: tables, options: format.normal?.(o, tables) ?? o });
-  }
-  return found;
-}
-
-/** Attachments to parts of one matrix of theirs, as one. */
-function whole(format: AnyFormat, found: readonly Found[], model: Model): Found[] {
-  const parts = new Map<string, Found[]>();
-  for (const f of found) if (f.place?.rows != null) parts.set(f.place.module, [...(parts.get(f.place.module) ?? []), f]);
-  return [
-    ...found.filter((f) => f.place?.rows == null),
-    ...[...parts].map(([module, pieces]) => {
-      const first = pieces[0]!;
-      const place = { ...first.place!, rows: null };
-      const refuse = (why: string): never => {
-        throw new Error(
-          `savePeft: ${format.method} on ${pieces.map((p) => p.path).join(', ')} is one matrix, ${module}, in Hugging Face's GPT-2, ${why}; build the model with fusedQkv: true`,
-        );
-      };
-      if (format.byRows === undefined) return refuse('and this method cannot be put together from parts');
-      const own = stackedRows(format, pieces, model);
-      if (own !== null) return { ...first, place, own };
-      const joined = format.joined?.(pieces.map((p): Piece<Options> => ({ options: p.options, own: p.own, rows: p.place!.rows! }))) ?? null;
-      return joined === null ? refuse('and these parts do not fit into one') : { ...first, place, ...joined };
-    }),
-  ];
-}
-/** The parts under each other, where all of the matrix is there and what they share is the same. */
-function stackedRows(format: AnyFormat, pieces: readonly Found[], model: Model): Tables | null {
-  const sorted = pieces.toSorted((a, b) => a.place!.rows!.from - b.place!.rows!.from);
-  const { of } = sorted[0]!.place!.rows!;
-  if (sorted.reduce((n, p) => n + p.place!.rows!.to - p.place!.rows!.from, 0) !== of) return null;
-  if (sorted.some((p) => JSON.stringify(p.options) !== JSON.stringify(sorted[0]!.options))) return null;
-  const encoded = sorted.map((p) => format.encode(p.own, spotOf(model, p.place, p.options)));
-  const joint: Record<string, Table> = {};
-  for (const [suffix, first] of Object.entries(encoded[0]!)) {
-    const all = encoded.map((e) => e[suffix]!);
-    if (format.byRows!.includes(suffix))
-      joint[suffix] = { data: Float64Array.from(all.flatMap((t) => [...t.data])), shape: [of, ...first.shape.slice(1)] };
-    else if (all.every((t) => equal(t.data, first.data))) joint[suffix] = first;
-    else return null;
-  }
-  // back to our names on the whole matrix
-  return format.decode((suffix) => joint[suffix]!, spotOf(model, { ...sorted[0]!.place!, rows: null }, sorted[0]!.options));
-}
-const equal = (a: Data, b: Data): boolean => a.length === b.length && a.every((v, k) => v === b[k]);
 
 function put(into: Map<string, Table>, key: string, table: Table): void {
   const known = into.get(key);
@@ -279,7 +193,7 @@ function fresh(
   if (base.biases && !('bias' in format.fields))
     throw new Unsupported(`savePeft: biases are trainable beside ${format.method}, and ${format.peftType} has no field for them`);
   const own = Object.fromEntries(Object.entries(format.fields).map(([k, f]) => [k, f.otherwise]));
-  const modules = at.map((a) => a.module);
+  const modules = [...new Set(at.map((a) => a.module))];
   const all = names.places.map((p) => p.module);
   const conv = format.on !== 'network' && names.places.some((p) => p.turned && modules.includes(p.module));
   return {
@@ -294,7 +208,7 @@ function fresh(
     ...(format.on === 'network' ? {} : { target_modules: namedShortly(modules, all) }),
     ...('fan_in_fan_out' in format.fields ? { fan_in_fan_out: conv } : {}),
     ...(base.biases ? { bias: `${format.peftType.toLowerCase()}_only` } : {}),
-    ...(format.config(at, (name) => sizeOf(model, name)) as { readonly [key: string]: Json }),
+    ...(format.config(at, { modules: all, size: (name) => sizeOf(model, name) }) as { readonly [key: string]: Json }),
   };
 }
 function taskOf(names: Names, model: Model): Task {
@@ -328,16 +242,18 @@ function again(
   };
   if (was.format.method !== format.method) differs(`the model carries ${format.method} and the files hold ${was.format.method}`);
   const modules = [...new Set(at.map((a) => a.module))];
-  const of = was.format.options(was.config as never, modules);
-  for (const { module, options } of at)
-    for (const [k, v] of Object.entries(of(module)))
+  const places = placesFor(format, names, model);
+  const then =
+    format.on === 'network' ? [] : (format.targets?.(was.config as never, places) ?? targets(was.config as Common, names, places));
+  const of = was.format.options(was.config as never, then);
+  for (const { module, place, options } of at)
+    for (const [k, v] of Object.entries(of(place)))
       if (JSON.stringify(v) !== JSON.stringify(options[k]))
         differs(`${k} is ${JSON.stringify(options[k])} at ${module} and was ${JSON.stringify(v)}`);
-  if (format.on !== 'network') {
-    const then = new Set(targets(was.config as Common, names, placesFor(format, names, model)).map((p) => p.module));
-    const changed = [...modules.filter((m) => !then.has(m)), ...[...then].filter((m) => !modules.includes(m))];
-    if (changed.length > 0) differs(`${some(changed)} ${changed.length === 1 ? 'is' : 'are'} adapted in one and not in the other`);
-  }
+  const before = new Set(then.map((p) => p.module));
+  const changed =
+    format.on === 'network' ? [] : [...modules.filter((m) => !before.has(m)), ...[...before].filter((m) => !modules.includes(m))];
+  if (changed.length > 0) differs(`${some(changed)} ${changed.length === 1 ? 'is' : 'are'} adapted in one and not in the other`);
   return { ...like.config, inference_mode: true };
 }
 function sameKeys(like: PeftFiles, now: ReadonlyMap<string, unknown>): void {

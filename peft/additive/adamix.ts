@@ -2,11 +2,7 @@
 //   h' = h + W_up^j σ(W_down^i h + b_down^i) + b_up^j,   i, j ~ U{1, …, M} independently, for each place and pass
 //   evaluated and finished: the means of the M matrices and biases in their place
 // Wang et al. 2022, arXiv 2205.12410, §3.
-import { oneHot } from '../../core/ops/index.ts';
-import { floor, min } from '../../core/ops/map.ts';
-import { stack } from '../../core/ops/move.ts';
 import type { Tensor } from '../../core/tensor.ts';
-import type { Context } from '../../nn/context.ts';
 import { defineMethod } from '../attach.ts';
 import { wholeNumber } from '../check.ts';
 import {
@@ -14,10 +10,12 @@ import {
   type BottleneckConfig,
   type BottleneckInit,
   checkBottleneck,
+  listOf,
   newBottleneck,
   throughBottleneck,
   widthOf,
 } from './bottleneck.ts';
+import { averaged, routed } from './expertDraw.ts';
 
 export interface AdamixConfig extends BottleneckConfig {
   readonly experts: number; // M
@@ -25,22 +23,11 @@ export interface AdamixConfig extends BottleneckConfig {
   readonly shareUp: boolean;
   readonly init: BottleneckInit;
 }
+
 /** Experts as lists: down [m, d], downBias [m], up [d, m], upBias [d]. */
 type Experts = { readonly [K in keyof Bottleneck]: readonly Tensor[] };
-const counts = (c: AdamixConfig): readonly [down: number, up: number] => [c.shareDown ? 1 : c.experts, c.shareUp ? 1 : c.experts];
 
-const averaged = (all: readonly Tensor[]): Tensor => (all.length === 1 ? all[0]! : stack(all).mean([0]));
-/** The expert that this pass has drawn, its weight and bias together; the mean of all where nothing is random. */
-function routed(all: readonly (readonly Tensor[])[], name: string, ctx: Context): Tensor[] {
-  const m = all[0]!.length;
-  const u = m === 1 ? null : ctx.draw.uniform(name, [1]);
-  if (u === null) return all.map(averaged);
-  const chosen = oneHot(min(floor(u.mul(m)), m - 1), m); // [1, M]; u may round up to 1
-  return all.map((list) => {
-    const { shape } = list[0]!;
-    return chosen.matmul(stack(list).reshape(m, -1)).reshape(...shape);
-  });
-}
+const counts = (c: AdamixConfig): readonly [down: number, up: number] => [c.shareDown ? 1 : c.experts, c.shareUp ? 1 : c.experts];
 
 /**
  * At the feed-forward sublayer, reading its output, as in the authors' code; sizes are theirs for BERT-base. Train it with `twoPasses` (adamixLoss.ts).
@@ -62,12 +49,10 @@ export const adamix = defineMethod<'branch', AdamixConfig, Experts>({
   },
   init: (site, c, r) => {
     const all = Array.from({ length: c.experts }, (_, k) => newBottleneck(c, site.dim('width'), c.init, r.split(`expert ${k}`)));
-    const [downs, ups] = counts(c).map((n) => all.slice(0, n)) as [Bottleneck[], Bottleneck[]];
+    const [downs, ups] = counts(c);
+    const { down, downBias, up, upBias } = listOf(all);
     return {
-      train: {
-        ...{ down: downs.map((e) => e.down), downBias: downs.map((e) => e.downBias) },
-        ...{ up: ups.map((e) => e.up), upBias: ups.map((e) => e.upBias) },
-      },
+      train: { down: down.slice(0, downs), downBias: downBias.slice(0, downs), up: up.slice(0, ups), upBias: upBias.slice(0, ups) },
     };
   },
   around: (call, p, c, site) => (x, ctx) => {

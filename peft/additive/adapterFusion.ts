@@ -1,6 +1,7 @@
 // AdapterFusion: several trained adapters, frozen, mixed at every token by an attention that is trained on the target task.
 //   h' = h + Σ_n α_n W_v u_n,   α = softmax_n((W_q z + b_q)·(W_k u_n + b_k) / T),   u_n = the answer of adapter n to z, without residual
 // Pfeiffer et al. 2021, arXiv 2005.00247, §3.2. h and z are those of the adapters (pfeiffer.ts). No 1/√d; W_v has no bias.
+// Longer than 80 lines: each part of the fusion layer may be given, new or left out.
 import { dropout, softmax } from '../../core/ops/fused.ts';
 import { iota, oneHot } from '../../core/ops/index.ts';
 import { max, square } from '../../core/ops/map.ts';
@@ -8,8 +9,8 @@ import { type Param, param, paramOf, type Tensor } from '../../core/tensor.ts';
 import { freeze } from '../../nn/freeze.ts';
 import { type Configurable, defineMethod } from '../attach.ts';
 import { dropoutFits, wholeNumber } from '../check.ts';
-import { type Bottleneck, newBottleneck } from './bottleneck.ts';
-import { type AdapterFusionConfig, type Fusion, type Knowledge, listOf, scored } from './fusionAttention.ts';
+import { type Bottleneck, listOf, newBottleneck } from './bottleneck.ts';
+import { type AdapterFusionConfig, type Fusion, type Knowledge, scored } from './fusionAttention.ts';
 import { reading } from './pfeiffer.ts';
 
 /** The method over given adapters by path (and a fusion layer, where that exists too); without them they are placeholders, to be filled from a file. */

@@ -6,7 +6,8 @@ import { layers } from '../../nn/tree.ts';
 import type { Options, Transform } from '../method.ts';
 import { fusionOver } from './adapterFusion.ts';
 import type { Bottleneck } from './bottleneck.ts';
-import { type AdapterFusionConfig, listOf } from './fusionAttention.ts';
+import { listOf } from './bottleneck.ts';
+import type { AdapterFusionConfig } from './fusionAttention.ts';
 
 /** What one model knows: its Pfeiffer adapters by path. */
 function knowledgeOf(model: Model, k: number): Map<string, { own: Bottleneck; activation: Activation }> {

@@ -1,7 +1,6 @@
 // The small network inside every adapter: W_up σ(W_down x + b_down) + b_up, with W_down [m, d] and W_up [d, m].
 import type { Rng } from '../../core/rng.ts';
 import { param, type Tensor } from '../../core/tensor.ts';
-import type { Context, Residual } from '../../nn/context.ts';
 import { type Activation, activations } from '../../nn/mlp.ts';
 import { wholeNumber } from '../check.ts';
 
@@ -21,16 +20,6 @@ export interface BottleneckConfig {
  */
 export type BottleneckInit = 'bert' | 'houlsby' | 'zero' | number;
 
-/** What a branch's answer is added to, where the block has said so. [B, T, d] */
-export function residualOf({ residual }: Context, method: string, path: string): Residual {
-  if (residual === undefined)
-    throw new Error(
-      `${method} at ${path}: the context does not say what this branch is added to, and the adapter reads that; run the branch within its block`,
-    );
-  return residual;
-}
-export const streamOf = (ctx: Context, method: string, path: string): Tensor => residualOf(ctx, method, path).stream;
-
 /** m for a layer of width d. */
 export const widthOf = (c: BottleneckConfig, d: number): number => c.bottleneck ?? Math.max(1, Math.floor(d / c.reduction));
 
@@ -47,6 +36,14 @@ export function checkBottleneck(method: string, c: BottleneckConfig & { readonly
   else if (!(c.reduction > 0))
     throw new RangeError(`${method}: reduction ${c.reduction} must be more than 0 (16 makes the bottleneck a sixteenth of the width)`);
 }
+
+/** Several as lists. */
+export const listOf = (all: readonly Bottleneck[]): { readonly [K in keyof Bottleneck]: readonly Tensor[] } => ({
+  down: all.map((a) => a.down),
+  downBias: all.map((a) => a.downBias),
+  up: all.map((a) => a.up),
+  upBias: all.map((a) => a.upBias),
+});
 
 /** W_up σ(W_down x + b_down) + b_up.  x [B, T, d] → [B, T, d] */
 export const throughBottleneck = (x: Tensor, p: Bottleneck, activation: Activation): Tensor =>

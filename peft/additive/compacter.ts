@@ -41,10 +41,7 @@ export const compacter = defineMethod<'branch', CompacterConfig, Compacter, Tens
     wholeNumber('compacter', 'rank', c.rank);
     if (!(c.std > 0)) throw new RangeError(`compacter: std ${c.std} must be more than 0, or nothing but biases could ever learn`);
     const d = site.dim('width');
-    for (const [what, size] of [
-      ['width', d],
-      ['bottleneck', widthOf(c, d)],
-    ] as const)
+    for (const [what, size] of Object.entries({ width: d, bottleneck: widthOf(c, d) }))
       if (size % c.n)
         throw new RangeError(
           `compacter: n ${c.n} at ${site.path} must divide the ${what} ${size}; choose another n, or set bottleneck to a multiple of it`,

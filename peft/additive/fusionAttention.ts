@@ -20,13 +20,6 @@ export type Knowledge = { readonly [K in keyof Bottleneck]: readonly Tensor[] };
 
 export type Fusion = Knowledge & { query: Tensor; queryBias: Tensor; key: Tensor; keyBias: Tensor; value?: Tensor; temperature?: Tensor };
 
-export const listOf = (all: readonly Bottleneck[]): Knowledge => ({
-  down: all.map((a) => a.down),
-  downBias: all.map((a) => a.downBias),
-  up: all.map((a) => a.up),
-  upBias: all.map((a) => a.upBias),
-});
-
 /** u_n of each adapter and their scores: [B, T, N, d] and [B, T, N]. */
 export function scored(p: Fusion, z: Tensor, c: AdapterFusionConfig): { u: Tensor; scores: Tensor } {
   const [b, t, d] = z.shape as readonly [number, number, number];

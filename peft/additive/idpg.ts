@@ -21,7 +21,7 @@ type Idpg = { readonly W1: Tensor; readonly b1: Tensor; readonly W2: Tensor; rea
 /**
  * M is not trained: the first pass is only read, so a step costs a forward pass more (`embedding` needs none). Layers start U(±1/√in).
  * Of the paper's generators the plain two-layer one is here; its variants with PHM layers and with a prompt for each layer are not.
- * Count: dh + h + (h + 1)·pd.
+ * Defaults (5 rows, h = 16) are those of the authors' scripts. Count: dh + h + (h + 1)·pd.
  */
 export const idpg = defineMethod<'trunk', IdpgConfig, Idpg>({
   name: 'idpg',

@@ -4,14 +4,13 @@
 // Zhang et al. 2023, arXiv 2303.16199, §3.
 import { attention } from '../../core/ops/fused.ts';
 import { tanh } from '../../core/ops/map.ts';
-import { named } from '../../core/scope.ts';
 import { param, type Tensor } from '../../core/tensor.ts';
-import { type Context, quiet } from '../../nn/context.ts';
-import { BASE, isLayer, type Layer, layer, ofKind } from '../../nn/layer.ts';
+import { BASE, layer } from '../../nn/layer.ts';
 import { substitute } from '../../nn/tree.ts';
 import { defineMethod } from '../attach.ts';
 import { wholeNumber } from '../check.ts';
-import { bare, type Site } from '../site.ts';
+import type { Site } from '../site.ts';
+import { keysAndValues } from './adaptionRows.ts';
 import { asHeads } from './prefixAttention.ts';
 
 export interface LlamaAdapterConfig {
@@ -19,24 +18,10 @@ export interface LlamaAdapterConfig {
   readonly gate: 'heads' | 'one'; // tanh of one number per head, or one number without tanh
   readonly project: boolean; // the gated part passes W_o with the rest; false: added behind it, as Hugging Face PEFT does on GPT-2
 }
+
 type Prompt = { readonly P: Tensor; readonly gate: Tensor };
 
 const gates = (site: Site<'branch'>, c: LlamaAdapterConfig): number => (c.gate === 'one' ? 1 : site.within('attend')[0]!.dim('heads'));
-
-/**
- * K_p and V_p [K, Hk·D]: the rows through the projections, methods attached to them included. What a method above has put around a
- * projection for this pass alone (UniPELT's gates) is about the text's tokens; so is dropout.
- */
-function keysAndValues(call: Layer<'branch'>, P: Tensor, ctx: Context): [Tensor, Tensor] {
-  const { k, v, qkv } = bare(call).fields;
-  const own = (l: Layer<'linear'>): Layer<'linear'> =>
-    l.attached === null && isLayer(l.fields[BASE]) ? own(ofKind(l.fields[BASE], 'linear')) : l;
-  const through = (name: string, l: Layer<'linear'>): Tensor => named(name, () => own(l)(P, { ...ctx, draw: quiet }));
-  if (isLayer(k)) return [through('k', ofKind(k, 'linear')), through('v', ofKind(v, 'linear'))];
-  const all = through('qkv', ofKind(qkv, 'linear'));
-  const d = P.shape[1]!;
-  return [all.slice(1, d, 2 * d), all.slice(1, 2 * d)];
-}
 
 /**
  * P ~ N(0, 1), gate 0: it starts as the base, and the first gradient goes to the gate alone. Defaults are the authors'; they adapt the top

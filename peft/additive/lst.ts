@@ -2,6 +2,7 @@
 //   s₀ = D₀ h₀;   s_i = Side_i( μ_i s_{i−1} + (1 − μ_i) D_i sg(h_i) ),   μ_i = sigmoid(α_i / T);   y = U norm(s_L)
 // h₀ enters the first block and h_i leaves block i; sg stops gradients, so that backward never enters the backbone and nothing of it is
 // kept. Side_i is a block of the backbone's make with every size divided by ρ. Sung et al. 2022, arXiv 2206.06522, §3.
+// Longer than 80 lines: it attaches a whole network, whose parts it makes, runs and counts.
 import { layerNorm, rmsNorm } from '../../core/ops/fused.ts';
 import { add, mul, sigmoid, stopGradient, sub } from '../../core/ops/map.ts';
 import type { Rng } from '../../core/rng.ts';

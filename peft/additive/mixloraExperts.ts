@@ -1,7 +1,7 @@
 // The feed-forward part of MixLoRA: the frozen network as E experts, each with low-rank updates of its own; a router sends every token to the
 // best K.
 //   y = Σ_{e ∈ top K} ĝ_e(x) FFN_e(x),   FFN_e: every layer of it W x + b + s·B_e A_e x, s = α/r;   ĝ: topRouter.ts
-// Li et al. 2024, arXiv 2404.15159, §3.
+// Li et al. 2024, arXiv 2404.15159, §3. Longer than 80 lines: the experts live inside all layers of a branch, which is rebuilt for each.
 import { param, type Tensor } from '../../core/tensor.ts';
 import { BASE, type Layer, layer } from '../../nn/layer.ts';
 import { substitute } from '../../nn/tree.ts';
@@ -39,9 +39,10 @@ const updated = (call: Layer<'linear'>, A: Tensor, B: Tensor, c: MixloraConfig, 
 
 /**
  * The feed-forward part of MixLoRA. The choice depends on the token, so it cannot be merged. All experts are computed here and K are
- * heard: the same numbers as the authors' dispatch, without its saving. With K = 1 the one share is 1, and only the balance loss trains W_r. The balance loss is taken layer by layer and over all positions;
- * the authors take it once over the tokens of all layers, padding left out. K = 2 and W_r ~ N(0, 0.02²) are the authors' code's; it falls
- * back to a weight of 0.001 where the paper has 0.01. E = 8, r = 16 and α = 32 are from memory of the paper. A ~ U(±1/√in), B = 0.
+ * heard: the same numbers as the authors' dispatch, without its saving. With K = 1 the one share is 1, and only the balance loss trains W_r.
+ * The balance loss is taken layer by layer and over all positions; the authors take it once over the tokens of all layers, padding left out. K = 2 and W_r ~ N(0, 0.02²) are the authors' code's; it falls
+ * back to a weight of 0.001 where the paper has 0.01. E = 8, r = 16 and α = 32 are those of their training template, which drops
+ * 5 % of each update's input (here none) at lr 2e-4. A ~ U(±1/√in), B = 0.
  * Count per feed-forward: E·Σ r(in + out) over its layers, and E·d.
  */
 export const mixloraExperts = defineMethod<'branch', MixloraConfig, Experts>({

@@ -10,9 +10,9 @@ import {
   checkBottleneck,
   newBottleneck,
   sizeOf,
-  streamOf,
   throughBottleneck,
 } from './bottleneck.ts';
+import { streamOf } from './residualStream.ts';
 
 export interface ParallelAdapterConfig extends BottleneckConfig {
   readonly scale: number | 'learned' | 'channels'; // s: fixed, one trained number, or one per channel (both start at 1)

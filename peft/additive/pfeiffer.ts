@@ -11,10 +11,10 @@ import {
   type BottleneckInit,
   checkBottleneck,
   newBottleneck,
-  residualOf,
   sizeOf,
   throughBottleneck,
 } from './bottleneck.ts';
+import { residualOf } from './residualStream.ts';
 
 export interface PfeifferConfig extends BottleneckConfig {
   readonly init: BottleneckInit;

@@ -1,6 +1,7 @@
 // Prefix tuning: p trained keys and values in front of those of the text, at every attention layer.
 //   attend(q, [P_k; k], [P_v; v]);   [P_k,1, P_v,1, …, P_k,L, P_v,L] = W₂ tanh(W₁ E + b₁) + b₂, or trained as they are
 // Li & Liang 2021, arXiv 2101.00190, §4.2–4.3. The MLP is for training: `finish` leaves the table it makes.
+// Longer than 80 lines: tables as they are, by the MLP or from a text, with dropout and a choice of layers.
 import { dropout } from '../../core/ops/fused.ts';
 import type { Numbers } from '../../core/plan.ts';
 import { ShapeError } from '../../core/shape.ts';
@@ -81,13 +82,10 @@ export const prefixTuning = defineMethod<'trunk', PrefixTuningConfig, Prefix, nu
   },
   finish: (t) => ({ table: flatten(t) }),
   count: (sites, c) => {
-    const of = (s: Site<'trunk'>): { train: number; stored: number } => {
-      const w = c.length === 0 ? [] : widths(s, c);
-      const stored = prefixSize(w, c.length, null);
-      if (c.bottleneck === null || c.length === 0) return { train: stored, stored };
-      return { train: prefixHiddenSize(c.length, s.dim('width'), c.bottleneck) + prefixSize(w, c.length, c.bottleneck), stored };
-    };
-    return sites.map(of).reduce((a, b) => ({ train: a.train + b.train, stored: a.stored + b.stored }), { train: 0, stored: 0 });
+    const one = (s: Site<'trunk'>, m: number | null): number =>
+      c.length === 0 ? 0 : prefixSize(widths(s, c), c.length, m) + (m === null ? 0 : prefixHiddenSize(c.length, s.dim('width'), m));
+    const all = (m: number | null): number => sites.reduce((n, s) => n + one(s, m), 0);
+    return { train: all(c.bottleneck), stored: all(null) };
   },
   startsAsBase: (c) => (c.length === 0 ? 'bitwise' : 'no'),
 });

@@ -1,31 +1,20 @@
 // ReFT: the hidden states of a few positions edited in a low-rank subspace, after each block.
 //   LoReFT  h ← h + Rᵀ(W h + b − R h), R Rᵀ = I;   NoReFT  the same with any R;   DiReFT  h ← h + Rᵀ(W h + b);   R, W ∈ ℝ^{r×d}
 //   at the first p and the last s real tokens of each text, with a unit (W, b, R) of its own for each of the two groups
-// Wu et al. 2024, arXiv 2404.03592, §3.2.
+// Wu et al. 2024, arXiv 2404.03592, §3.2. Longer than 80 lines: one variant is written out as three methods.
 import { dropout as drop } from '../../core/ops/fused.ts';
-import { max, rsqrt, square, where } from '../../core/ops/map.ts';
-import { concat } from '../../core/ops/move.ts';
-import { sum } from '../../core/ops/reduce.ts';
+import { max, where } from '../../core/ops/map.ts';
 import type { Rng } from '../../core/rng.ts';
 import { param, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { dropoutFits, wholeNumber } from '../check.ts';
+import { orthonormal } from './gramSchmidt.ts';
 import { groups, type ReftConfig } from './reftPositions.ts';
 
 /** W [r, d], b [r], R [r, d] of each unit: the prefix's, then the suffix's. */
 type Reft = { readonly W: readonly Tensor[]; readonly b: readonly Tensor[]; readonly R: readonly Tensor[] };
 
 const units = (c: ReftConfig): number => (c.tied || c.prefix === 0 || c.suffix === 0 ? 1 : 2);
-
-/** Rows made orthonormal one after the other (Gram–Schmidt), so that R is free to move and R Rᵀ = I all the same. [r, d] */
-export function orthonormal(rows: Tensor): Tensor {
-  const done: Tensor[] = [];
-  for (let k = 0; k < rows.shape[0]!; k++) {
-    const v = done.reduce((left, q) => left.sub(q.mul(sum(left.mul(q), [1], true))), rows.slice(0, k, k + 1)); // [1, d]
-    done.push(v.mul(rsqrt(sum(square(v), [1], true))));
-  }
-  return concat(done, 0);
-}
 
 const variant = (name: string, isOrthonormal: boolean, subtracts: boolean) => {
   const unit = (h: Tensor, W: Tensor, b: Tensor, R: Tensor): Tensor => {

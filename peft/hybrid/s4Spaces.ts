@@ -11,7 +11,10 @@ export function spindle(layers: number): number[] {
   return [end, Math.ceil(middle / 2), Math.floor(middle / 2), end];
 }
 
-/** The paper's assignment, on T5-base. */
+/**
+ * The paper's assignment, on T5-base, from memory of it: the released code has no groups in it (what it calls PEFT is UniPELT with the same
+ * sizes in all layers), so that it settles neither this nor how many layers a group has.
+ */
 export const PAPER: readonly (readonly Strategy[])[] = [
   ['adapter', 'lora'],
   ['adapter', 'prefix'],

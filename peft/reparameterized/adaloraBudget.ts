@@ -17,15 +17,7 @@ export interface BudgetConfig {
   readonly beta2: number;
 }
 /** Buffers: Ī and Ū of A, E and B in this order, the triplets' scores [k, 1], and 1 for triplets that may be used in the end. */
-export type Adalora = {
-  A: Tensor;
-  E: Tensor;
-  B: Tensor;
-  average: readonly Tensor[];
-  spread: readonly Tensor[];
-  score: Tensor;
-  kept: Tensor;
-};
+export type Adalora = Record<'A' | 'E' | 'B' | 'score' | 'kept', Tensor> & Record<'average' | 'spread', readonly Tensor[]>;
 
 /** How many triplets all n matrices together keep after step t: b⁰, then a cubic down to bᵀ, then bᵀ. */
 export function budget(t: number, total: number, c: BudgetConfig, n: number): number {

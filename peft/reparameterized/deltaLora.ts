@@ -16,6 +16,10 @@ type DeltaLora = Factors & { AK: Tensor; BK: Tensor; on: Tensor };
 const loraOf = (c: DeltaLoraConfig): LoraConfig => ({ ...c, dropout: 0 });
 const copy = (t: Tensor): Tensor => param(paramOf(t)!.value.slice(), t.shape, { active: false });
 
+/**
+ * The paper has λ = 2, K = 500 for GPT-2 on data-to-text, λ = 0.5, K = 1000 for BART on XSum, and λ = 0.5 with a K for each task of GLUE; the
+ * default is λ = 0.5 and K = 500. Count: r(in + out).
+ */
 export const deltaLora = defineMethod<'linear', DeltaLoraConfig, DeltaLora>({
   name: 'deltaLora',
   family: 'reparameterized',

@@ -3,33 +3,17 @@
 //   in training z_t = sigmoid(logits_t + log u − log(1 − u)), u ~ U(0, 1) for each row of the batch: a relaxed Bernoulli of temperature 1
 // Ponti et al. 2022, arXiv 2202.13914; several heads (splits): Caccia et al. 2022, arXiv 2211.03831.
 import { gather } from '../../core/ops/index.ts';
-import { clamp, log, sigmoid } from '../../core/ops/map.ts';
-import { permute, reshape } from '../../core/ops/move.ts';
-import { sum } from '../../core/ops/reduce.ts';
-import { input, param, type Tensor } from '../../core/tensor.ts';
+import { reshape } from '../../core/ops/move.ts';
+import { input, param } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { rankFits, wholeNumber } from '../check.ts';
+import { mixed, type Poly, relaxed } from './polySkills.ts';
 
 export interface PolyConfig {
   readonly rank: number; // r of each skill
   readonly skills: number; // S
   readonly tasks: number; // with more than one the task of each row is fed as `task` [B]
   readonly splits: number; // Q heads, each with shares of its own for its part of input and output; divides both
-}
-/** A [Q, S, in/Q, r], B [Q, S, r, out/Q], logits [tasks, Q·S] */
-type Poly = { readonly A: Tensor; readonly B: Tensor; readonly logits: Tensor };
-
-const EDGE = 2 ** -23; // u stays this far from 0 and 1, as in PyTorch's RelaxedBernoulli
-
-/** The mixed factors of each row of z's logits [R, Q, S]: A [R, in, r] and B [R, r, out]. */
-function mixed({ A, B }: Poly, logits: Tensor): readonly [Tensor, Tensor] {
-  const [rows, heads, skills] = logits.shape as readonly [number, number, number];
-  const [into, rank, out] = [A.shape[2]!, A.shape[3]!, B.shape[3]!];
-  const z = sigmoid(logits);
-  const w = reshape(z.div(sum(z, [2], true).add(1e-12)), [rows, heads, 1, skills]);
-  const mix = (t: Tensor, n: number): Tensor => w.matmul(reshape(t, [heads, skills, n])); // [R, Q, 1, n]
-  const b = reshape(mix(B, rank * out), [rows, heads, rank, out]);
-  return [reshape(mix(A, into * rank), [rows, heads * into, rank]), reshape(permute(b, [0, 2, 1, 3]), [rows, rank, heads * out])];
 }
 
 /**
@@ -68,20 +52,14 @@ export const poly = defineMethod<'linear', PolyConfig, Poly>({
       const rows = x.shape[0]!;
       const own = tasks === 1 ? p.logits : gather(p.logits, input('task', [rows])); // [1 or B, Q·S]
       const logits = reshape(own, [own.shape[0]!, splits, skills]);
-      const drawn = ctx.draw.uniform(site.field, [rows, splits, skills]);
-      const u = drawn === null ? null : clamp(drawn, EDGE, 1 - EDGE);
-      const [A, B] = mixed(p, u === null ? logits : logits.add(log(u)).sub(log(u.neg().add(1))));
+      const [A, B] = mixed(p, relaxed(logits, ctx.draw.uniform(site.field, [rows, splits, skills])));
       const y = call(x, ctx);
       const flat = reshape(x, [rows, x.shape.slice(1, -1).reduce((n, d) => n * d, 1), x.shape.at(-1)!]);
-      return y.add(
-        reshape(
-          flat
-            .matmul(A)
-            .matmul(B)
-            .mul(1 / rank),
-          y.shape,
-        ),
-      );
+      const change = flat
+        .matmul(A)
+        .matmul(B)
+        .mul(1 / rank);
+      return y.add(reshape(change, y.shape));
     },
   fold: ({ weight, bias }, p, { rank, skills, tasks, splits }, site) => {
     if (tasks !== 1)

@@ -2,17 +2,18 @@
 //   s_i = Σ over batches of (∂L/∂θ_i)²;   the τ largest of all weights together are selected; then for each weight
 //   matrix with ≥ r(in + out)/5 selected: W' = W + B A of rank r;   vector with ≥ length/5 selected: all of it;   else: its selected entries
 //   τ is the largest for which the total meets the budget
-// He et al. 2023, arXiv 2303.08566, §3. The variant with adapters in the place of LoRA is left out.
-
+// He et al. 2023, arXiv 2303.08566, §3. The variant with adapters in the place of LoRA is left out. Longer than 80 lines: it holds three ways to
+// tune a weight, and the budget that chooses among them.
 import { square } from '../../core/ops/map.ts';
 import { sparseAdd } from '../../core/ops/sparse.ts';
 import { size } from '../../core/shape.ts';
-import { param, type Tensor } from '../../core/tensor.ts';
+import type { Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { rankFits } from '../check.ts';
 import { kaiming, zeros } from '../reparameterized/lycoris.ts';
 import { dataOf, scoreSums } from '../sensitivity.ts';
 import type { Site } from '../site.ts';
+import { dense } from './dense.ts';
 import { budget, type Chosen, type ChosenConfig, choose, type Sparse, sparse, sparseAt } from './sparse.ts';
 
 export interface SptConfig extends ChosenConfig {
@@ -69,7 +70,7 @@ export const spt = defineMethod<'weight', SptConfig, Spt, null, Chosen>({
     if (how === 'none') return null;
     if (how === 'sparse') return sparseAt(places, site.shape);
     if (site.shape.length === 2) return { train: { A: kaiming([c.rank, into], r), B: zeros([out, c.rank]) } };
-    return { train: { delta: param(new Float32Array(size(site.shape)).fill(-0), site.shape, { decay: false }) } };
+    return { train: dense(site) };
   },
   around: (call, p) => (ctx) => change(call(ctx), p),
   fold: ({ weight, bias }, p) => ({ weight: change(weight, p), bias }),

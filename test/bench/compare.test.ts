@@ -30,6 +30,10 @@ describe('command lines', () => {
     expect(readBench(['scaling', '--mode', 'cpu'])).toMatchObject({ scaling: true, engine: 'gpujs', mode: 'cpu' });
     expect(readBench(['mathmul'])).toMatch(/no op 'mathmul'; choose parts of matmul ab/);
     expect(readBench(['scaling', 'matmul'])).toMatch(/takes no names/);
+    expect(readBench(['qlora', '--save'])).toMatchObject({ qlora: true, save: true, quick: false });
+    expect(readBench(['qlora', 'matmul'])).toMatch(/runs alone/);
+    expect(readBench(['qlora', '--engine', 'float64'])).toMatch(/simd engine/);
+    expect(readBench(['matmul', '--save'])).toMatch(/--save is for qlora/);
     expect(readBench(['--engine', 'cuda'])).toMatch(/no such engine; choose one of gpujs, simd, float64/);
     expect(readBench(['--mode', 'cuda'])).toMatch(/no such mode/);
     expect(readBench(['--threads', '-1'])).toMatch(/--threads/);

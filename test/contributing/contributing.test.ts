@@ -11,7 +11,7 @@ import { context } from '../../nn/context.ts';
 import { freeze } from '../../nn/freeze.ts';
 import { ofKind } from '../../nn/layer.ts';
 import { layers, mapTensors, params } from '../../nn/tree.ts';
-import { listed } from '../../peft/all.ts';
+import { listed } from '../../peft/listed.ts';
 import { caseOf, laws } from '../laws/methodLaws.ts';
 import { networks } from '../laws/models.ts';
 import { newGatedLinear } from './layer.ts';

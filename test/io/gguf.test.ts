@@ -5,13 +5,17 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { float64 } from '../../core/engines/float64.ts';
+import { rng } from '../../core/rng.ts';
 import { openGguf } from '../../io/gguf.ts';
 import { BLOCK_FORMATS, decodeBlocks } from '../../io/ggufBlocks.ts';
 import { type GgufError, readGgufHeader, walkHeader } from '../../io/ggufHeader.ts';
 import { ggufConfig, pairsApart, readGgufModel } from '../../io/ggufLlama.ts';
+import { packedWeight } from '../../io/ggufPacked.ts';
 import { ggufTokenizer } from '../../io/ggufTokenizer.ts';
 import { context } from '../../nn/context.ts';
 import { params } from '../../nn/tree.ts';
+import { int8 } from '../../quant/int8.ts';
+import { packedPaths, residentBytes } from '../../quant/quantize.ts';
 import { fixture, off, rows, type Table } from '../oracle/fixtures.ts';
 import { checkMutations, readAll } from './hostileGguf.ts';
 
@@ -41,6 +45,24 @@ test.each(BLOCK_FORMATS)('$name unpacks bit for bit', (f) => {
   expect(() => decodeBlocks(bytes.subarray(1), f)).toThrow(f.bytes === 1 ? '' : 'no whole blocks');
 });
 
+test.each(['Q8_0', 'Q4_0', 'Q4_1', 'F16', 'BF16'])('%s kept packed is the same matrix', async (name) => {
+  const f = BLOCK_FORMATS.find((b) => b.name === name)!;
+  const [rows, cols] = [3, 2 * f.numbers];
+  const r = rng(7);
+  const bytes = Uint8Array.from({ length: 6 * f.bytes }, () => r.below(256));
+  const halves = { Q8_0: 1, Q4_0: 1, Q4_1: 2, F16: 1, BF16: 1 }[name]!;
+  for (let k = 0; k < 6; k++)
+    for (let h = 0; h < halves; h++) bytes[k * f.bytes + 2 * h + 1] = 0x28 + r.below(16) + (r.below(2) === 0 ? 0 : 128); // about ±0.03 … 4
+  if (name.startsWith('Q4')) bytes.fill(0, 2 * f.bytes, 2 * f.bytes + 2); // a block whose scale is 0
+  const wanted = decodeBlocks(bytes, f);
+  const layer = packedWeight(bytes, [rows, cols], f)!;
+  const got = await float64().read(layer());
+  const worst = Array.from(got).reduce((d, v, i) => Math.max(d, Math.abs(v - wanted[i]!)), 0);
+  expect(worst).toBeLessThanOrEqual(name === 'Q4_1' ? 3e-6 : 0); // z is rounded; the numbers go up to 60
+  expect(residentBytes(layer)).toBeLessThan(bytes.length * 1.9 + 4200); // scales are float32 here; F16 and BF16 have tables
+  expect(packedWeight(bytes, [rows, cols], BLOCK_FORMATS.find((b) => b.name === 'Q6_K')!)).toBeNull();
+});
+
 describe("a LLaMA in GGUF, as llama.cpp's converter lays it out", () => {
   test('has the logits of the reference implementation', async () => {
     const nn = fixture<{ readonly ids: number[][]; readonly mask: number[][]; readonly logits: Table }>('nn-llama');
@@ -56,8 +78,16 @@ describe("a LLaMA in GGUF, as llama.cpp's converter lays it out", () => {
     expect(off(y, nn.logits)).toBeLessThan(1e-5); // the fixture's weights are rounded to float32
   });
   test('whose rows stand the other way round answers something else', () => {
-    const w = Float32Array.from({ length: 16 }, (_, k) => k); // two heads of four rows, two columns
+    const w = Uint8Array.from({ length: 16 }, (_, k) => k); // two heads of four rows, two columns
     expect([...pairsApart(w, 8, 2)]).toEqual([0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15]);
+  });
+  test('is packed as it is read, where asked', async () => {
+    await using file = await openGguf(path);
+    const { model } = await readGgufModel(file, { quantize: { where: (p) => p.endsWith('attn.q.weight'), scheme: int8({ block: 16 }) } });
+    expect(packedPaths(model)).toEqual(['trunk.blocks.0.attn.q.weight', 'trunk.blocks.1.attn.q.weight']);
+    const nn = fixture<{ readonly ids: number[][]; readonly mask: number[][]; readonly logits: Table }>('nn-llama');
+    const y = await float64().read(model({ ids: rows(nn.ids), keyMask: rows(nn.mask) }, context(6)));
+    expect(off(y, nn.logits)).toBeLessThan(0.05);
   });
   test('has a tokenizer', async () => {
     await using file = await openGguf(path);

@@ -49,6 +49,10 @@ function numbersOf(dtype: Dtype, n: number, seed: number): Data {
       return Int8Array.from(ints(-128, 127));
     case 'U8':
       return Uint8Array.from(ints(0, 255));
+    case 'BOOL':
+      return Uint8Array.from(ints(0, 1));
+    case 'I16':
+      return Int32Array.from(ints(-32768, 32767));
     case 'I32':
       return Int32Array.from(ints(-(2 ** 31), 2 ** 31 - 1));
     case 'I64':
@@ -201,7 +205,7 @@ describe('malformed files', () => {
       'not UTF-8',
     ],
     ['entry not an object', file('{"w":3}'), 9, '"w" must be an object'],
-    ['unknown dtype', file(one('F8', [1], [0, 1]), 1), 9, '"w" has dtype "F8"; known are U8'],
+    ['unknown dtype', file(one('F8', [1], [0, 1]), 1), 9, '"w" has dtype "F8"; known are BOOL, U8'],
     ['dtype from the prototype', file(one('toString', [1], [0, 1]), 1), 9, 'has dtype "toString"'],
     ['no dtype', file('{"w":{"shape":[1],"data_offsets":[0,4]}}', 4), 9, 'has dtype missing'],
     ['negative dimension', file(one('F32', [-1], [0, 4]), 4), 9, 'has shape [-1]'],

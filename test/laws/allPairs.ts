@@ -2,7 +2,7 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { availableParallelism } from 'node:os';
 import { fileURLToPath } from 'node:url';
-import type { Listed } from '../../peft/all.ts';
+import type { Listed } from '../../peft/listed.ts';
 import type { Network } from './models.ts';
 import { fitting, type Tally } from './pairLaws.ts';
 

@@ -13,7 +13,7 @@ import { stochastic } from '../../nn/context.ts';
 import { realize } from '../../nn/freeze.ts';
 import type { Model } from '../../nn/layer.ts';
 import { layers, params, tensors, trainable } from '../../nn/tree.ts';
-import type { Listed } from '../../peft/all.ts';
+import type { Listed } from '../../peft/listed.ts';
 import { detach, finish, merge } from '../../peft/merge.ts';
 import type { Start, Transform } from '../../peft/method.ts';
 import { mixed } from '../../peft/mixed.ts';

@@ -1,11 +1,15 @@
-// Adapters that we write, read by Hugging Face PEFT: the same logits. Skipped where no Python has the library (set TINYPEFT_PYTHON).
+// Adapters that Hugging Face PEFT wrote, read here and written again; and those that we write, read there (skipped without TINYPEFT_PYTHON).
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { off, type Table } from './fixtures.ts';
+import { answered } from './hfFiles.ts';
 import { ours, written } from './hfFilesOurs.ts';
+import { expectSame } from './hfFilesRead.ts';
 import { pythonWithPeft, run } from './python.ts';
+
+test.each(Object.keys(answered))('%s', expectSame);
 
 const python = pythonWithPeft();
 describe.skipIf(python === null)('read by Hugging Face PEFT (skipped without TINYPEFT_PYTHON)', () => {

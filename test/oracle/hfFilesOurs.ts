@@ -2,40 +2,135 @@
 import { join } from 'node:path';
 import { float64 } from '../../core/engines/float64.ts';
 import { rng } from '../../core/rng.ts';
+import { leaf } from '../../core/tensor.ts';
 import { savePeft } from '../../io/peft/save.ts';
-import { withValues } from '../../nn/freeze.ts';
+import { withTorchPlaces } from '../../io/peft/sparse.ts';
+import { decoder, gpt2 } from '../../nn/decoder.ts';
+import { freeze, unfreeze, withValues } from '../../nn/freeze.ts';
 import type { Model } from '../../nn/layer.ts';
-import { trainable } from '../../nn/tree.ts';
-import type { Transform } from '../../peft/method.ts';
+import { mapTensors, tensors, trainable } from '../../nn/tree.ts';
+import { ia3 } from '../../peft/additive/ia3.ts';
+import { llamaAdapter } from '../../peft/additive/llamaAdapter.ts';
+import { lnTuning } from '../../peft/additive/lnTuning.ts';
+import { mpt } from '../../peft/additive/mpt.ts';
+import { prefixTuning } from '../../peft/additive/prefixTuning.ts';
+import { promptTuning } from '../../peft/additive/promptTuning.ts';
+import { pTuning } from '../../peft/additive/pTuning.ts';
+import { adalora } from '../../peft/reparameterized/adalora.ts';
+import { boft } from '../../peft/reparameterized/boft.ts';
+import { bone } from '../../peft/reparameterized/bone.ts';
 import { dora } from '../../peft/reparameterized/dora.ts';
+import { fourierft } from '../../peft/reparameterized/fourierft.ts';
+import { hira } from '../../peft/reparameterized/hira.ts';
+import { hra } from '../../peft/reparameterized/hra.ts';
+import { loha } from '../../peft/reparameterized/loha.ts';
+import { lokr } from '../../peft/reparameterized/lokr.ts';
 import { lora } from '../../peft/reparameterized/lora.ts';
 import { loraFa } from '../../peft/reparameterized/loraFa.ts';
+import { loraPlus } from '../../peft/reparameterized/loraPlus.ts';
+import { miss } from '../../peft/reparameterized/miss.ts';
+import { oft } from '../../peft/reparameterized/oft.ts';
 import { olora } from '../../peft/reparameterized/olora.ts';
 import { pissa } from '../../peft/reparameterized/pissa.ts';
+import { poly } from '../../peft/reparameterized/poly.ts';
+import { vblora } from '../../peft/reparameterized/vblora.ts';
+import { vera } from '../../peft/reparameterized/vera.ts';
+import { bitfit } from '../../peft/selective/bitfit.ts';
+import { shira } from '../../peft/selective/shira.ts';
+import { atHand } from '../../peft/site.ts';
 import { feedOf, logitsOf, networkOf } from './hfFiles.ts';
+import { networks } from './networks.ts';
 
 const AT = ['v', 'down'];
 const FUSED = ['qkv', 'down'];
+const DENSE = ['q', 'o', 'up'];
+const W = (where: readonly string[]): string[] => where.map((w) => `${w}.weight`);
 const r2 = { rank: 2, alpha: 3 };
-type Make = Transform | ((base: Model) => Model);
+type Make = (base: Model) => Model;
+
+/** The tiny GPT-2 with query, key and value as three layers. */
+export function splitGpt2(): Model {
+  const fused = new Map([...tensors(networks.gpt2.base)].map(({ path, tensor }) => [path, tensor]));
+  const sizes = { vocabulary: 13, width: 16, layers: 2, heads: 4, inner: 24, positions: 12 };
+  return mapTensors(freeze(decoder(gpt2(sizes), rng(0))), (t, path) => {
+    const part = 'qkv'.indexOf(/\.attn\.([qkv])\.(weight|bias)$/.exec(path)?.[1] ?? '?');
+    const whole = fused.get(path.replace(/\.attn\.[qkv]\./, '.attn.qkv.'))!;
+    const data = atHand(whole)!;
+    return part < 0 ? whole : leaf(data.slice((part * data.length) / 3, ((part + 1) * data.length) / 3), t.shape);
+  });
+}
+export const isSplit = (title: string): boolean => title.includes('-split-');
+export const baseOf = (title: string): Model => (isSplit(title) ? splitGpt2() : networkOf(title).base);
 
 /** By title, of which the last part is the network. */
 export const ours: Readonly<Record<string, Make>> = {
   'lora-llama': lora({ ...r2, where: AT }),
   'lora-gpt2': lora({ ...r2, where: FUSED }),
-  'lora-bert': lora({ ...r2, where: ['q', 'o', 'up'] }),
+  'lora-bert': lora({ ...r2, where: DENSE }),
+  'lora-split-gpt2': lora({ ...r2, where: ['q', 'v', 'up'] }),
+  'lora-head-bert': (base) => lora({ ...r2, where: DENSE })(unfreeze(base, (p) => p.startsWith('head'))),
+  'lora-saved-gpt2': (base) => lora({ ...r2, where: 'up' })(unfreeze(base, (p) => p.includes('norm2') || p.includes('attn.o'))),
+  'lora-biases-gpt2': (base) => lora({ ...r2, where: ['up', 'o'] })(unfreeze(base, (p) => /(up|o)\.bias$/.test(p))),
   'rslora-llama': lora({ ...r2, rankStabilized: true, where: ['blocks.1.attn.q', 'gate'] }),
   'lora-ranks-llama': (base) => lora({ rank: 3, alpha: 1, where: 'o' })(lora({ ...r2, where: ['q', 'up', 'down'] })(base)),
-  'dora-llama': dora({ ...r2, where: AT }),
-  'dora-gpt2': dora({ ...r2, where: FUSED }),
+  'loraPlus-llama': loraPlus({ ...r2, where: AT }),
   'loraFa-llama': loraFa({ ...r2, where: AT }),
   'pissa-llama': pissa({ ...r2, where: AT }),
+  'pissa-gpt2': pissa({ ...r2, rankStabilized: true, where: FUSED }),
   'olora-llama': olora({ ...r2, where: AT }),
+  'dora-llama': dora({ ...r2, where: AT }),
+  'dora-gpt2': dora({ ...r2, where: FUSED }),
+  'dora-bert': dora({ ...r2, where: DENSE }),
+  'adalora-llama': adalora({ rank: 3, targetRank: 2, alpha: 3, where: AT }),
+  'adalora-gpt2': adalora({ rank: 3, targetRank: 2, alpha: 3, where: FUSED }),
+  'ia3-llama': ia3(),
+  'ia3-gpt2': ia3({ where: FUSED }),
+  'ia3-bert': ia3({ where: ['k', 'v', 'o', 'down'], feedforward: 'down' }),
+  'ia3-split-gpt2': ia3(),
+  'ln-llama': lnTuning(),
+  'ln-gpt2': lnTuning(),
+  'ln-some-gpt2': lnTuning({ where: 'norm1.weight' }),
+  'ln-bert': lnTuning(),
+  'beft-bert': bitfit({ where: 'v.bias' }),
+  'vera-llama': vera({ rank: 3, where: AT }),
+  'vera-gpt2': vera({ rank: 3, where: FUSED }),
+  'vblora-llama': vblora({ rank: 2, vectors: 6, vectorLength: 4, topK: 2, where: AT }),
+  'vblora-gpt2': vblora({ rank: 2, vectors: 6, vectorLength: 8, topK: 3, where: FUSED }),
+  'loha-llama': loha({ ...r2, where: AT }),
+  'loha-bert': loha({ ...r2, where: DENSE }),
+  'lokr-llama': lokr({ rank: 1, alpha: 3, decomposeBoth: true, where: AT }),
+  'lokr-bert': lokr({ rank: 5, alpha: 3, factor: 2, where: DENSE }),
+  'hira-llama': hira({ rank: 2, where: W(AT) }),
+  'hira-gpt2': hira({ rank: 2, where: W(FUSED) }),
+  'hira-split-gpt2': hira({ rank: 2, where: W(['k', 'v']) }),
+  'poly-llama': poly({ rank: 2, tasks: 3, skills: 3, splits: 2, where: AT }),
+  'miss-llama': miss({ rank: 5, where: AT }),
+  'miss-mini-bert': miss({ rank: 4, miniRank: 2, where: DENSE }),
+  'bone-llama': bone({ rank: 4, where: W(AT) }),
+  'bone-bert': bone({ rank: 4, where: W(DENSE) }),
+  'oft-llama': oft({ blockSize: 4, epsilon: 9, where: AT }), // wide enough for where the tensors are moved to
+  'oft-bert': oft({ blockSize: 4, neumann: 5, where: DENSE }),
+  'oft-shared-bert': oft({ blockSize: 8, share: true, where: DENSE }),
+  'boft-bert': boft({ blockSize: 4, where: DENSE }),
+  'hra-llama': hra({ rank: 2, where: AT }),
+  'hra-bert': hra({ rank: 3, where: DENSE }),
+  'shira-llama': shira({ rank: 1, mask: 'struct', scale: 2, where: W(AT) }),
+  'fourierft-llama': (base) => withTorchPlaces(fourierft({ coefficients: 9, scaling: 20, where: AT })(base)),
+  'fourierft-gpt2': (base) => withTorchPlaces(fourierft({ coefficients: 9, scaling: 20, where: FUSED })(base)),
+  'prompt-llama': promptTuning({ length: 3 }),
+  'prompt-gpt2': promptTuning({ length: 3 }),
+  'ptuning-llama': pTuning({ length: 3, hidden: 5 }),
+  'ptuning-lstm-gpt2': pTuning({ length: 3, encoder: 'lstm', hidden: 3, layers: 2 }),
+  'prefix-llama': prefixTuning({ length: 3, bottleneck: null }),
+  'prefix-mlp-gpt2': prefixTuning({ length: 3, bottleneck: 4 }),
+  'mpt-llama': mpt({ length: 3, tasks: 2, ranks: 2 }),
+  'adaption-llama': llamaAdapter({ length: 3, gate: 'one', where: 'blocks.1.attn' }),
+  'adaption-gpt2': llamaAdapter({ length: 3, gate: 'one', project: false }),
 };
 
 /** A method on the network that its title names, its tensors moved by 0.3 σ, as float32 numbers. */
 export function moved(title: string): Model {
-  const made = ours[title]!(networkOf(title).base);
+  const made = ours[title]!(baseOf(title));
   const r = rng(7).split(title);
   const values = [...trainable(made)].map(([p, path]) => {
     const off = r.split(path).normal(p.value.length, 0.3);
@@ -49,5 +144,5 @@ export async function written(title: string, folder: string): Promise<number[]> 
   const engine = float64();
   const model = moved(title);
   await savePeft(model, join(folder, title), { engine });
-  return [...Array.from(await logitsOf(engine, model, networkOf(title), feedOf(title)))];
+  return Array.from(await logitsOf(engine, model, networkOf(title), feedOf(title)));
 }

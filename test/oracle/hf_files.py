@@ -16,7 +16,11 @@ import sys
 import warnings
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import (
+    AdaLoraConfig, AdaptionPromptConfig, BeftConfig, BOFTConfig, FourierFTConfig, HiraConfig, HRAConfig, IA3Config, LNTuningConfig, LoHaConfig, LoKrConfig,
+    LoraConfig, MissConfig, MultitaskPromptTuningConfig, OFTConfig, PeftModel, PolyConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig,
+    ShiraConfig, VBLoRAConfig, VeraConfig, get_peft_model,
+)
 
 from fixture import FOLDER, result
 from hf_peft import ABOUT, AT, BERT, CONV1D, LM, double_precision, network, trained
@@ -41,6 +45,56 @@ CASES = {
     "dora-gpt2": lambda: LoraConfig(**LORA, use_dora=True, **CONV1D),
     "pissa-llama": lambda: LoraConfig(**LORA, init_lora_weights="pissa", **AT),
     "olora-llama": lambda: LoraConfig(**LORA, init_lora_weights="olora", **AT),
+    "adalora-llama": lambda: AdaLoraConfig(init_r=3, target_r=2, lora_alpha=3, total_step=10, tinit=1, tfinal=2, deltaT=1, **AT),
+    "adalora-gpt2": lambda: AdaLoraConfig(init_r=3, target_r=2, lora_alpha=3, total_step=10, **CONV1D),
+    "adalora-cut-llama": lambda: AdaLoraConfig(init_r=4, target_r=2, lora_alpha=3, total_step=3, tinit=0, tfinal=1, **AT),  # trained to its budget
+    "ia3-llama": lambda: IA3Config(target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"], **LM),
+    "ia3-gpt2": lambda: IA3Config(target_modules=["c_attn", "mlp.c_proj"], feedforward_modules=["mlp.c_proj"], fan_in_fan_out=True, **LM),
+    "ia3-bert": lambda: IA3Config(target_modules=["key", "value", "output.dense"], feedforward_modules=["output.dense"], task_type="SEQ_CLS"),
+    "ln-llama": lambda: LNTuningConfig(target_modules=["input_layernorm", "post_attention_layernorm", "norm"], **LM),
+    "ln-gpt2": lambda: LNTuningConfig(target_modules=["ln_1", "ln_f"], **LM),
+    "ln-bert": lambda: LNTuningConfig(target_modules=["LayerNorm"], task_type="SEQ_CLS"),
+    "beft-bert": lambda: BeftConfig(target_modules=["value"], task_type="SEQ_CLS"),
+    "vera-llama": lambda: VeraConfig(r=3, **AT),
+    "vera-gpt2": lambda: VeraConfig(r=3, **CONV1D),
+    "vblora-llama": lambda: VBLoRAConfig(r=2, num_vectors=6, vector_length=4, topk=2, **AT),
+    "vblora-gpt2": lambda: VBLoRAConfig(r=2, num_vectors=6, vector_length=8, topk=3, **CONV1D),
+    "vblora-topk-llama": lambda: VBLoRAConfig(r=2, num_vectors=6, vector_length=4, topk=3, save_only_topk_weights=True, **AT),
+    "vblora-many-llama": lambda: VBLoRAConfig(r=1, num_vectors=257, vector_length=8, save_only_topk_weights=True, target_modules=["v_proj"], **LM),
+    "loha-llama": lambda: LoHaConfig(r=2, alpha=3, rank_pattern={"down_proj": 1}, **AT),
+    "loha-bert": lambda: LoHaConfig(r=2, alpha=3, **CLS),
+    "lokr-llama": lambda: LoKrConfig(r=1, alpha=3, decompose_both=True, **AT),
+    "lokr-whole-llama": lambda: LoKrConfig(r=5, alpha=3, decompose_factor=2, **AT),
+    "lokr-lycoris-bert": lambda: LoKrConfig(r=2, alpha=4, init_weights="lycoris", **CLS),
+    "hira-llama": lambda: HiraConfig(r=2, **AT),
+    "hira-gpt2": lambda: HiraConfig(r=2, **CONV1D),
+    "poly-llama": lambda: PolyConfig(r=2, n_tasks=3, n_skills=3, n_splits=2, **AT),
+    "miss-llama": lambda: MissConfig(r=5, **AT),
+    "miss-mini-llama": lambda: MissConfig(r=4, mini_r=2, init_weights="mini", **AT),
+    "bone-llama": lambda: MissConfig(r=4, init_weights="bat", **AT),
+    "bone-bert": lambda: MissConfig(r=4, init_weights="bat", **CLS),
+    "oft-bert": lambda: OFTConfig(r=0, oft_block_size=4, use_cayley_neumann=False, **CLS),
+    "oft-neumann-llama": lambda: OFTConfig(r=4, oft_block_size=0, num_cayley_neumann_terms=6, **AT),
+    "oft-shared-bert": lambda: OFTConfig(r=0, oft_block_size=8, use_cayley_neumann=False, block_share=True, **CLS),
+    "oft-constrained-llama": lambda: OFTConfig(r=0, oft_block_size=4, use_cayley_neumann=False, coft=True, eps=0.5, **AT),
+    "oft-moved-llama": lambda: OFTConfig(r=0, oft_block_size=7, use_cayley_neumann=False, **AT),  # 7 divides no input: 8 is taken
+    "boft-bert": lambda: BOFTConfig(boft_block_size=4, **CLS),
+    "boft-number-llama": lambda: BOFTConfig(boft_block_size=0, boft_block_num=4, **AT),
+    "hra-llama": lambda: HRAConfig(r=2, **AT),
+    "hra-bert": lambda: HRAConfig(r=3, **CLS),
+    "shira-llama": lambda: ShiraConfig(r=1, random_seed=7, **AT),
+    "fourierft-llama": lambda: FourierFTConfig(n_frequency=9, scaling=20.0, n_frequency_pattern={"down_proj": 5}, **AT),
+    "fourierft-gpt2": lambda: FourierFTConfig(n_frequency=9, scaling=20.0, random_loc_seed=42, **CONV1D),
+    "prompt-llama": lambda: PromptTuningConfig(num_virtual_tokens=3, **LM),
+    "prompt-gpt2": lambda: PromptTuningConfig(num_virtual_tokens=3, **LM),
+    "ptuning-llama": lambda: PromptEncoderConfig(num_virtual_tokens=3, encoder_hidden_size=5, **LM),
+    "ptuning-lstm-gpt2": lambda: PromptEncoderConfig(num_virtual_tokens=3, encoder_reparameterization_type="LSTM", encoder_hidden_size=3, **LM),
+    "prefix-llama": lambda: PrefixTuningConfig(num_virtual_tokens=3, **LM),
+    "prefix-gpt2": lambda: PrefixTuningConfig(num_virtual_tokens=3, **LM),
+    "prefix-mlp-gpt2": lambda: PrefixTuningConfig(num_virtual_tokens=3, prefix_projection=True, encoder_hidden_size=4, **LM),
+    "mpt-llama": lambda: MultitaskPromptTuningConfig(num_virtual_tokens=3, num_tasks=2, num_ranks=2, prompt_tuning_init="RANDOM", **LM),
+    "adaption-llama": lambda: AdaptionPromptConfig(adapter_len=3, adapter_layers=1, **LM),
+    "adaption-gpt2": lambda: AdaptionPromptConfig(adapter_len=3, adapter_layers=2, **LM),
     # a task without a type: the model's class is written instead
     "lora-untyped-llama": lambda: LoraConfig(r=1, target_modules={"v_proj", "k_proj"}),
 }
@@ -53,11 +107,26 @@ def move(wrapped: torch.nn.Module) -> None:
             p.add_(0.3 * torch.randn(p.shape, generator=g))
 
 
+def to_budget(wrapped: torch.nn.Module) -> None:
+    """Three steps, after which AdaLoRA has dropped triplets for good."""
+    _, batch, _ = network("llama")
+    optimizer = torch.optim.AdamW(trained(wrapped).values(), lr=0.01)
+    for step in range(1, 4):
+        wrapped(**batch, labels=batch["input_ids"]).loss.backward()
+        optimizer.step()
+        wrapped.base_model.update_and_allocate(step)
+        optimizer.zero_grad()
+
+
 def write_case(title: str) -> None:
     torch.manual_seed(3)
     model, _, _ = network(title.split("-")[-1])
     wrapped = get_peft_model(model.float(), CASES[title]()).eval()
     move(wrapped)
+    if title == "adalora-cut-llama":
+        to_budget(wrapped)
+    if "constrained" in title:  # it is brought into its bounds when it runs
+        wrapped(**network("llama")[1])
     folder = FILES / title
     wrapped.save_pretrained(folder)
     (folder / "README.md").unlink()

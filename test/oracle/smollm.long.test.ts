@@ -7,6 +7,7 @@ import { readGgufModel } from '../../io/ggufLlama.ts';
 import { type GgufTokenizer, ggufTokenizer } from '../../io/ggufTokenizer.ts';
 import { decoding, generate } from '../../nn/generate.ts';
 import type { Model } from '../../nn/layer.ts';
+import { residentBytes } from '../../quant/quantize.ts';
 import { fixture } from './fixtures.ts';
 
 interface Smollm {
@@ -17,6 +18,7 @@ interface Smollm {
     readonly logits: readonly number[];
     readonly every: readonly number[]; // each 512th
     readonly greedy: readonly number[];
+    readonly 'llama.cpp': { readonly top: readonly number[]; readonly logits: readonly number[] };
   }[];
 }
 const { texts, prompts } = fixture<Smollm>('smollm');
@@ -60,5 +62,31 @@ describe.skipIf(found.missing !== '')(title, () => {
     }
     console.log(`largest difference of a logit: ${worst.toExponential(1)}`);
     expect(worst).toBeLessThan(TOLERANCE);
+  });
+
+  test('kept as small as it is stored, it is the same network', async () => {
+    await using engine = await openEngine({ engine: 'simd' });
+    const kept = (await readGgufModel(file, { dtype: 'keep' })).model;
+    const stored = [...file.entries.values()].reduce((n, e) => n + e.end - e.start, 0);
+    expect(residentBytes(kept)).toBeLessThan(1.3 * stored); // scales and zero points are float32 here, halves in the file
+    for (const p of prompts) {
+      const d = await decoding(kept, [p.ids], { engine, tokens: 1 });
+      const logits = d.logits.slice();
+      d.close();
+      const worst = p.top.reduce((m, id, k) => Math.max(m, Math.abs(logits[id]! - p.logits[k]!)), 0);
+      expect(worst).toBeLessThan(2 * TOLERANCE);
+      expect([...logits.keys()].sort((a, b) => logits[b]! - logits[a]!).slice(0, 10)).toEqual(p.top);
+    }
+  });
+
+  test('llama.cpp itself, which rounds activations to eight bits, is near', async () => {
+    await using engine = await openEngine({ engine: 'simd' });
+    for (const p of prompts) {
+      const d = await decoding(model, [p.ids], { engine, tokens: 1 });
+      const theirs = p['llama.cpp'];
+      for (const [k, id] of theirs.top.entries()) expect(Math.abs(d.logits[id]! - theirs.logits[k]!)).toBeLessThan(0.4);
+      expect(theirs.top.filter((id) => p.top.includes(id)).length).toBeGreaterThanOrEqual(9);
+      d.close();
+    }
   });
 });

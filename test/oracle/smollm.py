@@ -8,8 +8,9 @@ Run by hand, outside the repository's own toolchain (building llama.cpp takes so
 Ids of texts are those of llama.cpp, whose format the file has (transformers ignores the file's way of cutting texts: it answers others
 for "²½"). Logits are those of
 transformers, which unpacks the file's weights with the Python package `gguf`, computed in double precision, so that what is compared is
-our rounding and no one else's. With --llama-logits the logits of llama.cpp are there as well; it multiplies Q4_1 by activations
-rounded to eight bits, so they are farther away.
+our rounding and no one else's. The ten highest logits of llama.cpp are there as well; it multiplies Q4_1 by activations rounded to
+eight bits, so they are farther away. (On virtual machines that announce AMX and do not have it, llama.cpp crashes unless it was built
+with CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON".)
 """
 
 import pathlib
@@ -71,14 +72,13 @@ for t in texts[: len(PROMPTS)]:
             "greedy": [i for i in greedy if i != 2],
         }
     )
-if "--llama-logits" in sys.argv:
-    llama = llama_cpp.Llama(str(path), n_ctx=256, logits_all=True, verbose=False)
-    for p in prompts:
-        llama.reset()
-        llama.eval(p["ids"])
-        logits = np.array(llama.scores[len(p["ids"]) - 1])
-        top = np.argsort(-logits, kind="stable")[:10]
-        p["llama.cpp"] = {"top": [int(i) for i in top], "logits": [float(f"{logits[i]:.7g}") for i in top]}
+llama = llama_cpp.Llama(str(path), n_ctx=256, logits_all=True, verbose=False)
+for p in prompts:
+    llama.reset()
+    llama.eval(p["ids"])
+    logits = np.array(llama.scores[len(p["ids"]) - 1])
+    top = np.argsort(-logits, kind="stable")[:10]
+    p["llama.cpp"] = {"top": [int(i) for i in top], "logits": [float(f"{logits[i]:.7g}") for i in top]}
 write(
     "smollm",
     {

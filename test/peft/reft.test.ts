@@ -7,7 +7,8 @@ import { withValues } from '../../nn/freeze.ts';
 import { decoding } from '../../nn/generate.ts';
 import { type Layer, layer, type Model } from '../../nn/layer.ts';
 import { substitute, trainable } from '../../nn/tree.ts';
-import { direft, loreft, noreft, orthonormal } from '../../peft/additive/reft.ts';
+import { orthonormal } from '../../peft/additive/gramSchmidt.ts';
+import { direft, loreft, noreft } from '../../peft/additive/reft.ts';
 import { bertNetwork, gpt2Network, perturb, WIDTH } from '../laws/models.ts';
 import { affine, apart, layerAt, own, random, rowsOf, trained } from './naive.ts';
 

@@ -1,0 +1,159 @@
+// Files of methods that train vectors: (IA)³, norm tuning, bias tuning (BEFT), VeRA.
+import { z } from 'zod';
+import { type Ia3Config, ia3 } from '../../peft/additive/ia3.ts';
+import { lnTuning } from '../../peft/additive/lnTuning.ts';
+import { type VeraConfig, vera } from '../../peft/reparameterized/vera.ts';
+import { bitfit } from '../../peft/selective/bitfit.ts';
+import { matches } from '../../peft/site.ts';
+import { orNull } from './config.ts';
+import { BIAS, count1, dropout, EXCLUDE, FAN, INIT, number, TARGETS, whole0, yes } from './fields.ts';
+import { type AnyFormat, asAny, field, renamed, same, type Table, Unsupported } from './format.ts';
+import { matching } from './patterns.ts';
+import { namedShortly } from './targets.ts';
+
+const list = orNull(z.union([z.string(), z.array(z.string())]));
+const { target_modules } = TARGETS;
+export const shaped = ({ data }: Table, ...shape: readonly number[]): Table => ({ data, shape });
+
+const IA3_FIELDS = { target_modules, ...EXCLUDE, ...FAN, feedforward_modules: field(list, null), init_ia3_weights: yes(true) } as const;
+const last = (path: string): string => path.split('.').at(-1)!;
+const isFeedforward = (o: Ia3Config, path: string): boolean => matches(o.feedforward, path);
+
+/** ia3_l: [out, 1], or [1, in] for what is rescaled before it is multiplied. A list names by any end of a name, dot or not. */
+const IA3 = asAny<Ia3Config, typeof IA3_FIELDS>({
+  peftType: 'IA3',
+  method: 'ia3',
+  fields: IA3_FIELDS,
+  on: 'linear',
+  conv1d: true,
+  byRows: ['ia3_l'],
+  options: ({ feedforward_modules: which }, places) => {
+    const modules = places.map((p) => p.module);
+    const inner =
+      typeof which === 'string'
+        ? new Set(matching(which, modules).keys())
+        : new Set(modules.filter((m) => which?.some((e) => m.endsWith(e))));
+    return (place) => ({ feedforward: inner.has(place!.module) ? [last(place!.path)] : [], queries: true });
+  },
+  attach: (o) => ia3(o),
+  config: (at, { modules }) => {
+    const inner = at.filter((a) => isFeedforward(a.options, a.path)).map((a) => a.module);
+    const outer = at.filter((a) => !isFeedforward(a.options, a.path)).map((a) => a.module);
+    const short = (some: readonly string[]): string[] => {
+      const names = some.length === 0 ? [] : namedShortly(some, modules);
+      return some.length > 0 && modules.every((m) => some.includes(m) || !names.some((n) => m.endsWith(n))) ? names : [...some];
+    };
+    const ends = short(inner);
+    return { feedforward_modules: ends, target_modules: [...short(outer), ...ends] };
+  },
+  decode: (get) => {
+    const l = get('ia3_l');
+    return { l: shaped(l, l.data.length) };
+  },
+  encode: ({ l }, { options, path, place }) => {
+    if (isFeedforward(options, path)) return { ia3_l: shaped(l!, 1, l!.data.length) };
+    const out = Math.max(outputsOf(place?.layer.fields.weight) ?? 0, l!.data.length);
+    // a fused projection whose queries are left alone
+    return { ia3_l: { data: Float64Array.from({ length: out }, (_, k) => l!.data[k - out + l!.data.length] ?? 1), shape: [out, 1] } };
+  },
+  joined: (pieces) => {
+    const { of } = pieces[0]!.rows;
+    const data = new Float64Array(of).fill(1);
+    for (const { own, rows } of pieces) data.set(own.l!.data, rows.from);
+    return { options: { ...pieces[0]!.options, queries: true }, own: { l: { data, shape: [of] } } };
+  },
+  normal: ({ feedforward, queries }) => ({ feedforward, queries }),
+});
+/** Rows of a weight that is a leaf or parameter. */
+function outputsOf(weight: unknown): number | null {
+  const fields =
+    typeof weight === 'function' && 'fields' in weight
+      ? (weight.fields as { readonly value?: { readonly shape: readonly number[] } })
+      : null;
+  return fields?.value?.shape[0] ?? null;
+}
+
+const LN_FIELDS = { target_modules, ...EXCLUDE } as const;
+/** ln_tuning_layers.weight, .bias: copies of gain and shift; ours is the change. */
+const LN_TUNING = asAny<object, typeof LN_FIELDS>({
+  peftType: 'LN_TUNING',
+  method: 'lnTuning',
+  fields: LN_FIELDS,
+  on: 'norm',
+  conv1d: true,
+  options: () => () => ({}),
+  attach: (o) => lnTuning(o),
+  config: () => ({}),
+  nothing: (shape) => ({ delta: { data: new Float32Array(shape.reduce((n, d) => n * d, 1)), shape } }),
+  decode: (get, { path, base }) => {
+    const part = path.endsWith('.bias') ? 'bias' : 'weight';
+    const [now, was] = [get(`ln_tuning_layers.${part}`), base(part)];
+    return { delta: { data: Float64Array.from(now.data, (v, k) => v - was.data[k]!), shape: now.shape } };
+  },
+  encode: ({ delta }, { path, base }) => {
+    const part = path.endsWith('.bias') ? 'bias' : 'weight';
+    const was = base(part);
+    return { [`ln_tuning_layers.${part}`]: { data: Float64Array.from(delta!.data, (v, k) => v + was.data[k]!), shape: was.shape } };
+  },
+});
+
+const BEFT_FIELDS = { target_modules, ...INIT } as const;
+/** beft_bias [1, out], added to the bias. */
+const BEFT = asAny<object, typeof BEFT_FIELDS>({
+  peftType: 'BEFT',
+  method: 'bitfit',
+  fields: BEFT_FIELDS,
+  on: 'bias',
+  conv1d: false,
+  options: (_, places) => {
+    const without = places.find((p) => p.layer.fields.bias === null);
+    if (without !== undefined)
+      throw new Unsupported(
+        `target_modules names ${without.module}, which has no bias in this model; build it with bias: true, or merge the adapter where it was made`,
+      );
+    return () => ({});
+  },
+  attach: (o) => bitfit(o),
+  config: () => ({}),
+  decode: (get) => {
+    const b = get('beft_bias');
+    return { delta: shaped(b, b.data.length) };
+  },
+  encode: ({ delta }) => ({ beft_bias: shaped(delta!, 1, delta!.data.length) }),
+});
+
+const VERA_FIELDS = {
+  ...TARGETS,
+  ...FAN,
+  ...BIAS,
+  ...INIT,
+  r: count1(256),
+  projection_prng_key: whole0(0),
+  save_projection: yes(true),
+  vera_dropout: dropout,
+  d_initial: number(0.1),
+} as const;
+/** vera_lambda_d [r], vera_lambda_b [out]; base_model.vera_A [r, largest in] and vera_B [largest out, r] once for all. */
+const VERA = asAny<VeraConfig, typeof VERA_FIELDS>({
+  peftType: 'VERA',
+  method: 'vera',
+  fields: VERA_FIELDS,
+  on: 'linear',
+  conv1d: true,
+  options: (c) => {
+    if (c.save_projection === false)
+      throw new Unsupported(
+        'save_projection is false: the random matrices are in the seed of another generator only. Where the adapter was trained, set save_projection=True and save it again',
+      );
+    return () => ({ rank: c.r ?? 256, dInitial: c.d_initial ?? 0.1, dropout: c.vera_dropout ?? 0 });
+  },
+  attach: (o) => vera(o),
+  config: (at) => ({
+    r: same(at, 'rank', (o) => o.rank),
+    d_initial: same(at, 'dInitial', (o) => o.dInitial),
+    vera_dropout: same(at, 'dropout', (o) => o.dropout),
+  }),
+  ...renamed({ lambdaB: 'vera_lambda_b', lambdaD: 'vera_lambda_d', A: 'base_model.vera_A', B: 'base_model.vera_B' }),
+});
+
+export const VECTORS: readonly AnyFormat[] = [IA3, LN_TUNING, BEFT, VERA];

@@ -1,0 +1,112 @@
+// The reparameterized methods, each with a small configuration for small networks.
+import { nf4 } from '../../quant/nf4.ts';
+import { type Listed, listed } from '../listed.ts';
+import { adalora } from '../reparameterized/adalora.ts';
+import { bdLora } from '../reparameterized/bdLora.ts';
+import { boft } from '../reparameterized/boft.ts';
+import { bone } from '../reparameterized/bone.ts';
+import { c3a } from '../reparameterized/c3a.ts';
+import { corda } from '../reparameterized/corda.ts';
+import { deft } from '../reparameterized/deft.ts';
+import { delora } from '../reparameterized/delora.ts';
+import { deltaLora } from '../reparameterized/deltaLora.ts';
+import { did } from '../reparameterized/did.ts';
+import { dora } from '../reparameterized/dora.ts';
+import { dylora } from '../reparameterized/dylora.ts';
+import { eva } from '../reparameterized/eva.ts';
+import { fourierft } from '../reparameterized/fourierft.ts';
+import { glora } from '../reparameterized/glora.ts';
+import { gralora } from '../reparameterized/gralora.ts';
+import { hira } from '../reparameterized/hira.ts';
+import { hra } from '../reparameterized/hra.ts';
+import { kasa } from '../reparameterized/kasa.ts';
+import { krona } from '../reparameterized/krona.ts';
+import { lily } from '../reparameterized/lily.ts';
+import { loftq } from '../reparameterized/loftq.ts';
+import { loha } from '../reparameterized/loha.ts';
+import { lokr } from '../reparameterized/lokr.ts';
+import { lora } from '../reparameterized/lora.ts';
+import { loraDrop } from '../reparameterized/loraDrop.ts';
+import { loraDropout } from '../reparameterized/loraDropout.ts';
+import { loraFa } from '../reparameterized/loraFa.ts';
+import { loraGa } from '../reparameterized/loraGa.ts';
+import { loraOrthogonal } from '../reparameterized/loraOrthogonal.ts';
+import { loraPlus } from '../reparameterized/loraPlus.ts';
+import { loraXs } from '../reparameterized/loraXs.ts';
+import { mica } from '../reparameterized/mica.ts';
+import { miss } from '../reparameterized/miss.ts';
+import { moslora } from '../reparameterized/moslora.ts';
+import { oft } from '../reparameterized/oft.ts';
+import { olora } from '../reparameterized/olora.ts';
+import { osf } from '../reparameterized/osf.ts';
+import { peanut } from '../reparameterized/peanut.ts';
+import { pissa } from '../reparameterized/pissa.ts';
+import { poly } from '../reparameterized/poly.ts';
+import { psoft } from '../reparameterized/psoft.ts';
+import { pvera } from '../reparameterized/pvera.ts';
+import { qaLora } from '../reparameterized/qaLora.ts';
+import { randlora } from '../reparameterized/randlora.ts';
+import { road } from '../reparameterized/road.ts';
+import { said } from '../reparameterized/said.ts';
+import { sora } from '../reparameterized/sora.ts';
+import { tinyLora } from '../reparameterized/tinyLora.ts';
+import { uniLora } from '../reparameterized/uniLora.ts';
+import { vblora } from '../reparameterized/vblora.ts';
+import { vera } from '../reparameterized/vera.ts';
+import { waveft } from '../reparameterized/waveft.ts';
+
+export const reparameterized: readonly Listed[] = [
+  listed('peft/reparameterized/lora.ts', lora, { rank: 2, alpha: 3, dropout: 0.25 }),
+  listed('peft/reparameterized/dora.ts', dora, { rank: 2, alpha: 3 }),
+  listed('peft/reparameterized/adalora.ts', adalora, { rank: 3, targetRank: 2 }),
+  listed('peft/reparameterized/pissa.ts', pissa, { rank: 2, alpha: 3 }),
+  listed('peft/reparameterized/loraPlus.ts', loraPlus, { rank: 2, alpha: 3, ratio: 4 }),
+  listed('peft/reparameterized/loraFa.ts', loraFa, { rank: 2, alpha: 3 }),
+  listed('peft/reparameterized/deltaLora.ts', deltaLora, { rank: 2, alpha: 3, warmup: 3 }),
+  listed('peft/reparameterized/dylora.ts', dylora, { rank: 4, alpha: 3 }),
+  listed('peft/reparameterized/sora.ts', sora, { rank: 3, alpha: 3, xi: 0.02 }),
+  listed('peft/reparameterized/loraDropout.ts', loraDropout, { rank: 2, alpha: 3, dropout: 0.25 }),
+  listed('peft/reparameterized/loraXs.ts', loraXs, { rank: 2, alpha: 3, sigma: 0.1 }),
+  listed('peft/reparameterized/olora.ts', olora, { rank: 2, alpha: 3 }),
+  listed('peft/reparameterized/moslora.ts', moslora, { rank: 2, alpha: 3 }),
+  listed('peft/reparameterized/vblora.ts', vblora, { rank: 2, vectors: 5, vectorLength: 4, logitsRate: 1 }),
+  listed('peft/reparameterized/loraDrop.ts', loraDrop, { rank: 2, alpha: 3, keep: ['blocks.1.attn.q'] }),
+  listed('peft/reparameterized/eva.ts', eva, { rank: 2, alpha: 3, ranks: { 'trunk.blocks.1.attn.q': 3 } }),
+  listed('peft/reparameterized/corda.ts', corda, { rank: 2, alpha: 3 }),
+  listed('peft/reparameterized/loraGa.ts', loraGa, { rank: 2, alpha: 3 }),
+  listed('peft/reparameterized/poly.ts', poly, { rank: 2, skills: 3, splits: 2 }),
+  listed('peft/reparameterized/loftq.ts', loftq, { rank: 2, alpha: 3, iterations: 2, scheme: nf4({ block: 8 }) }),
+  listed('peft/reparameterized/qaLora.ts', qaLora, { rank: 2, alpha: 3, dropout: 0.25, group: 4 }),
+  listed('peft/reparameterized/miss.ts', miss, { rank: 3 }),
+  listed('peft/reparameterized/bone.ts', bone, { rank: 2 }),
+  listed('peft/reparameterized/hira.ts', hira, { rank: 2 }),
+  listed('peft/reparameterized/loha.ts', loha, { rank: 2, alpha: 3, rankDropout: 0.25, moduleDropout: 0.25 }),
+  listed('peft/reparameterized/lokr.ts', lokr, { rank: 1, alpha: 3, rankDropout: 0.25, rescale: true }),
+  listed('peft/reparameterized/krona.ts', krona, {}),
+  listed('peft/reparameterized/oft.ts', oft, { blockSize: 4, dropout: 0.25 }),
+  listed('peft/reparameterized/boft.ts', boft, { blockSize: 2, factors: 2, dropout: 0.25 }),
+  listed('peft/reparameterized/hra.ts', hra, { rank: 2 }),
+  listed('peft/reparameterized/fourierft.ts', fourierft, { coefficients: 6, scaling: 20 }),
+  listed('peft/reparameterized/did.ts', did, { dim: 7 }),
+  listed('peft/reparameterized/said.ts', said, { dim: 20, where: ['q.weight', 'down.weight', 'norm1.weight'] }),
+  listed('peft/reparameterized/vera.ts', vera, { rank: 3 }),
+  listed('peft/reparameterized/pvera.ts', pvera, { rank: 3 }),
+  listed('peft/reparameterized/randlora.ts', randlora, { rank: 3, alpha: 6 }),
+  listed('peft/reparameterized/uniLora.ts', uniLora, { rank: 2, size: 7, bound: 0.5 }),
+  listed('peft/reparameterized/tinyLora.ts', tinyLora, { rank: 2, size: 3, tying: 0.5 }),
+  listed('peft/reparameterized/c3a.ts', c3a, { blockSize: 4 }),
+  listed('peft/reparameterized/gralora.ts', gralora, { rank: 4, alpha: 3, blocks: 2, hybrid: 1 }),
+  listed('peft/reparameterized/delora.ts', delora, { rank: 2, lambda: 2 }),
+  listed('peft/reparameterized/psoft.ts', psoft, { rank: 3, alpha: 2 }),
+  listed('peft/reparameterized/mica.ts', mica, { rank: 2, alpha: 3, dropout: 0.25 }),
+  listed('peft/reparameterized/kasa.ts', kasa, { rank: 2, alpha: 3 }),
+  listed('peft/reparameterized/deft.ts', deft, { rank: 2 }),
+  listed('peft/reparameterized/peanut.ts', peanut, { rank: 2, depth: 1 }),
+  listed('peft/reparameterized/waveft.ts', waveft, { coefficients: 9, scaling: 4 }),
+  listed('peft/reparameterized/osf.ts', osf, { kept: 2 }),
+  listed('peft/reparameterized/glora.ts', glora, { rank: 2 }),
+  listed('peft/reparameterized/lily.ts', lily, { rank: 2, stride: 2, experts: 2, scale: 2 }),
+  listed('peft/reparameterized/loraOrthogonal.ts', loraOrthogonal, { rank: 2, alpha: 3 }),
+  listed('peft/reparameterized/bdLora.ts', bdLora, { rank: 2, alpha: 3, blocks: 2, where: ['q', 'o'] }),
+  listed('peft/reparameterized/road.ts', road, { variant: 1, groupSize: 4 }),
+];
