@@ -281,7 +281,7 @@ const attentionOp: Op<'q' | 'k' | 'v' | 'bias', AttentionAttrs> = defineOp<'q' |
 /**
  * softmax(q·kᵀ·scale + bias)·v. q [B, H, T, D], k and v [B, Hk, S, D] with Hk dividing H. `causal` lets query i see keys
  * j ≤ i + S − T: keys that were there before the text (a prefix, a cache) are visible to all. `bias` is added to the scores
- * and broadcasts to [B, H, T, S]; −1e9 hides a key, and a query whose keys are all hidden attends to all of them evenly.
+ * and broadcasts to [B, H, T, S]; −1e9 hides a key. The result of a query whose keys are all hidden means nothing, but it is finite.
  * Scale defaults to 1/√D.
  */
 export const attention = (
