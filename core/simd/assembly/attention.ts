@@ -1,7 +1,7 @@
 // Attention without stored scores: softmax(q·kᵀ·scale + bias)·v a few rows at a time (Dao et al. 2022, arXiv 2205.14135). Forward
 // keeps each row's log Σ exp; backward computes the probabilities again from it. Tiles that the causal mask hides are skipped.
 import { madd } from './madd';
-import { exp4, log4 } from './math';
+import { decay4, log4 } from './math';
 import { packColumns, packKeys, packRows, tile, tileAdd, tileRows } from './tiles';
 import { LD, STRIP } from './tiles';
 
@@ -76,7 +76,7 @@ function exponentials(row: usize, n: i32, m: f32): f32 {
   const shift = f32x4.splat(m);
   let a = f32x4.splat(0), b = a;
   for (let i: usize = 0, end = <usize>n << 2; i < end; i += 32) {
-    const x = exp4(f32x4.sub(v128.load(row + i), shift)), y = exp4(f32x4.sub(v128.load(row + i, 16), shift));
+    const x = decay4(f32x4.sub(v128.load(row + i), shift)), y = decay4(f32x4.sub(v128.load(row + i, 16), shift));
     v128.store(row + i, x);
     v128.store(row + i, y, 16);
     a = f32x4.add(a, x);
@@ -160,7 +160,7 @@ export function attend(p: usize, tid: i32, threads: i32, scratch: usize): void {
             const before = load<f32>(ms + at);
             m = max(m, before);
             const l = exponentials(row, n8, m);
-            const fade = f32x4.extract_lane(exp4(f32x4.splat(before - m)), 0);
+            const fade = f32x4.extract_lane(decay4(f32x4.splat(before - m)), 0);
             store<f32>(ms + at, m);
             store<f32>(ls + at, load<f32>(ls + at) * fade + l);
             if (fade != 1) scaleRow(sums + (<usize>((r0 + r) * wide) << 2), wide, fade);
@@ -183,7 +183,7 @@ export function attend(p: usize, tid: i32, threads: i32, scratch: usize): void {
 function slopes(p: usize, ds: usize, n: i32, lse: f32, rowDot: f32, scale: f32): void {
   const shift = f32x4.splat(lse), d = f32x4.splat(rowDot), c = f32x4.splat(scale);
   for (let i: usize = 0, end = <usize>n << 2; i < end; i += 32) {
-    const x = exp4(f32x4.sub(v128.load(p + i), shift)), y = exp4(f32x4.sub(v128.load(p + i, 16), shift));
+    const x = decay4(f32x4.sub(v128.load(p + i), shift)), y = decay4(f32x4.sub(v128.load(p + i, 16), shift));
     v128.store(p + i, x);
     v128.store(p + i, y, 16);
     v128.store(ds + i, f32x4.mul(f32x4.mul(x, c), f32x4.sub(v128.load(ds + i), d)));

@@ -25,6 +25,23 @@ import { madd as fma } from './madd';
   return v128.andnot(y, f32x4.lt(x0, c(-87.33654)));
 }
 
+/**
+ * eˣ for x that is 0 or below but for rounding, in two thirds of the steps: x·log₂e = n + r with |r| ≤ ½, a polynomial for 2ʳ. What
+ * would be below 2⁻¹²⁶ has n = −127, whose power is 0. NaN stays.
+ */
+@inline export function decay4(x0: v128): v128 {
+  const x = f32x4.pmax(x0, c(-88));
+  const shifted = fma(x, c(1.44269504088896341), c(12582912));
+  const r = fma(x, c(1.44269504088896341), f32x4.sub(c(12582912), shifted));
+  let p = fma(c(1.5337577497e-4), r, c(1.3399859890e-3));
+  p = fma(p, r, c(9.6185198054e-3));
+  p = fma(p, r, c(5.5503290147e-2));
+  p = fma(p, r, c(2.4022646248e-1));
+  p = fma(p, r, c(6.9314718246e-1));
+  p = fma(p, r, c(1));
+  return f32x4.mul(p, i32x4.add(i32x4.shl(shifted, 23), i32x4.splat(0x3f800000)));
+}
+
 /** log x for x > 0; −∞ at 0, NaN below, as Math.log. */
 @inline export function log4(x: v128): v128 {
   const bits = v128.or(v128.and(x, i32x4.splat(0x007fffff)), i32x4.splat(0x3f000000)); // mantissa in [½, 1)

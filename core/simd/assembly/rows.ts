@@ -1,6 +1,6 @@
 // Softmax and norms over the last dimension: each row is read once from memory and stays in the first-level cache.
 import { madd } from './madd';
-import { exp4 } from './math';
+import { decay4 } from './math';
 
 @inline function hsum(v: v128): f32 {
   return f32x4.extract_lane(v, 0) + f32x4.extract_lane(v, 1) + (f32x4.extract_lane(v, 2) + f32x4.extract_lane(v, 3));
@@ -8,7 +8,7 @@ import { exp4 } from './math';
 @inline function hmax(v: v128): f32 {
   return max(max(f32x4.extract_lane(v, 0), f32x4.extract_lane(v, 1)), max(f32x4.extract_lane(v, 2), f32x4.extract_lane(v, 3)));
 }
-@inline function exp1(x: f32): f32 { return f32x4.extract_lane(exp4(f32x4.splat(x)), 0); }
+@inline function exp1(x: f32): f32 { return f32x4.extract_lane(decay4(f32x4.splat(x)), 0); }
 @inline function get(x: usize, i: i32): f32 { return load<f32>(x + (<usize>i << 2)); }
 @inline function set(x: usize, i: i32, v: f32): void { store<f32>(x + (<usize>i << 2), v); }
 
@@ -37,7 +37,7 @@ export function softmaxRows(p: usize, tid: i32, threads: i32): void {
     const shift = f32x4.splat(m);
     let s = f32x4.splat(0);
     for (let i: usize = 0; i < end4; i += 16) {
-      const e = exp4(f32x4.sub(v128.load(x + i), shift));
+      const e = decay4(f32x4.sub(v128.load(x + i), shift));
       v128.store(y + i, e);
       s = f32x4.add(s, e);
     }
