@@ -5,7 +5,7 @@ import { size } from '../core/shape.ts';
 import { paramOf } from '../core/tensor.ts';
 import { readState, saveState } from '../io/state.ts';
 import { inOrder, randomWindows } from '../io/text.ts';
-import { freeze, withValues } from '../nn/freeze.ts';
+import { freeze, moveTo, withValues } from '../nn/freeze.ts';
 import type { Model } from '../nn/layer.ts';
 import { nextToken } from '../nn/losses.ts';
 import { params, tensors, trainable } from '../nn/tree.ts';
@@ -62,7 +62,8 @@ async function tune(name: VariantName): Promise<QloraRow> {
   const built = async (): Promise<Model> => {
     const base = await read();
     counted.weights = weights(base);
-    return variant.build(base, s.rank);
+    // What is frozen goes to the engine before adapters see it: their places remember the model they were attached to.
+    return moveTo(variant.adapt(variant.pack === null ? base : moveTo(variant.pack(base), engine), s.rank), engine);
   };
   const model = await built();
   const isBlock = (path: string): boolean => inBlocks(path) && !/\.norm\d?\./.test(path);

@@ -12,14 +12,13 @@ import type { Optimizer } from '../optim/optimizer.ts';
 import { paged } from '../optim/paged.ts';
 import { loftqModel } from '../peft/reparameterized/loftq.ts';
 import { lora } from '../peft/reparameterized/lora.ts';
-import { quantizedQaLora } from '../peft/reparameterized/qaLora.ts';
-import { qlora } from '../peft/reparameterized/qlora.ts';
-import { int2 } from '../quant/affine.ts';
+import { qaLora } from '../peft/reparameterized/qaLora.ts';
+import { int2, int4 } from '../quant/affine.ts';
 import { doubleQuant } from '../quant/doubleQuant.ts';
 import { int8 } from '../quant/int8.ts';
 import { llmInt8 } from '../quant/llmInt8.ts';
 import { fp4, nf4 } from '../quant/nf4.ts';
-import { inBlocks } from '../quant/quantize.ts';
+import { inBlocks, quantize, type Scheme } from '../quant/quantize.ts';
 
 export interface Size {
   readonly width: number;
@@ -57,39 +56,49 @@ export function texts(): {
 export const newborn = (s: Size, vocabulary: number): Model =>
   decoder(llama({ vocabulary, width: s.width, layers: s.layers, heads: s.heads, inner: s.inner, positions: s.tokens }), rng(7));
 
-/** One way to train. `build` takes a frozen model of plain numbers. */
+/** One way to train: a frozen model of plain numbers is packed (where `adapt` does not do that itself), then adapters are put on it. */
 export interface Variant {
   readonly title: string;
-  readonly build: (base: Model, rank: number) => Model;
+  readonly pack: ((base: Model) => Model) | null;
+  readonly adapt: (base: Model, rank: number) => Model;
   readonly optimizer?: (lr: number) => Optimizer;
 }
+const all = (base: Model, rank: number): Model => lora({ rank, alpha: rank, where: inBlocks })(base);
+const by =
+  (scheme: Scheme) =>
+  (base: Model): Model =>
+    quantize(base, inBlocks, scheme);
+const nf4Double = nf4({ scales: doubleQuant() });
 const PAGE = 2 ** 16;
 const small = (lr: number): Optimizer => paged(adamw({ lr, weightDecay: 0 }), { page: PAGE, budget: 8 * PAGE, spill: pageFolder() });
 
 export const variants = {
-  lora: { title: 'LoRA on float32', build: (b, rank) => lora({ rank, alpha: rank, where: inBlocks })(b) },
-  nf4: {
-    title: 'QLoRA: NF4, double quantisation, paged AdamW',
-    build: (b, rank) => qlora({ rank, alpha: rank })(b),
-    optimizer: small,
-  },
+  lora: { title: 'LoRA on float32', pack: (base) => base, adapt: all },
+  nf4: { title: 'QLoRA: NF4, double quantisation, paged AdamW', pack: by(nf4Double), adapt: all, optimizer: small },
   nf48: {
     title: 'the same, paged 8-bit AdamW',
-    build: (b, rank) => qlora({ rank, alpha: rank })(b),
+    pack: by(nf4Double),
+    adapt: all,
     optimizer: (lr) => paged(adamw8bit({ lr, weightDecay: 0 }), { page: PAGE, budget: 8 * PAGE, spill: pageFolder() }),
   },
-  fp4: { title: 'FP4, double quantisation', build: (b, rank) => qlora({ rank, alpha: rank, scheme: fp4({ scales: doubleQuant() }) })(b) },
+  fp4: { title: 'FP4, double quantisation', pack: by(fp4({ scales: doubleQuant() })), adapt: all },
   loftq: {
     title: 'NF4, double quantisation, LoftQ',
-    build: (b, rank) => loftqModel(b, { rank, alpha: rank, scheme: nf4({ scales: doubleQuant() }), power: 4 }),
+    pack: null,
+    adapt: (base, rank) => loftqModel(base, { rank, alpha: rank, scheme: nf4Double, power: 4 }),
   },
-  int8: { title: 'int8, blocks of 64', build: (b, rank) => qlora({ rank, alpha: rank, scheme: int8() })(b) },
-  llmInt8: { title: 'LLM.int8()', build: (b, rank) => lora({ rank, alpha: rank, where: inBlocks })(llmInt8(b, inBlocks)) },
-  qaLora: { title: 'QA-LoRA on int4, groups of 32', build: (b, rank) => quantizedQaLora({ rank, alpha: rank })(b) },
-  int2: { title: 'int2, groups of 32', build: (b, rank) => qlora({ rank, alpha: rank, scheme: int2({ group: 32 }) })(b) },
+  int8: { title: 'int8, blocks of 64', pack: by(int8()), adapt: all },
+  llmInt8: { title: 'LLM.int8()', pack: (base) => llmInt8(base, inBlocks), adapt: all },
+  qaLora: {
+    title: 'QA-LoRA on int4, groups of 32',
+    pack: by(int4({ group: 32 })),
+    adapt: (base, rank) => qaLora({ rank, alpha: rank, group: 32, where: inBlocks })(base),
+  },
+  int2: { title: 'int2, groups of 32', pack: by(int2({ group: 32 })), adapt: all },
   int2loftq: {
     title: 'int2, groups of 32, LoftQ',
-    build: (b, rank) => loftqModel(b, { rank, alpha: rank, scheme: int2({ group: 32 }), power: 4 }),
+    pack: null,
+    adapt: (base, rank) => loftqModel(base, { rank, alpha: rank, scheme: int2({ group: 32 }), power: 4 }),
   },
 } satisfies Record<string, Variant>;
 export type VariantName = keyof typeof variants;

@@ -46,7 +46,7 @@ if (typeof asked === 'string') {
   process.exitCode = 2;
 } else if (asked.help) console.log(help);
 else {
-  const one = `(${asked.names.join('|')})`;
+  const one = `(${asked.names.map((n) => n.replace(/\+/g, '\\+')).join('|')})`; // compacter++
   const filter = asked.names.length === 0 ? [] : ['-t', `^${one} |^pairs of methods.* ${one}, (then|on) | then ${one}, on `];
   const files = asked.long ? ['test/laws/pairs.long'] : ['test/laws/methods.test', ...(asked.pairs ? ['test/laws/pairs.test'] : [])];
   process.exitCode = await vitest(['run', ...files, ...(asked.long ? [] : ['--reporter=verbose', ...filter])], {

@@ -32,6 +32,11 @@ export interface Engine extends AsyncDisposable {
   compile<O extends string>(store: Store, program: Program<O>): Promise<Plan<O>>;
   /** Bytes the engine's own memory has grown to, where it has one. */
   readonly memory?: () => number;
+  /**
+   * The same numbers as an array in the engine's own memory, where it has one that JavaScript sees: reading them costs no second copy. They
+   * stay until the engine is closed and everything that holds such an array is gone. See `moveTo` in nn/freeze.ts.
+   */
+  readonly adopt?: <D extends Data>(data: D) => D;
   close(): Promise<void>;
 }
 
@@ -39,7 +44,7 @@ export interface Engine extends AsyncDisposable {
 const PLANS = 32;
 
 export function makeEngine<H extends object>(
-  device: Device<H> & { close(): Promise<void>; readonly compiled: () => number; readonly memory?: () => number },
+  device: Device<H> & { close(): Promise<void>; readonly compiled: () => number } & Pick<Engine, 'memory' | 'adopt'>,
   report: EngineReport,
 ): Engine {
   const cache = lru<H>(PLANS);
@@ -55,7 +60,7 @@ export function makeEngine<H extends object>(
     const known = byWidth.get(key);
     if (known !== undefined) return known;
     counts.leavesUploaded++;
-    const h = bytes ? device.uploadBytes(new Uint8Array(d.buffer, d.byteOffset, d.byteLength), rows, cols) : device.upload(d, rows, cols);
+    const h = bytes ? device.uploadBytes(d, rows, cols) : device.upload(d, rows, cols);
     byWidth.set(key, h);
     void h.then((held) => garbage.register(d, held));
     return h;
@@ -95,6 +100,7 @@ export function makeEngine<H extends object>(
       return { ...counts, kernelsCompiled: device.compiled() };
     },
     ...(device.memory === undefined ? {} : { memory: device.memory }),
+    ...(device.adopt === undefined ? {} : { adopt: device.adopt }),
     read,
     store,
     close,

@@ -42,7 +42,7 @@ export interface PlanReport {
 export interface Device<H> {
   upload(data: Data, rows: number, cols: number): Promise<H>;
   /** Bytes that stay bytes: engines that hold only float32 keep three in a number (`threeInOne`). */
-  uploadBytes(data: Uint8Array, rows: number, cols: number): Promise<H>;
+  uploadBytes(data: Data, rows: number, cols: number): Promise<H>;
   download(h: H, rows: number, cols: number): Promise<Numbers>;
   free(h: H): void;
   prepare(s: Schedule): Promise<Executable<H>>;

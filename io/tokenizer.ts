@@ -8,6 +8,8 @@ import { fileOf } from './checkpoints/folder.ts';
 export interface TextTokenizer {
   /** Ids of a text with the special tokens around it; a longer text loses words at its end, never the special tokens after them. */
   encode(text: string): Int32Array;
+  /** Ids of a text as it is: no special tokens around it, nothing cut. */
+  plain(text: string): Int32Array;
   /** The text of ids; special tokens are left out unless `special`. */
   decode(ids: readonly number[], special?: boolean): string;
   /** The most ids `encode` answers. */
@@ -32,16 +34,34 @@ export async function readTokenizer(folder: string, longest: number): Promise<Te
   };
   const own = json('tokenizer.json', await fileOf(folder, 'tokenizer.json'));
   const settings = json('tokenizer_config.json', await readFile(join(folder, 'tokenizer_config.json'), 'utf8').catch(() => '{}')); // many folders have none
-  const tokenizer = new Tokenizer({ ...own, padding: null, truncation: null }, settings);
+  const trying = <T>(what: () => T): T => {
+    try {
+      return what();
+    } catch (cause) {
+      throw new Error(
+        `${join(folder, 'tokenizer.json')}: is no tokenizer that can be used (${(cause as Error).message}); fetch the file again`,
+        {
+          cause,
+        },
+      );
+    }
+  };
+  const tokenizer = trying(() => new Tokenizer({ ...own, padding: null, truncation: null }, settings));
+  const idsOf = (text: string, special: boolean): readonly number[] =>
+    trying(() => tokenizer.encode(text, { add_special_tokens: special }).ids);
   const eos = isJsonObject(settings.eos_token) ? settings.eos_token.content : settings.eos_token;
   return {
     longest,
     end: typeof eos === 'string' ? (tokenizer.token_to_id(eos) ?? null) : null,
-    decode: (ids, special = false) => tokenizer.decode([...ids], { skip_special_tokens: !special, clean_up_tokenization_spaces: false }),
+    plain: (text) => Int32Array.from(idsOf(text, false)),
+    decode: (ids, special = false) =>
+      ids.length === 0
+        ? ''
+        : trying(() => tokenizer.decode([...ids], { skip_special_tokens: !special, clean_up_tokenization_spaces: false })),
     encode: (text) => {
-      const { ids } = tokenizer.encode(text);
+      const ids = idsOf(text, true);
       if (ids.length <= longest) return Int32Array.from(ids);
-      const tail = ids.length - endOf(ids, tokenizer.encode(text, { add_special_tokens: false }).ids);
+      const tail = ids.length - endOf(ids, idsOf(text, false));
       return Int32Array.from(tail === 0 ? ids.slice(0, longest) : [...ids.slice(0, Math.max(0, longest - tail)), ...ids.slice(-tail)]);
     },
   };

@@ -1,7 +1,7 @@
 // Turning parameters into fixed numbers and back, and putting trained numbers into a tree.
 import type { Engine } from '../core/engine.ts';
 import type { Numbers } from '../core/plan.ts';
-import { leaf, type Param, param, paramOf, stateOf, type Tensor } from '../core/tensor.ts';
+import { type Data, leaf, type Param, param, paramOf, stateOf, type Tensor } from '../core/tensor.ts';
 import type { Field } from './layer.ts';
 import { layers, mapTensors, tensors } from './tree.ts';
 
@@ -65,4 +65,24 @@ export async function realize<T extends Field>(tree: T, engine: Engine): Promise
     computed.set(tensor, leaf(values.slice(), tensor.shape));
   }
   return mapTensors(tree, (t) => computed.get(t) ?? t);
+}
+
+/**
+ * The same tree with its frozen numbers in the engine's own memory, where it has one (simd with shared memory; elsewhere the tree is
+ * answered as it is). Without this every engine keeps a copy beside the caller's. Let go of the old tree, and its numbers are held once.
+ * They stay for as long as the engine is open or the new tree is used; every engine can read them.
+ */
+export function moveTo<T extends Field>(tree: T, { adopt }: Pick<Engine, 'adopt'>): T {
+  if (adopt === undefined) return tree;
+  const arrays = new Map<Data, Data>();
+  const moved = new Map<Tensor, Tensor>();
+  return mapTensors(tree, (t) => {
+    const s = t.source;
+    if (s.kind !== 'leaf') return t;
+    const data = arrays.get(s.data) ?? adopt(s.data);
+    arrays.set(s.data, data);
+    const now = moved.get(t) ?? (data === s.data ? t : leaf(data, t.shape));
+    moved.set(t, now);
+    return now;
+  });
 }

@@ -75,8 +75,8 @@ export function noisyImprovement(
   };
 }
 
-/** The best of `looks` candidates: from each start, as many random neighbours as coordinates at a time, moving on where one is worth more. */
-function localSearch<C>(space: EncodedSpace<C>, starts: readonly C[], worth: (c: C) => number, looks: number, r: Rng): C {
+/** The best of `looks` candidates, null where all are worth less than 0: from each start, as many random neighbours as coordinates at a time, moving on where one is worth more. */
+function localSearch<C>(space: EncodedSpace<C>, starts: readonly C[], worth: (c: C) => number, looks: number, r: Rng): C | null {
   const ends = starts.map((start) => {
     let best = { config: start, value: worth(start) };
     const neighbours = space.encode(start).length;
@@ -89,7 +89,8 @@ function localSearch<C>(space: EncodedSpace<C>, starts: readonly C[], worth: (c:
     }
     return best;
   });
-  return ends.reduce((a, b) => (b.value > a.value ? b : a)).config;
+  const best = ends.reduce((a, b) => (b.value > a.value ? b : a));
+  return best.value < 0 ? null : best.config;
 }
 
 /**

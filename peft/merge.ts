@@ -23,9 +23,8 @@ export function merge(model: Model): Model {
     if (l.attached === null) return null;
     const { weight: w, bias } = within({ path }, () => effective(l, path));
     const plain = bare(l);
-    return plain.with(
-      plain.kind === 'weight' ? { value: w } : { ...plain.fields, weight: packedOr(w), bias: bias === null ? null : weight(bias) },
-    );
+    if (plain.kind === 'weight') return packedOr(w);
+    return plain.with({ ...plain.fields, weight: packedOr(w), bias: bias === null ? null : weight(bias) });
   });
 }
 /** A weight that is nothing but unpacked codes, as codes. */

@@ -21,21 +21,22 @@ export interface SearchOptions {
   readonly seed?: number;
 }
 
-/** Draws until one is new and small enough; null after 1000 misses: the space is exhausted, or the limit leaves nothing. */
-function fresh<C>(make: (r: Rng) => C, space: Space<C>, seen: ReadonlySet<string>, limit: number, r: Rng): C | null {
+/** Draws until one is new and small enough; null after 1000 misses (the space is exhausted, or the limit leaves nothing) or where `make` has none. */
+function fresh<C>(make: (r: Rng) => C | null, space: Space<C>, seen: ReadonlySet<string>, limit: number, r: Rng): C | null {
   for (let k = 0; k < 1000; k++) {
     const c = make(r);
+    if (c === null) return null;
     if (space.size(c) <= limit && !seen.has(space.key(c))) return c;
   }
   return null;
 }
 
-/** What every search does: evaluates what `propose` answers, never twice the same, never above the limit. */
+/** What every search does: evaluates what `propose` answers (null: a random draw), never twice the same, never above the limit. */
 export async function search<C>(
   space: Space<C>,
   loss: (c: C) => Promise<number>,
   { evaluations, limit = Number.POSITIVE_INFINITY, seed = 0 }: SearchOptions,
-  propose: (tried: readonly Tried<C>[], r: Rng) => C,
+  propose: (tried: readonly Tried<C>[], r: Rng) => C | null,
 ): Promise<Tried<C>[]> {
   if (!Number.isInteger(evaluations) || evaluations < 1)
     throw new RangeError(`search: evaluations ${evaluations} must be a whole number from 1`);

@@ -88,13 +88,39 @@ export const says: Readonly<Record<string, readonly (string | RegExp)[]>> = {
     /float32 +32\.000 .*\nint8, float32 scales +8\.500 .*\nFP4, float32 scales +4\.506 .*\nNF4, float32 scales +4\.506 .*\nNF4, 8-bit scales +4\.242 /,
     'packed matrices: 14; their bytes are what they were: yes',
   ],
+  '17-adapters-that-consult-each-other.ts': [
+    /16,000 +2\.\d+ +2\.\d+\ntrained: 1104 numbers, and 6272 of the attention/,
+    /\nKennedy( +0\.\d\d){6}\n/,
+    'as a picture: out/17-adapters-that-consult-each-other.svg',
+  ],
+  '18-where-masks-fall.ts': [
+    /FISH +1024 .* 100 % .*\nSNIP +1024 .*\nlargest \|W\| +1020 .*\nsmallest \|W\| +1020 .*\nrandom +1020 .*\nall of them +20480 /,
+    'as a picture: out/18-where-masks-fall.svg',
+  ],
+  '19-the-spectrum-of-tuning.ts': [
+    / +1 +\d\d % .* 1088 .*\n(.*\n){4} +32 +100 % +2\.\d+ +100 % +34816 /,
+    'as a picture: out/19-the-spectrum-of-tuning.svg',
+  ],
+  '20-mam-and-its-parts.ts': [
+    / 640 +2\.\d+ ± .* 584 .* 712 .*\n +1280 .* 1234 .* 1360 .*\n +2560 .* 2404 .* 2526 /,
+    'as a picture: out/20-mam-and-its-parts.svg',
+  ],
+  '21-a-hybrid-of-your-own.ts': [
+    'It is gate(parallel(lora, ia3)) + mask(lora) + route(pfeiffer, parallelAdapter)',
+    /Deciding token by token is worth -?0\.\d+ in the gates/,
+    'as a picture: out/21-a-hybrid-of-your-own.svg',
+  ],
 };
 
 /** The one that takes a minute takes fewer steps here. */
 export const options: Readonly<Record<string, readonly string[]>> = { '11-pretrain-and-tune.ts': ['--steps', '3'] };
 
 /** Studies of half a minute and more: `npm run test:long` runs them. */
-export const long: ReadonlySet<string> = new Set(['12-longer-context.ts', '13-adamw-against-sgd.ts', '14-rank-and-alpha.ts']);
+export const long: ReadonlySet<string> = new Set([
+  ...['12-longer-context.ts', '13-adamw-against-sgd.ts', '14-rank-and-alpha.ts'],
+  ...['17-adapters-that-consult-each-other.ts', '18-where-masks-fall.ts', '19-the-spectrum-of-tuning.ts'],
+  ...['20-mam-and-its-parts.ts', '21-a-hybrid-of-your-own.ts'],
+]);
 
 export const examples = readdirSync(folder).filter((name) => /^\d\d-.*\.ts$/.test(name));
 

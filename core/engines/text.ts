@@ -1,5 +1,7 @@
 // Runs a kernel's text as plain JavaScript: the float64 engine's way, and the simd engine's for ops it has no kernel for.
 
+import type { Data } from '../tensor.ts';
+
 type Floats = Float32Array | Float64Array;
 /** Fills `out`, a table of rows × cols, from operands given as lists of rows: `a[row][col]`. */
 export type Compiled = (out: Floats, rows: number, cols: number, ...args: (readonly Floats[])[]) => void;
@@ -20,11 +22,15 @@ for (let y = 0, k = 0; y < rows; y++) for (let x = 0; x < cols; x++) out[k++] = 
   ) as Compiled;
 }
 
+/** Numbers by their bytes. */
+export const bytesOf = (d: Data): Uint8Array => new Uint8Array(d.buffer, d.byteOffset, d.byteLength);
+
 /**
  * A table of bytes for engines whose numbers are float32: three bytes to a number, the first one highest, every row padded to whole numbers.
  * Whole numbers below 2²⁴ are exact.
  */
-export function threeInOne(bytes: Uint8Array, rows: number, cols: number): Float32Array {
+export function threeInOne(data: Data, rows: number, cols: number): Float32Array {
+  const bytes = bytesOf(data);
   const per = Math.ceil(cols / 3);
   const out = new Float32Array(rows * per);
   for (let r = 0; r < rows; r++) {

@@ -11,6 +11,8 @@ export interface Arena {
   floats(b: Block, n: number): Float32Array;
   words(b: Block): Int32Array;
   bytes(b: Block, n: number): Uint8Array;
+  /** Memory that workers share stays where it is when it grows: arrays in it remain valid. */
+  readonly shared: boolean;
   /** Bytes handed out now, and the most the memory has held. */
   readonly used: number;
   readonly held: number;
@@ -59,6 +61,7 @@ export function arena(memory: WebAssembly.Memory, from: number, limit: number): 
     floats: (b, n) => new Float32Array(memory.buffer, b.at, n),
     words: (b) => new Int32Array(memory.buffer, b.at, b.bytes >> 2),
     bytes: (b, n) => new Uint8Array(memory.buffer, b.at, n),
+    shared: typeof SharedArrayBuffer !== 'undefined' && memory.buffer instanceof SharedArrayBuffer,
     get used() {
       return used;
     },

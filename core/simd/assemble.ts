@@ -81,27 +81,35 @@ function freedAfter(s: Schedule, aliases: ReadonlyMap<number, Alias>): Map<numbe
   return freed;
 }
 
-/** Where each result lies: a place is used again once its last reader is done. */
+/**
+ * Where each result lies. The largest get their places first, each at the lowest address where nothing lies that is needed at the same time:
+ * a training step's block is then within a percent of the most bytes alive at once, which `account` counts.
+ */
 export function placeTemporaries(s: Schedule): Placement {
   const owned = ownedBy(s);
+  const bytes = s.steps.map(({ kernel: { rows, cols } }) => Math.ceil((rows * cols * 4 + 16) / 64) * 64); // a vector may be read past the end
   const aliases = aliasesIn(s, owned);
-  const freed = freedAfter(s, aliases);
-  const offsets: number[] = [];
-  const lengths: number[] = [];
-  const idle: { at: number; bytes: number }[] = [];
+  const last = s.steps.map((_, k) => k);
+  for (const [k, freed] of freedAfter(s, aliases)) for (const f of freed) last[f] = k;
+  const offsets = s.steps.map(() => -1);
+  const placed: number[] = []; // steps by address
   let top = 0;
-  for (const [k, st] of s.steps.entries()) {
-    offsets[k] = -1;
-    if (!owned.has(k) && !aliases.has(k)) {
-      const need = Math.ceil((st.kernel.rows * st.kernel.cols * 4 + 16) / 64) * 64; // a vector may be read past the end
-      const fit = idle.filter((f) => f.bytes >= need && f.bytes <= 2 * need).sort((a, b) => a.bytes - b.bytes)[0];
-      if (fit !== undefined) idle.splice(idle.indexOf(fit), 1);
-      const place = fit ?? { at: top, bytes: need };
-      if (fit === undefined) top += need;
-      offsets[k] = place.at;
-      lengths[k] = place.bytes;
+  for (const k of [...s.steps.keys()].filter((k) => !owned.has(k) && !aliases.has(k)).sort((a, b) => bytes[b]! - bytes[a]! || a - b)) {
+    let at = 0;
+    for (const p of placed) {
+      if (p > last[k]! || last[p]! < k) continue; // not needed at the same time
+      if (offsets[p]! - at >= bytes[k]!) break; // fits in front of it
+      at = Math.max(at, offsets[p]! + bytes[p]!);
     }
-    for (const f of freed.get(k) ?? []) if (offsets[f]! >= 0) idle.push({ at: offsets[f]!, bytes: lengths[f]! });
+    let [low, high] = [0, placed.length];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (offsets[placed[middle]!]! < at) low = middle + 1;
+      else high = middle;
+    }
+    placed.splice(low, 0, k);
+    offsets[k] = at;
+    top = Math.max(top, at + bytes[k]!);
   }
   return { offsets, bytes: top, aliases };
 }

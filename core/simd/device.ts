@@ -1,7 +1,9 @@
 // The device behind the simd engine: tables in one memory, plans as programs over them.
-import { type Compiled, compileText } from '../engines/text.ts';
+import type { Engine } from '../engine.ts';
+import { bytesOf, type Compiled, compileText } from '../engines/text.ts';
 import type { Device, Executable, Numbers } from '../plan.ts';
 import type { Ref, Schedule } from '../schedule.ts';
+import type { Data } from '../tensor.ts';
 import type { Arena, Block } from './arena.ts';
 import { type Assembled, assemble, placeTemporaries, type Segment } from './assemble.ts';
 import { opening } from './native.ts';
@@ -18,7 +20,7 @@ export function simdDevice(
   mem: Arena,
   run: (from: number, to: number) => void,
   close: () => Promise<void>,
-): Device<Table> & { close(): Promise<void>; compiled: () => number; memory: () => number } {
+): Device<Table> & { close(): Promise<void>; compiled: () => number } & Pick<Engine, 'memory' | 'adopt'> {
   const texts = new Map<string, Compiled>();
   const compiled = new Set<string>();
   const plans = new FinalizationRegistry<readonly Block[]>((blocks) => {
@@ -26,6 +28,21 @@ export function simdDevice(
   });
   const make = (rows: number, cols: number): Table => ({ block: mem.alloc(rows * cols * 4), rows, cols });
   const view = (t: Table): Float32Array => mem.floats(t.block, t.rows * t.cols);
+  const adopted = new WeakMap<Data, number>(); // by address: never given back, so that a part of such an array may outlive it
+  const adopt = <D extends Data>(data: D): D => {
+    if (adopted.has(data)) return data;
+    const block = mem.alloc(data.byteLength);
+    mem.bytes(block, data.byteLength).set(bytesOf(data));
+    const Kind = data.constructor as new (buffer: ArrayBufferLike, at: number, n: number) => D; // the kind of array it was
+    const mine = new Kind(mem.bytes(block, 0).buffer, block.at, data.length);
+    adopted.set(mine, block.at);
+    return mine;
+  };
+  /** Where adopted numbers lie, as a block that is nobody's to free. */
+  const inPlace = (data: Data): Block | null => {
+    const at = adopted.get(data);
+    return at === undefined ? null : { at, bytes: 0 };
+  };
   const text = (source: string, helpers: readonly string[]): Compiled => {
     const known = texts.get(source) ?? compileText(source, helpers);
     texts.set(source, known);
@@ -77,17 +94,22 @@ export function simdDevice(
 
   return {
     upload: async (data, r, cols) => {
+      const block = data instanceof Float32Array ? inPlace(data) : null;
+      if (block !== null) return { block, rows: r, cols };
       const t = make(r, cols);
       view(t).set(data);
       return t;
     },
     uploadBytes: async (data, r, cols) => {
-      const block = mem.alloc(data.length);
-      mem.bytes(block, data.length).set(data);
+      const block = inPlace(data) ?? mem.alloc(data.byteLength);
+      if (block.bytes > 0) mem.bytes(block, data.byteLength).set(bytesOf(data));
       return { block, rows: r, cols };
     },
+    ...(mem.shared ? { adopt } : {}),
     download: async (t): Promise<Numbers> => view(t).slice(),
-    free: (t) => mem.free(t.block),
+    free: (t) => {
+      if (t.block.bytes > 0) mem.free(t.block);
+    },
     prepare,
     opening,
     compiled: () => compiled.size,

@@ -24,8 +24,11 @@ export interface EncoderCheckpoint {
 export type CheckpointConfig = DecoderCheckpoint | EncoderCheckpoint;
 export const isDecoder = (c: CheckpointConfig): c is DecoderCheckpoint => 'kvHeads' in c.sizes;
 
-const WHOLE = 'it must be a whole number from 1';
-export const count = z.int(WHOLE).min(1, WHOLE);
+const WHOLE = 'it must be a whole number from 1, below 2^24';
+export const count = z
+  .int(WHOLE)
+  .min(1, WHOLE)
+  .lt(2 ** 24, WHOLE); // no side of a tensor here is longer
 const POSITIVE = 'it must be a number above 0';
 export const positive = z.number(POSITIVE).positive(POSITIVE);
 const FROM_ZERO = 'it must be a number from 0';

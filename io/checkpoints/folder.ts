@@ -35,5 +35,19 @@ export async function readCheckpointConfig(folder: string, withoutHead = false):
 /** The network that `config` describes, with the numbers of the folder's safetensors files. Frozen. */
 export async function readNetwork(folder: string, config: CheckpointConfig, dtype: Kept = 'float32'): Promise<Model> {
   await using weights = await openWeights(folder);
-  return await filled(skeleton(config), config, weights, dtype); // awaited: the files close when this function ends
+  const { layers } = config.sizes;
+  const refuse = (what: string): never => {
+    throw new Error(`${join(folder, 'config.json')}: ${what}`);
+  };
+  // a network of as many layers as a file only claims would be built before anything is compared with the tensors
+  if (layers > weights.entries.size) refuse(`describes ${layers} layers, but ${weights.at} holds only ${weights.entries.size} tensors`);
+  const network = (): Model => {
+    try {
+      return skeleton(config);
+    } catch (e) {
+      if (e instanceof RangeError) return refuse(e.message);
+      throw e;
+    }
+  };
+  return await filled(network(), config, weights, dtype); // awaited: the files close when this function ends
 }

@@ -75,7 +75,7 @@ export async function attachmentsOf(
       }),
     );
     const o = attached.application.config as Options; // a seam: formats know the options of their method
-    found.push({ path, place, own: tables, options: format.normal?.(o, tables) ?? o, config });
+    found.push({ path, place, own: format.made?.(tables, o) ?? tables, options: format.normal?.(o, tables) ?? o, config });
   }
   return [...found, ...idle(format, found)];
 }

@@ -92,6 +92,8 @@ export interface Format<C, F extends FieldsOf = FieldsOf> {
   readonly joined?: (pieces: readonly Piece<C>[]) => Joined<C> | null;
   /** Our options as the file needs them, from what the tensors say. */
   readonly normal?: (options: C, own: Tables) => C;
+  /** What the file is made of, where our tensors are not it yet: out of them and our options as they were. */
+  readonly made?: (own: Tables, options: C) => Tables;
   /** Tensors that change nothing, for a part of a norm that is not adapted while the file must have all of it. */
   readonly nothing?: (shape: readonly number[]) => Tables;
   /** Their file has what `finish` makes (a prompt without its encoder). */

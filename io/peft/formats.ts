@@ -3,9 +3,19 @@ import { ADALORA } from './adalora.ts';
 import { FACTORED } from './factored.ts';
 import type { AnyFormat } from './format.ts';
 import { LORA } from './lora.ts';
+import { LORA_LIKE } from './loraLike.ts';
 import { PROMPTS } from './prompts.ts';
 import { ROTATIONS } from './rotations.ts';
 import { SPARSE } from './sparse.ts';
 import { VECTORS } from './vectors.ts';
 
-export const PEFT_FORMATS: readonly AnyFormat[] = [...LORA, ADALORA, ...VECTORS, ...FACTORED, ...ROTATIONS, ...SPARSE, ...PROMPTS];
+export const PEFT_FORMATS: readonly AnyFormat[] = [
+  ...LORA,
+  ...LORA_LIKE,
+  ADALORA,
+  ...VECTORS,
+  ...FACTORED,
+  ...ROTATIONS,
+  ...SPARSE,
+  ...PROMPTS,
+];

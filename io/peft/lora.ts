@@ -21,7 +21,6 @@ import {
   renamed,
   same,
   type Table,
-  type Tables,
   Unsupported,
 } from './format.ts';
 import { byPattern } from './targets.ts';
@@ -168,7 +167,7 @@ const kept = (
   config: (at) => ({ ...configOf(at), init_lora_weights: method }),
 });
 
-const plain: Format<LoraConfig, typeof LORA_FIELDS> = {
+export const plainLora: Format<LoraConfig, typeof LORA_FIELDS> = {
   ...shared,
   ...renamed(names),
   method: 'lora',
@@ -178,19 +177,6 @@ const plain: Format<LoraConfig, typeof LORA_FIELDS> = {
   byRows: [names.B],
   joined,
 };
-/** Methods that leave an ordinary LoRA behind; they are read back as `lora`. */
-const alike = (method: string): Format<LoraConfig, typeof LORA_FIELDS> => ({ ...plain, method, is: () => false, normal });
-/** Where ranks differ from layer to layer and the scaling does not (EVA), alpha follows the rank. */
-function normal(o: LoraConfig, own: Tables): LoraConfig {
-  const rank = own.A!.shape[0]!;
-  return {
-    ...o,
-    init: o.init ?? 'kaiming',
-    rank,
-    alpha: o.rankStabilized ? o.alpha * Math.sqrt(rank / o.rank) : (o.alpha * rank) / o.rank,
-  };
-}
-
 /** PiSSA and OLoRA files that were not converted: the same start is taken out of the same weight again. */
 export const LORA: readonly ReturnType<typeof asAny>[] = [
   asAny<LoraConfig, typeof LORA_FIELDS>({
@@ -204,6 +190,5 @@ export const LORA: readonly ReturnType<typeof asAny>[] = [
   }),
   asAny(kept('pissa', (o) => pissa(o))),
   asAny(kept('olora', (o) => olora(o))),
-  asAny(plain),
-  ...['loraPlus', 'loraFa', 'eva', 'loraDrop'].map((m) => asAny(alike(m))),
+  asAny(plainLora),
 ];

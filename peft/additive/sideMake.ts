@@ -1,7 +1,6 @@
 // The make of a frozen network's blocks, its sizes divided: what a side block beside it is built after.
-import type { Tensor } from '../../core/tensor.ts';
 import type { Rope } from '../../nn/attention.ts';
-import { type AnyLayer, type Field, isLayer, type Kind } from '../../nn/layer.ts';
+import { type AnyLayer, type Field, isLayer, type Kind, ofKind } from '../../nn/layer.ts';
 import type { Activation } from '../../nn/mlp.ts';
 import { bare, type Site } from '../site.ts';
 
@@ -32,7 +31,7 @@ export function makeOf(site: Site<'trunk'>, reduction: number): Make {
   const [attn, feed, norm] = [part(block, 'attn'), part(block, 'mlp'), part(block, 'norm1')];
   const { heads, kvHeads } = part(attn, 'attend').fields as { heads: number; kvHeads: number };
   const up = part(feed, 'up');
-  const [inner] = (part(up, 'weight').fields.value as Tensor).shape as readonly [number];
+  const [inner] = ofKind(part(up, 'weight'), 'weight')().shape as readonly [number];
   return {
     d: site.dim('width') / reduction,
     inner: inner / reduction,

@@ -3,8 +3,9 @@
 // Wang et al. 2024, arXiv 2407.05000, §3; directions and `stable` scale as in the authors' code (ArB2r), the singular values unused.
 import { grad } from '../../core/grad.ts';
 import { type Param, stateOf } from '../../core/tensor.ts';
-import { unfreeze } from '../../nn/freeze.ts';
+import { realize, unfreeze } from '../../nn/freeze.ts';
 import { params } from '../../nn/tree.ts';
+import { unpacked } from '../../quant/quantize.ts';
 import { defineMethod } from '../attach.ts';
 import { svd } from '../linalg.ts';
 import type { Env } from '../method.ts';
@@ -16,14 +17,15 @@ export interface LoraGaConfig extends UpdateConfig {
   readonly gamma: number; // γ; a larger one starts with smaller factors
 }
 
-/** ∂L/∂W at each site, averaged over the batches. */
+/** ∂L/∂W at each site, averaged over the batches. Packed weights are unpacked for it. */
 async function weightGradients(sites: readonly Site<'linear'>[], { engine, batches, loss }: Env): Promise<Float64Array[]> {
   if (batches === undefined || batches.length === 0 || loss === undefined)
     throw new Error(
       'loraGa: it starts from gradients; give prepare(model, { engine, batches, loss }) some batches and the loss to be trained',
     );
   const wanted = new Set(sites.map((s) => `${s.path}.weight`));
-  const model = unfreeze(sites[0]!.root, (path) => wanted.has(path));
+  const plain = await realize(unpacked(sites[0]!.root), engine);
+  const model = unfreeze(plain, (path) => wanted.has(path));
   const found = new Map<string, Param>([...params(model)].map(([p, path]) => [path, p]));
   const weights = sites.map((s) => stateOf(found.get(`${s.path}.weight`)!));
   const sums = weights.map((w) => new Float64Array(w.shape[0]! * w.shape[1]!));

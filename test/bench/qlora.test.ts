@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { machine } from '../../bench/machine.ts';
 import { qloraPage, qloraTable, saveQlora } from '../../bench/qlora.ts';
-import { newborn, type QloraRow, sizes, type VariantName, variants } from '../../bench/qloraWork.ts';
+import { newborn, type QloraRow, sizes, type Variant, type VariantName, variants } from '../../bench/qloraWork.ts';
 import { freeze } from '../../nn/freeze.ts';
 import { layers, trainable } from '../../nn/tree.ts';
 import { packedPaths, residentBytes } from '../../quant/quantize.ts';
@@ -54,7 +54,8 @@ describe('the report', () => {
 describe('variants', () => {
   const base = freeze(newborn({ ...sizes.quick, layers: 1 }, 11));
   it.each(names)('%s', (name) => {
-    const model = variants[name].build(base, 2);
+    const { pack, adapt }: Variant = variants[name];
+    const model = adapt(pack === null ? base : pack(base), 2);
     expect(packedPaths(model)).toHaveLength(name === 'lora' ? 0 : 7);
     expect([...layers(model)].filter(({ layer }) => layer.attached !== null)).toHaveLength(7);
     expect(trainable(model).size).toBe(14);

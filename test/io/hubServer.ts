@@ -79,8 +79,8 @@ export async function hub({ id, files, token, gated = false, renamed, commit = '
   const front = createServer((q, a) => {
     note('hub', q);
     const m = /^\/(.+)\/resolve\/([^/]+)\/(.+)$/.exec(q.url!);
-    const refuse = (status: number, code: string): void =>
-      void a.writeHead(status, { 'x-error-code': code, 'x-error-message': code }).end();
+    const refuse = (status: number, code: string, more: object = {}): void =>
+      void a.writeHead(status, { 'x-error-code': code, 'x-error-message': code, ...more }).end();
     if (m === null) return refuse(404, 'RepoNotFound');
     const [repo, revision, name] = m.slice(1).map(decodeURIComponent) as [string, string, string];
     if (repo === renamed) return void a.writeHead(307, { location: q.url!.replace(renamed, id) }).end();
@@ -89,7 +89,7 @@ export async function hub({ id, files, token, gated = false, renamed, commit = '
     if (gated) return refuse(403, 'GatedRepo');
     if (revision !== 'main' && revision !== commit) return refuse(404, 'RevisionNotFound');
     const file = files.get(name);
-    if (file === undefined) return refuse(404, 'EntryNotFound');
+    if (file === undefined) return refuse(404, 'EntryNotFound', { 'x-repo-commit': commit });
     const [large, etag] = [file.large === true, file.large === true ? sha256(file.bytes) : gitBlob(file.bytes)];
     const own: Record<string, string> = large
       ? {

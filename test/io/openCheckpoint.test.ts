@@ -153,6 +153,14 @@ describe('config.json', () => {
     expect(() => parseConfig('{"model_type": "llama", "__proto__": {"hidden_size": 4}}', 'config.json')).toThrow(/is not a JSON object/);
     expect(() => parseConfig('{"model_type": "llama", ', 'config.json')).toThrow(/is not a JSON object/);
   });
+  test('more layers than there are tensors are not built', async () => {
+    const at = await copied('gpt2');
+    const own = JSON.parse(await readFile(join(at, 'config.json'), 'utf8')) as object;
+    await writeFile(join(at, 'config.json'), JSON.stringify({ ...own, n_layer: 10_000_000 }));
+    await expect(openCheckpoint(at)).rejects.toThrow(
+      /config\.json: describes 10000000 layers, but .*model\.safetensors holds only 28 tensors/,
+    );
+  });
   test('withoutHead is for encoders', async () => {
     await expect(openCheckpoint(join(FIXTURES, 'gpt2'), { withoutHead: true })).rejects.toThrow(/withoutHead is for encoders; backboneOf/);
   });

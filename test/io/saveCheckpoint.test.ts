@@ -1,5 +1,5 @@
 // Checkpoints written here: what was read is what is written, what cannot be written is refused, and no save leaves half a folder.
-import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -177,6 +177,14 @@ describe('a folder that is there already', () => {
     expect(await logits((await openCheckpoint(to)).model)).toEqual(await logits(two));
     expect(await readdir(join(to, '..'))).toEqual(['model']);
     await expect(saveCheckpoint(two, join(to, 'notes.txt'))).rejects.toThrow(/notes\.txt is a file; choose another name/);
+  });
+  test('that was moved aside by a save which was killed: the error says where it is', async () => {
+    const to = await fresh();
+    await saveCheckpoint(one, to);
+    await rename(to, join(to, '..', '.model.abc123.old'));
+    await expect(openCheckpoint(to)).rejects.toThrow(
+      /interrupted between two renames; what was there before is whole in .*\.model\.abc123\.old, rename it/,
+    );
   });
   test('is whole when a save fails', async () => {
     const to = await fresh();

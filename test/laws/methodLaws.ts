@@ -18,6 +18,7 @@ import { detach, finish, merge } from '../../peft/merge.ts';
 import type { Start, Transform } from '../../peft/method.ts';
 import { mixed } from '../../peft/mixed.ts';
 import { matches, pick, type Where } from '../../peft/site.ts';
+import { unpacked } from '../../quant/quantize.ts';
 import { backwardPaths, frozenGradientsIn, gradients, held, ownTensors } from './graph.ts';
 import { type Network, numbersOf, perturb, run, snapshot } from './models.ts';
 import { briefly, textOf, trainerOn } from './training.ts';
@@ -156,7 +157,7 @@ const merging: Law = {
       'attachments are left after merging',
     );
     const shapes = (m: Model): string =>
-      [...tensors(m)]
+      [...tensors(unpacked(m))]
         .map(({ path, tensor }) => `${path} ${tensor.shape}`)
         .filter((l) => !l.includes('.bias'))
         .sort()

@@ -1,10 +1,12 @@
 // Adapters of ours for Hugging Face PEFT to read: each method moved off its start, written, and what this library answers with it.
 import { join } from 'node:path';
 import { float64 } from '../../core/engines/float64.ts';
+import { crossEntropy } from '../../core/ops/fused.ts';
 import { rng } from '../../core/rng.ts';
-import { leaf } from '../../core/tensor.ts';
+import { leaf, type Tensor } from '../../core/tensor.ts';
 import { savePeft } from '../../io/peft/save.ts';
 import { withTorchPlaces } from '../../io/peft/sparse.ts';
+import { context } from '../../nn/context.ts';
 import { decoder, gpt2 } from '../../nn/decoder.ts';
 import { freeze, unfreeze, withValues } from '../../nn/freeze.ts';
 import type { Model } from '../../nn/layer.ts';
@@ -16,23 +18,33 @@ import { mpt } from '../../peft/additive/mpt.ts';
 import { prefixTuning } from '../../peft/additive/prefixTuning.ts';
 import { promptTuning } from '../../peft/additive/promptTuning.ts';
 import { pTuning } from '../../peft/additive/pTuning.ts';
+import type { Transform } from '../../peft/method.ts';
 import { adalora } from '../../peft/reparameterized/adalora.ts';
 import { boft } from '../../peft/reparameterized/boft.ts';
 import { bone } from '../../peft/reparameterized/bone.ts';
+import { corda } from '../../peft/reparameterized/corda.ts';
 import { dora } from '../../peft/reparameterized/dora.ts';
+import { dylora } from '../../peft/reparameterized/dylora.ts';
+import { eva } from '../../peft/reparameterized/eva.ts';
 import { fourierft } from '../../peft/reparameterized/fourierft.ts';
 import { hira } from '../../peft/reparameterized/hira.ts';
 import { hra } from '../../peft/reparameterized/hra.ts';
 import { loha } from '../../peft/reparameterized/loha.ts';
 import { lokr } from '../../peft/reparameterized/lokr.ts';
 import { lora } from '../../peft/reparameterized/lora.ts';
+import { loraDrop } from '../../peft/reparameterized/loraDrop.ts';
+import { loraDropout } from '../../peft/reparameterized/loraDropout.ts';
 import { loraFa } from '../../peft/reparameterized/loraFa.ts';
+import { loraGa } from '../../peft/reparameterized/loraGa.ts';
 import { loraPlus } from '../../peft/reparameterized/loraPlus.ts';
+import { loraXs } from '../../peft/reparameterized/loraXs.ts';
 import { miss } from '../../peft/reparameterized/miss.ts';
+import { moslora } from '../../peft/reparameterized/moslora.ts';
 import { oft } from '../../peft/reparameterized/oft.ts';
 import { olora } from '../../peft/reparameterized/olora.ts';
 import { pissa } from '../../peft/reparameterized/pissa.ts';
 import { poly } from '../../peft/reparameterized/poly.ts';
+import { sora } from '../../peft/reparameterized/sora.ts';
 import { vblora } from '../../peft/reparameterized/vblora.ts';
 import { vera } from '../../peft/reparameterized/vera.ts';
 import { bitfit } from '../../peft/selective/bitfit.ts';
@@ -46,7 +58,7 @@ const FUSED = ['qkv', 'down'];
 const DENSE = ['q', 'o', 'up'];
 const W = (where: readonly string[]): string[] => where.map((w) => `${w}.weight`);
 const r2 = { rank: 2, alpha: 3 };
-type Make = (base: Model) => Model;
+type Make = (base: Model) => Model | Promise<Model>;
 
 /** The tiny GPT-2 with query, key and value as three layers. */
 export function splitGpt2(): Model {
@@ -61,6 +73,13 @@ export function splitGpt2(): Model {
 }
 export const isSplit = (title: string): boolean => title.includes('-split-');
 export const baseOf = (title: string): Model => (isSplit(title) ? splitGpt2() : networkOf(title).base);
+
+/** A method that looks at data first: the batch of the LLaMA fixture. */
+async function prepared(t: Transform, base: Model): Promise<Model> {
+  const { batch, targets, tokens } = networks.llama;
+  const loss = (m: Model): Tensor => crossEntropy(m(batch, context(tokens)), targets);
+  return (await t.prepare(base, { engine: float64(), batches: [batch], loss }))(base);
+}
 
 /** By title, of which the last part is the network. */
 export const ours: Readonly<Record<string, Make>> = {
@@ -78,6 +97,15 @@ export const ours: Readonly<Record<string, Make>> = {
   'pissa-llama': pissa({ ...r2, where: AT }),
   'pissa-gpt2': pissa({ ...r2, rankStabilized: true, where: FUSED }),
   'olora-llama': olora({ ...r2, where: AT }),
+  'eva-llama': (base) => prepared(eva({ ...r2, ranks: { 'trunk.blocks.1.mlp.down': 3 }, where: AT }), base),
+  'corda-llama': (base) => prepared(corda({ ...r2, where: AT }), base),
+  'loraGa-llama': (base) => prepared(loraGa({ ...r2, where: AT }), base),
+  'loraDrop-llama': loraDrop({ ...r2, keep: 'blocks.1.attn.v', where: AT }),
+  'loraDropout-llama': loraDropout({ ...r2, where: AT }),
+  'moslora-llama': moslora({ ...r2, where: AT }),
+  'loraXs-gpt2': loraXs({ ...r2, sigma: 0.3, where: FUSED }),
+  'sora-bert': sora({ ...r2, rankStabilized: true, where: DENSE }),
+  'dylora-llama': dylora({ rank: 3, alpha: 3, inferenceRank: 2, where: AT }),
   'dora-llama': dora({ ...r2, where: AT }),
   'dora-gpt2': dora({ ...r2, where: FUSED }),
   'dora-bert': dora({ ...r2, where: DENSE }),
@@ -129,8 +157,8 @@ export const ours: Readonly<Record<string, Make>> = {
 };
 
 /** A method on the network that its title names, its tensors moved by 0.3 σ, as float32 numbers. */
-export function moved(title: string): Model {
-  const made = ours[title]!(baseOf(title));
+export async function moved(title: string): Promise<Model> {
+  const made = await ours[title]!(baseOf(title));
   const r = rng(7).split(title);
   const values = [...trainable(made)].map(([p, path]) => {
     const off = r.split(path).normal(p.value.length, 0.3);
@@ -142,7 +170,7 @@ export function moved(title: string): Model {
 /** Writes one to `folder`/title, and answers its logits. */
 export async function written(title: string, folder: string): Promise<number[]> {
   const engine = float64();
-  const model = moved(title);
+  const model = await moved(title);
   await savePeft(model, join(folder, title), { engine });
   return Array.from(await logitsOf(engine, model, networkOf(title), feedOf(title)));
 }

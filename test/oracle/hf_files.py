@@ -3,7 +3,8 @@
     hf_files.py write          writes fixtures/hf-files/<case>/ with save_pretrained, and what the library answers with each (logits.json)
     hf_files.py read FOLDER    for each FOLDER/<case>/: loads it with from_pretrained and writes the logits to FOLDER/logits.json
 
-By hand, outside the repository's own toolchain, after nn.py (the networks are those of nn-*.json); see hf_peft.py for the environment. Files are
+By hand, outside the repository's own toolchain, after nn.py (the networks are those of nn-*.json); see hf_peft.py for the environment. Write with
+PYTHONHASHSEED=0: the library writes sets as lists, in whatever order they have in that run. Files are
 float32 as the library makes them; logits are computed in double precision from what was read back from the files.
 """
 
@@ -21,6 +22,8 @@ from peft import (
     LoraConfig, MissConfig, MultitaskPromptTuningConfig, OFTConfig, PeftModel, PolyConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig,
     ShiraConfig, VBLoRAConfig, VeraConfig, get_peft_model,
 )
+
+from transformers import RobertaConfig, RobertaForTokenClassification
 
 from fixture import FOLDER, result
 from hf_peft import ABOUT, AT, BERT, CONV1D, LM, double_precision, network, trained
@@ -40,6 +43,13 @@ CASES = {
     "lora-bias-gpt2": lambda: LoraConfig(r=1, target_modules=["c_attn"], bias="lora_only", fan_in_fan_out=True, **LM),
     "lora-bias-all-bert": lambda: LoraConfig(r=1, target_modules=["query"], bias="all", task_type="SEQ_CLS"),
     "lora-saved-llama": lambda: LoraConfig(r=1, target_modules=["v_proj"], modules_to_save=["lm_head", "layers.1.input_layernorm"], **LM),
+    "lora-embeddings-llama": lambda: LoraConfig(r=1, target_modules=["v_proj"], **LM),
+    "lora-embeddings-gpt2": lambda: LoraConfig(r=1, target_modules=["c_attn"], fan_in_fan_out=True, **LM),
+    "lora-wte-gpt2": lambda: LoraConfig(r=1, target_modules=["c_attn"], modules_to_save=["wte"], fan_in_fan_out=True, **LM),
+    "lora-half-llama": lambda: LoraConfig(r=2, target_modules=["v_proj"], **LM),
+    "lora-roberta": lambda: LoraConfig(**LORA, target_modules=["query", "output.dense"], task_type="TOKEN_CLS"),
+    "dora-roberta": lambda: LoraConfig(**LORA, use_dora=True, target_modules=["key", "intermediate.dense"], task_type="TOKEN_CLS"),
+    "ia3-roberta": lambda: IA3Config(target_modules=["key", "value", "output.dense"], feedforward_modules=["output.dense"], task_type="TOKEN_CLS"),
     "rslora-llama": lambda: LoraConfig(r=4, lora_alpha=3, use_rslora=True, lora_dropout=0.25, init_lora_weights="gaussian", **AT),
     "dora-llama": lambda: LoraConfig(**LORA, use_dora=True, **AT),
     "dora-gpt2": lambda: LoraConfig(**LORA, use_dora=True, **CONV1D),
@@ -100,6 +110,18 @@ CASES = {
 }
 
 
+def net(title: str):
+    """The network that the last part of a title names: those of hf_peft.py, or the tiny RoBERTa of nn-roberta.json."""
+    name = title.split("-")[-1]
+    if name != "roberta":
+        return network(name)
+    base = json.loads((FOLDER / "nn-roberta.json").read_text())
+    sizes = dict(vocab_size=13, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=24, num_labels=3)
+    model = RobertaForTokenClassification(RobertaConfig(max_position_embeddings=14, type_vocab_size=1, pad_token_id=1, layer_norm_eps=1e-5, attn_implementation="eager", **sizes))
+    model.load_state_dict({n: torch.tensor(w["data"]).reshape(w["shape"]) for n, w in base["weights"].items()}, strict=False)
+    return model.double().eval(), {"input_ids": torch.tensor(base["ids"]), "attention_mask": torch.tensor(base["mask"])}, base
+
+
 def move(wrapped: torch.nn.Module) -> None:
     g = torch.Generator().manual_seed(5)
     with torch.no_grad():
@@ -120,7 +142,7 @@ def to_budget(wrapped: torch.nn.Module) -> None:
 
 def write_case(title: str) -> None:
     torch.manual_seed(3)
-    model, _, _ = network(title.split("-")[-1])
+    model, _, _ = net(title)
     wrapped = get_peft_model(model.float(), CASES[title]()).eval()
     move(wrapped)
     if title == "adalora-cut-llama":
@@ -128,7 +150,9 @@ def write_case(title: str) -> None:
     if "constrained" in title:  # it is brought into its bounds when it runs
         wrapped(**network("llama")[1])
     folder = FILES / title
-    wrapped.save_pretrained(folder)
+    if "half" in title:
+        wrapped.to(torch.bfloat16)
+    wrapped.save_pretrained(folder, save_embedding_layers=True if "embeddings" in title else "auto")
     (folder / "README.md").unlink()
 
 
@@ -145,12 +169,12 @@ def precisely():
 
 
 def logits(title: str, folder: pathlib.Path) -> dict:
-    model, batch, _ = network(title.split("-")[-1])
+    model, batch, _ = net(title)
     wrapped = PeftModel.from_pretrained(model.float(), folder).double().eval()
     extra = {"task_ids": torch.tensor([1, 0])} if "POLY" in str(wrapped.active_peft_config.peft_type) or "MULTITASK" in str(wrapped.active_peft_config.peft_type) else {}
     with torch.no_grad(), precisely():
         out = wrapped(**batch, **extra).logits
-    return result(out[:, -batch["input_ids"].shape[1] :] if out.dim() == 3 else out)
+    return result(out[:, -batch["input_ids"].shape[1] :] if out.dim() == 3 and "roberta" not in title else out)
 
 
 def read(folder: pathlib.Path) -> None:

@@ -2,9 +2,9 @@
 import { rng } from '../../core/rng.ts';
 import { leaf, type Tensor } from '../../core/tensor.ts';
 import { decoder, gpt2, llama } from '../../nn/decoder.ts';
-import { bert, encoder } from '../../nn/encoder.ts';
+import { bert, encoder, roberta } from '../../nn/encoder.ts';
 import { freeze } from '../../nn/freeze.ts';
-import { classifier } from '../../nn/heads.ts';
+import { classifier, tagger } from '../../nn/heads.ts';
 import type { Batch, Model } from '../../nn/layer.ts';
 import { mapTensors } from '../../nn/tree.ts';
 import { fixture, rows, type Table } from './fixtures.ts';
@@ -20,7 +20,7 @@ export interface Network {
 interface Base {
   readonly ids: number[][];
   readonly mask: number[][];
-  readonly types?: number[][];
+  readonly types?: number[][] | null;
   readonly targets: number[] | number[][];
   readonly weights: Readonly<Record<string, Table>>;
 }
@@ -86,7 +86,7 @@ function network(name: string, model: Model, moduleOf: (path: string) => string,
   const { ids, mask, types, targets } = f;
   return {
     base: freeze(base),
-    batch: { ids: rows(ids), keyMask: rows(mask), types: types === undefined ? null : rows(types) },
+    batch: { ids: rows(ids), keyMask: rows(mask), types: types == null ? null : rows(types) },
     tokens: ids[0]!.length,
     targets: Array.isArray(targets[0]) ? rows(targets as number[][]) : leaf(targets as number[], [targets.length]),
     moduleOf,
@@ -96,5 +96,11 @@ function network(name: string, model: Model, moduleOf: (path: string) => string,
 export const networks = {
   llama: network('llama', decoder(llama({ ...SIZES, kvHeads: 2 }), rng(0)), LLAMA, () => false),
   gpt2: network('gpt2', decoder(gpt2({ ...SIZES, fusedQkv: true }), rng(0)), GPT2, (p) => /\.(qkv|o|up|down)\.weight$/.test(p)),
+  roberta: network(
+    'roberta',
+    tagger(encoder(roberta(SIZES), rng(0)), { classes: 3 }, rng(0)),
+    (p) => BERT(p).replace(/^bert\./, 'roberta.'),
+    () => false,
+  ),
   bert: network('bert', classifier(encoder(bert(SIZES), rng(0)), { classes: 3 }, rng(0)), BERT, () => false),
 } as const satisfies Record<string, Network>;

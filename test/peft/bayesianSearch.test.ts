@@ -2,7 +2,7 @@
 import fc from 'fast-check';
 import { determinant, inverse, Matrix } from 'ml-matrix';
 import { describe, expect, it } from 'vitest';
-import { rng } from '../../core/rng.ts';
+import { type Rng, rng } from '../../core/rng.ts';
 import { bayesianSearch, noisyImprovement, normalScores } from '../../peft/bayesianSearch.ts';
 import { interpolation, type Kernel, type Points, posterior } from '../../peft/gaussianProcess.ts';
 import { expectedImprovement, hypervolume, normalCdf, normalQuantile, type Point, paretoFront } from '../../peft/pareto.ts';
@@ -148,6 +148,15 @@ describe('search', () => {
     expect(new Set(found.map((t) => sevenDigits.key(t.config))).size).toBe(13);
     expect(Math.max(...found.map((t) => t.size))).toBeLessThanOrEqual(150);
     expect(await bayesianSearch(sevenDigits, sevenLoss, o)).toEqual(found);
+    const few = {
+      draw: (r: Rng) => r.below(3),
+      mutate: (_: number, r: Rng) => r.below(3),
+      size: (c: number) => c,
+      key: String,
+      encode: (c: number) => [c / 2],
+    };
+    const all = await bayesianSearch(few, async (c) => -c, { ...o, evaluations: 9, first: 2 });
+    expect(all.map((t) => t.config).sort()).toEqual([0, 1, 2]); // and ends when the space is exhausted
     expect(found.slice(0, 10)).toEqual(await randomSearch(sevenDigits, sevenLoss, { ...o, evaluations: 10 })); // it begins with the same draws
   });
 });

@@ -73,6 +73,7 @@ describe('loftq', () => {
         const high = Math.min(rank + 1, out, into);
         expect(at(1, high).errors[0]).toBeLessThanOrEqual(one.errors[0]! * (1 + 1e-9));
       }),
+      { numRuns: 40 },
     ));
   it('a turn may be worse than the one before: the best is kept', () => {
     const found = Array.from({ length: 40 }, (_, seed) =>
@@ -166,7 +167,7 @@ describe('qaLora', () => {
           expect([...trainable(merged)]).toHaveLength(0);
         },
       ),
-      { numRuns: 8 },
+      { numRuns: 4 },
     ));
   it('trains on a packed base, whose bytes stay; a group that does not divide is refused', async () => {
     const model = quantizedQaLora({ rank: 2, group: 4 })(net.base);

@@ -79,7 +79,7 @@ describe('one layer', () => {
         const got = await engine.read(layerOf(w, c.cols, c.threshold)(leaf(x, [c.rows, c.cols]), context(1)));
         for (const [k, v] of y.entries()) expect(Math.abs(got[k]! - v)).toBeLessThanOrEqual(1e-12 * (1 + Math.abs(v)));
       }),
-      { numRuns: 60 },
+      { numRuns: 25 },
     ));
   test('inputs: outlier columns are exact in every row, the others within half a step of their row', () =>
     fc.assert(
@@ -93,7 +93,7 @@ describe('one layer', () => {
           else expect(Math.abs(got[k]! - v)).toBeLessThanOrEqual((scale[i]! / 254) * (1 + 1e-12));
         }
       }),
-      { numRuns: 40 },
+      { numRuns: 15 },
     ));
   test('with outliers kept apart the others are nearer than without', async () => {
     const c = { rows: 8, cols: 32, outliers: 3, threshold: 6, seed: 3 };
