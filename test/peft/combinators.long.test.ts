@@ -1,7 +1,8 @@
 // Every law of a method, for each combinator on every network.
 import { describe, it } from 'vitest';
 import { float64 } from '../../core/engines/float64.ts';
-import { caseOf, laws } from '../laws/methodLaws.ts';
+import { caseOf } from '../laws/methodCase.ts';
+import { laws } from '../laws/methodLaws.ts';
 import { networks } from '../laws/models.ts';
 import { combined } from './combined.ts';
 
