@@ -54,7 +54,7 @@ export function memory(names: readonly string[], quick: boolean, threads: number
   return { runtime, runtimePeak, rows };
 }
 /** How many times the packed bytes are resident, when runtime and predictions are taken away. */
-export const factor = (h: Held, runtime: number, measured = h.resident): number =>
+export const factor = (h: Pick<Held, 'packed' | 'activations' | 'trained' | 'resident'>, runtime: number, measured = h.resident): number =>
   (measured - runtime - h.activations - h.trained) / h.packed;
 
 export const memoryTable = ({ runtime, runtimePeak, rows }: Memory): string =>
