@@ -8,18 +8,24 @@ import type { Engine } from '../core/engine.ts';
 import { engines, modes, openEngine } from '../core/open.ts';
 import { busy, described, type Machine, machine } from './machine.ts';
 import { type Case, cases } from './ops.ts';
+import { factor, MOST, memory, memoryTable, products, productTable } from './packed.ts';
+import { schemes } from './packedSchemes.ts';
 import { probe } from './probe.ts';
 import { qloraRows, qloraTable, saveQlora } from './qlora.ts';
 import { LINEAR, lines, scaling, scalingTable } from './scaling.ts';
 
 export const help = `npm run bench -- [NAME …] [--engine simd] [--threads N] [--plain] [--quick] [--json]
 npm run bench -- scaling [--engine simd] [--threads N] [--quick] [--json]
+npm run bench -- packed [SCHEME …] [--threads N] [--quick] [--json]
 npm run bench -- qlora [--quick] [--json] [--save]
 
   Times single ops at the sizes of a training step: a GPT-2 of width 256 over 8 × 128 tokens. NAME picks ops whose name
   contains it, such as matmul, softmax, attention.
   scaling times training steps against batch, length and depth; the exit code is 1 when cost does not grow in a straight
   line with batch and with depth, within ${100 * LINEAR} %.
+  packed trains LoRA on frozen bases packed every way (${Object.keys(schemes).join(', ')}), one process each, and prints what was
+  resident beside what account predicts; then times products with packed matrices on simd. The exit code is 1 when more is resident than
+  ${MOST} times the packed bytes, beside the runtime itself and what account predicts (not with --quick).
   qlora trains adapters on one base packed in different ways: bytes, memory, time and loss of each (minutes; --quick: one minute).
 
   --engine NAME  of ${engines.join(', ')} (simd)
@@ -33,6 +39,7 @@ npm run bench -- qlora [--quick] [--json] [--save]
 
 export interface Options {
   readonly scaling: boolean;
+  readonly packed: boolean;
   readonly qlora: boolean;
   readonly save: boolean;
   readonly names: readonly string[];
@@ -74,16 +81,23 @@ export function read(args: readonly string[]): Options | string {
       return `--threads and --plain are for the simd engine, not for ${engine}`;
     const asked = positionals.includes('scaling');
     const qlora = positionals.includes('qlora');
-    const names = positionals.filter((p) => p !== 'scaling' && p !== 'qlora');
+    const packed = positionals.includes('packed');
+    const names = positionals.filter((p) => p !== 'scaling' && p !== 'qlora' && p !== 'packed');
+    if (packed && (asked || qlora)) return 'packed runs alone; name only ways of packing beside it';
+    if (packed && (engine !== 'simd' || values.plain))
+      return 'packed measures the simd engine as it is; leave --engine, --mode and --plain out';
     if (qlora && (asked || names.length > 0)) return 'qlora runs alone; name nothing beside it';
     if (qlora && engine !== 'simd') return 'qlora runs on the simd engine';
     if (values.save && !qlora) return '--save is for qlora';
     if (asked && names.length > 0) return `scaling takes no names of ops, got ${names.join(', ')}`;
-    const unknown = names.find((n) => !cases.some((c) => c.name.includes(n)));
+    const strange = packed ? names.find((n) => !(n in schemes)) : undefined;
+    if (strange !== undefined) return `there is no way of packing '${strange}'; choose of ${Object.keys(schemes).join(', ')}`;
+    const unknown = packed ? undefined : names.find((n) => !cases.some((c) => c.name.includes(n)));
     if (unknown !== undefined)
       return `there is no op '${unknown}'; choose parts of ${[...new Set(cases.map((c) => c.name.replace(', and backward', '')))].join(', ')}`;
     return {
       scaling: asked,
+      packed,
       qlora,
       save: values.save,
       names,
@@ -171,6 +185,17 @@ async function main(): Promise<number> {
   const about = { machine: m, engine: engine.report };
   const say = (line: string): void => console.error(line);
   const head = `${described(m)}\nengine ${engine.report.engine}: ${engine.report.mode}${warning === null ? '' : `\n${warning}`}\n`;
+  if (o.packed) {
+    const held = memory(o.names.length === 0 ? Object.keys(schemes) : o.names, o.quick, o.threads ?? m.cores, say);
+    const ps = await products(engine, o.quick);
+    const times = `ms of a product with W [n, n] packed, the least of several, taken in turn${warning === null ? '' : ' (on a busy machine: see above)'}`;
+    console.log(
+      o.json
+        ? JSON.stringify({ ...about, ...held, products: ps }, null, 2)
+        : `${head}\n${memoryTable(held)}\n\n${times}\n${productTable(ps)}`,
+    );
+    return o.quick || held.rows.every((h) => factor(h, held.runtime) <= MOST) ? 0 : 1; // the quick base is too small beside Node's own ups and downs
+  }
   if (o.scaling) {
     const points = await scaling(engine, o.quick, say);
     console.log(o.json ? JSON.stringify({ ...about, points, lines: lines(points) }, null, 2) : `${head}\n${scalingTable(points)}`);

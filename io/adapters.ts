@@ -6,8 +6,8 @@ import { leaf, type Param, paramOf, stateOf, type Tensor, param as trainableLeaf
 import type { Model } from '../nn/layer.ts';
 import { mapTensors, tensors } from '../nn/tree.ts';
 import type { Configurable } from '../peft/attach.ts';
+import type { AnyMade } from '../peft/listed.ts';
 import { finish } from '../peft/merge.ts';
-import type { AnyMethod, Transform } from '../peft/method.ts';
 import { sitesOf } from '../peft/site.ts';
 import { type AppliedMethod, applied, asJson, type Description, describe, parseDescription, type Role } from './adapterJson.ts';
 import { openSafetensors, some, writeAtomic, writeSafetensors } from './files.ts';
@@ -18,11 +18,6 @@ import type { Writable } from './safetensors.ts';
 export const ADAPTER_FILE = 'adapter.safetensors';
 export const ADAPTER_TEXT = 'adapter.json';
 
-/** A method as `defineMethod` makes it, its options forgotten. */
-export interface AnyConfigurable {
-  (options?: never): Transform;
-  readonly method: AnyMethod;
-}
 export interface SavedAdapter {
   readonly file: string;
   readonly bytes: number; // of tensors, without the header
@@ -96,7 +91,7 @@ export async function readDescription(folder: string): Promise<Description> {
  * is the way for methods that need `prepare`. Names, shapes and types are all checked first: the error says what differs.
  * A finished adapter (a flattened prefix) loads onto its unfinished attachment. The model given is not changed.
  */
-export async function loadAdapter(model: Model, folder: string, methods?: readonly AnyConfigurable[]): Promise<Model> {
+export async function loadAdapter(model: Model, folder: string, methods?: readonly AnyMade[]): Promise<Model> {
   await using file = await openSafetensors(joinPath(folder, ADAPTER_FILE));
   const description = parseDescription(file.metadata.get('tinypeft'), file.path);
   const attached = methods === undefined ? model : description.applications.reduce((m, a) => reattach(m, a, methods), model);
@@ -141,7 +136,7 @@ const sameNames = ({ stored, base }: Contents, names: readonly string[]): boolea
   names.every((n) => stored.has(n) || base.has(n)) && [...stored.keys()].every((n) => names.includes(n));
 
 /** One application of the file attached again, at exactly the sites it had. */
-function reattach(model: Model, a: AppliedMethod, methods: readonly AnyConfigurable[]): Model {
+function reattach(model: Model, a: AppliedMethod, methods: readonly AnyMade[]): Model {
   const made = methods.find((m) => m.method.name === a.method);
   if (made === undefined)
     throw new Error(

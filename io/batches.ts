@@ -36,7 +36,7 @@ export function batchOf(texts: readonly Encoded[], multiple: number): TextBatch 
 }
 
 /** Every text once, shortest bucket first (inside a bucket in the order given), in groups of B; the last may be smaller. */
-export function inBuckets(texts: readonly Encoded[], { rows, multiple }: Bucketing): Encoded[][] {
+export function inBuckets<T extends Pick<Encoded, 'ids'>>(texts: readonly T[], { rows, multiple }: Bucketing): T[][] {
   const sorted = texts.toSorted((a, b) => Math.ceil(a.ids.length / multiple) - Math.ceil(b.ids.length / multiple));
   return Array.from({ length: Math.ceil(sorted.length / rows) }, (_, k) => sorted.slice(k * rows, (k + 1) * rows));
 }
@@ -44,32 +44,43 @@ export function inBuckets(texts: readonly Encoded[], { rows, multiple }: Bucketi
 export const inLengthOrder = (texts: readonly Encoded[], how: Bucketing): TextBatch[] =>
   inBuckets(texts, how).map((group) => batchOf(group, how.multiple));
 
+/** Makes a batch of a group of texts, as wide as the longest, rounded up to a multiple. */
+export type Batching<T, B> = (group: readonly T[], multiple: number) => B;
+
 /**
  * Batches for training, as a function of the step (from 1): in every epoch each text comes once, with others of its bucket, and
  * the batches come in random order. The same seed gives the same batches, so that a resumed training sees what it would have seen.
  */
-export function epochs(
-  texts: readonly Encoded[],
+export const epochs = (texts: readonly Encoded[], how: Bucketing & { readonly seed: number }): Epochs<TextBatch> =>
+  epochsOf(texts, how, batchOf);
+export interface Epochs<B> {
+  readonly perEpoch: number;
+  at(step: number): B;
+}
+/** The same for texts and batches of another kind. */
+export function epochsOf<T extends Pick<Encoded, 'ids'>, B>(
+  texts: readonly T[],
   how: Bucketing & { readonly seed: number },
-): { perEpoch: number; at(step: number): TextBatch } {
+  make: Batching<T, B>,
+): Epochs<B> {
   if (texts.length === 0) throw new RangeError('epochs: there are no texts to train on');
   if (!(Number.isInteger(how.rows) && how.rows >= 1))
     throw new RangeError(`epochs: a batch of ${how.rows} rows; it must be a whole number from 1`);
   const perEpoch = Math.ceil(texts.length / how.rows);
-  const made = new Map<number, TextBatch[]>(); // the current epoch only
-  const epoch = (k: number): TextBatch[] => {
+  const made = new Map<number, B[]>(); // the current epoch only
+  const epoch = (k: number): B[] => {
     const known = made.get(k);
     if (known !== undefined) return known;
     const r = rng(how.seed).split('epochs').split(k);
     const order = r.split('texts').permutation(texts.length);
-    const batches = inLengthOrder(
+    const groups = inBuckets(
       order.map((i) => texts[i]!),
       how,
     );
     const shuffled = r
       .split('batches')
-      .permutation(batches.length)
-      .map((i) => batches[i]!);
+      .permutation(groups.length)
+      .map((i) => make(groups[i]!, how.multiple));
     made.clear();
     made.set(k, shuffled);
     return shuffled;

@@ -1,8 +1,10 @@
 // A language model out of a GGUF file: LLaMA's names and metadata become our decoder, with frozen weights.
 import type { MetadataValue } from '@huggingface/gguf';
+import type { Engine } from '../core/engine.ts';
 import { same, show } from '../core/shape.ts';
 import { leaf, type Tensor } from '../core/tensor.ts';
 import { type DecoderConfig, llama } from '../nn/decoder.ts';
+import { moveTo } from '../nn/freeze.ts';
 import type { Field, Layer, Model } from '../nn/layer.ts';
 import { weight } from '../nn/linear.ts';
 import { substitute, tensors } from '../nn/tree.ts';
@@ -111,12 +113,14 @@ export interface GgufModelOptions {
   readonly dtype?: 'float32' | 'keep';
   /** Matrices to pack as they are read, so that the whole network never is in memory unpacked: `quantize`'s choice and scheme. */
   readonly quantize?: { readonly where: WeightChoice; readonly scheme: Scheme };
+  /** An engine whose own memory takes the numbers as they are read, where it can (see `moveTo`): they are held once. */
+  readonly engine?: Pick<Engine, 'adopt'>;
 }
 
 /** The model in a GGUF file, frozen. Throws where tensors are missing, unknown or of other shapes. */
 export async function readGgufModel(
   file: GgufFile,
-  { dtype = 'float32', quantize }: GgufModelOptions = {},
+  { dtype = 'float32', quantize, engine = {} }: GgufModelOptions = {},
 ): Promise<{ readonly model: Model; readonly config: DecoderConfig }> {
   const config = ggufConfig(file);
   const network = skeleton({ architecture: 'llama', head: 'language', classes: 0, sizes: config });
@@ -131,10 +135,11 @@ export async function readGgufModel(
     const bytes = heads === null ? stored : pairsApart(stored, hole.shape[0]!, heads);
     const [rows, cols] = hole.shape;
     const matrix = cols !== undefined;
-    if (matrix && quantize?.where(path)) made.set(hole, quantize.scheme.pack(decodeBlocks(bytes, format), hole.shape));
+    const put = (w: Layer<'weight'>): unknown => made.set(hole, moveTo(w, engine));
+    if (matrix && quantize?.where(path)) put(quantize.scheme.pack(decodeBlocks(bytes, format), hole.shape));
     else {
       const kept = matrix && dtype === 'keep' ? packedWeight(bytes, [rows!, cols], format) : null;
-      made.set(hole, kept ?? weight(leaf(decodeBlocks(bytes, format), hole.shape)));
+      put(kept ?? weight(leaf(decodeBlocks(bytes, format), hole.shape)));
     }
   }
   return { config, model: substitute(network, 'weight', (l) => made.get(l.fields.value ?? null) ?? null) };

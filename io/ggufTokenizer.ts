@@ -72,6 +72,7 @@ export function ggufTokenizer(metadata: ReadonlyMap<string, MetadataValue>, long
     longest,
     end,
     encode: (text) => Int32Array.from(ids(text).slice(0, longest)),
+    plain: (text) => Int32Array.from(tokenizer.encode(text, { add_special_tokens: false }).ids),
     decode: (list, special = false) =>
       list.length === 0 ? '' : tokenizer.decode([...list], { skip_special_tokens: !special, clean_up_tokenization_spaces: false }),
   };

@@ -1,13 +1,18 @@
 // What a list of methods holds for each: its family, its files, the paper's configuration and a small one for small networks.
 import type { Kind } from '../nn/layer.ts';
 import type { Configurable } from './attach.ts';
-import type { Options, Transform } from './method.ts';
+import type { AnyMethod, Options, Transform } from './method.ts';
 import type { Where } from './site.ts';
 
 /** What may be changed on any method. */
 export interface Placed {
   readonly where?: Where;
   readonly seed?: number;
+}
+/** A method as `defineMethod` makes it, its options forgotten. */
+export interface AnyMade {
+  (options?: never): Transform;
+  readonly method: AnyMethod;
 }
 export interface Listed {
   readonly name: string;
@@ -21,6 +26,10 @@ export interface Listed {
   readonly placeable: boolean;
   /** As the paper has it; `seed` (0) starts what is random. */
   readonly standard: (seed?: number) => Transform;
+  /** With options by name, as a configuration file has them. Throws for options that the method does not have, or of another type. */
+  readonly configured: (options: Readonly<Record<string, unknown>>) => Transform;
+  /** The method itself; null for a composition. */
+  readonly configurable: AnyMade | null;
   /** Small enough for a network of width 8. */
   readonly tiny: (placed?: Placed) => Transform;
   /** Networks it has nothing to attach to, and why: there it must refuse. */
@@ -44,6 +53,11 @@ export const listed = <C>(
     unfit,
     placeable: true,
     standard: (seed = 0) => configurable({ seed } as Options<C>), // a seam: seed is an option of every method
+    configurable,
+    configured: (options) => {
+      checkOptions(name, configurable.method.defaults, options);
+      return configurable(options as Options<C>); // checked above
+    },
     tiny: (placed = {}) => configurable({ ...tiny, ...placed }),
   };
 };
@@ -60,5 +74,24 @@ export const composition = (
   unfit,
   placeable: false,
   standard: (seed = 0) => standard(seed),
+  configurable: null,
+  configured: ({ seed = 0, ...options }) => {
+    checkOptions(about.name, {}, options);
+    return standard(Number(seed));
+  },
   tiny: ({ seed = 0 } = {}) => tiny(seed),
 });
+
+/** Options against a method's defaults: each must be there, and of the default's type where that is not null. */
+function checkOptions(method: string, defaults: object, options: Readonly<Record<string, unknown>>): void {
+  const known = { ...defaults, seed: 0 } as Readonly<Record<string, unknown>>;
+  const typed = (v: unknown): string => (Array.isArray(v) ? 'list' : typeof v);
+  for (const [name, value] of Object.entries(options)) {
+    if (!Object.hasOwn(known, name)) throw new RangeError(`${method}: there is no option ${name}; it has ${Object.keys(known).join(', ')}`);
+    const free = known[name] === null || value === null || name === 'where';
+    if (!free && typed(known[name]) !== typed(value))
+      throw new TypeError(
+        `${method}: ${name} must be a ${typed(known[name])} like ${JSON.stringify(known[name])}, got ${JSON.stringify(value)}`,
+      );
+  }
+}

@@ -17,7 +17,7 @@ function tablesOf({ exponent, mantissa }: { exponent: number; mantissa: number }
   for (let sign = 0; sign < 2; sign++)
     for (let e = 0; e < n - 1; e++) {
       const step = (1 - 2 * sign) * 2 ** (Math.max(e, 1) - bias - mantissa);
-      values[sign * n + e] = e === 0 ? 0 : step * 2 ** mantissa;
+      values[sign * n + e] = (e === 0 ? 0 : 2 ** mantissa) * step;
       values[2 * n + sign * n + e] = step;
     }
   return values;

@@ -88,6 +88,11 @@ export const says: Readonly<Record<string, readonly (string | RegExp)[]>> = {
     /float32 +32\.000 .*\nint8, float32 scales +8\.500 .*\nFP4, float32 scales +4\.506 .*\nNF4, float32 scales +4\.506 .*\nNF4, 8-bit scales +4\.242 /,
     'packed matrices: 14; their bytes are what they were: yes',
   ],
+  '16-smollm.ts': [
+    /30 blocks of width 576, 9 heads \(3 for keys\), 49152 words/,
+    /The capital of France is Paris/,
+    /\nlora +2,442,240 +\d\.\d{4} +\d\.\d{4} +\d+\.\d +\d+ MB\nqlora +2,442,240 /,
+  ],
   '17-adapters-that-consult-each-other.ts': [
     /16,000 +2\.\d+ +2\.\d+\ntrained: 1104 numbers, and 6272 of the attention/,
     /\nKennedy( +0\.\d\d){6}\n/,
@@ -112,12 +117,15 @@ export const says: Readonly<Record<string, readonly (string | RegExp)[]>> = {
   ],
 };
 
-/** The one that takes a minute takes fewer steps here. */
-export const options: Readonly<Record<string, readonly string[]>> = { '11-pretrain-and-tune.ts': ['--steps', '3'] };
+/** Those that take a minute take fewer steps here. */
+export const options: Readonly<Record<string, readonly string[]>> = {
+  '11-pretrain-and-tune.ts': ['--steps', '3'],
+  '16-smollm.ts': ['--steps', '2', '--tokens', '64'],
+};
 
 /** Studies of half a minute and more: `npm run test:long` runs them. */
 export const long: ReadonlySet<string> = new Set([
-  ...['12-longer-context.ts', '13-adamw-against-sgd.ts', '14-rank-and-alpha.ts'],
+  ...['12-longer-context.ts', '13-adamw-against-sgd.ts', '14-rank-and-alpha.ts', '16-smollm.ts'],
   ...['17-adapters-that-consult-each-other.ts', '18-where-masks-fall.ts', '19-the-spectrum-of-tuning.ts'],
   ...['20-mam-and-its-parts.ts', '21-a-hybrid-of-your-own.ts'],
 ]);

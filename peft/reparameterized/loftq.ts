@@ -73,7 +73,7 @@ function started({ shape }: Pick<Site<'linear'>, 'shape'>, w: Data, c: LoftqConf
 
 const DEFAULTS: LoftqConfig = { rank: 8, alpha: 8, rankStabilized: false, dropout: 0, scheme: nf4(), iterations: 5, power: null };
 
-/** The weight it replaces stays reachable, for `detach`; `loftqModel` lets go of it. */
+/** The weight it replaces stays reachable, for `detach`; `loftqModel` lets go of it. Count: r(in + out). */
 export const loftq = defineMethod<'linear', LoftqConfig, Factors>({
   name: 'loftq',
   family: 'reparameterized',

@@ -8,6 +8,7 @@ import { goals, goalTable, kept } from '../../bench/goals.ts';
 import { busy } from '../../bench/machine.ts';
 import { type Measurement, median, timeSteps } from '../../bench/measurement.ts';
 import { cases } from '../../bench/ops.ts';
+import { factor } from '../../bench/packed.ts';
 import { read as readBench, timed } from '../../bench/run.ts';
 import { line } from '../../bench/scaling.ts';
 import { beside, disagreeing, distance, failures, productTable, type Result, summarise, trainingTable } from '../../bench/verdict.ts';
@@ -32,6 +33,13 @@ describe('command lines', () => {
     expect(readBench(['scaling', 'matmul'])).toMatch(/takes no names/);
     expect(readBench(['qlora', '--save'])).toMatchObject({ qlora: true, save: true, quick: false });
     expect(readBench(['qlora', 'matmul'])).toMatch(/runs alone/);
+    expect(readBench(['packed', 'nf4', 'f16'])).toMatchObject({ packed: true, names: ['nf4', 'f16'] });
+    expect(readBench(['packed', 'nf5'])).toMatch(/no way of packing 'nf5'; choose of f32, f16/);
+    expect(readBench(['packed', 'scaling'])).toMatch(/runs alone/);
+    expect(readBench(['packed', '--mode', 'cpu'])).toMatch(/measures the simd engine/);
+    // 50 MB of Node and the engine, 20 predicted: the base is held 1.1 times.
+    const held = { packed: 100e6, activations: 15e6, trained: 5e6, resident: 180e6 };
+    expect(factor(held, 50e6)).toBeCloseTo(1.1, 12);
     expect(readBench(['qlora', '--engine', 'float64'])).toMatch(/simd engine/);
     expect(readBench(['matmul', '--save'])).toMatch(/--save is for qlora/);
     expect(readBench(['--engine', 'cuda'])).toMatch(/no such engine; choose one of gpujs, simd, float64/);

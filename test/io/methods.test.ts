@@ -10,7 +10,7 @@ import type { Model } from '../../nn/layer.ts';
 import { tensors } from '../../nn/tree.ts';
 import { methods } from '../../peft/all.ts';
 import { finish } from '../../peft/merge.ts';
-import { ready } from '../laws/methodLaws.ts';
+import { ready } from '../laws/methodCase.ts';
 import { bertNetwork, llamaNetwork, numbersOf, perturb } from '../laws/models.ts';
 
 let folder = '';

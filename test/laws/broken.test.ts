@@ -11,7 +11,8 @@ import { defineMethod } from '../../peft/attach.ts';
 import { type Listed, listed } from '../../peft/listed.ts';
 import type { Method } from '../../peft/method.ts';
 import { frozenGradientsIn, frozenLeaves, gradients } from './graph.ts';
-import { caseOf, laws } from './methodLaws.ts';
+import { caseOf } from './methodCase.ts';
+import { laws } from './methodLaws.ts';
 import { gpt2Network, networks, run, snapshot } from './models.ts';
 import { judgePair } from './pairLaws.ts';
 

@@ -2,7 +2,8 @@
 import { describe, expect, it } from 'vitest';
 import { float64 } from '../../core/engines/float64.ts';
 import { methods } from '../../peft/all.ts';
-import { caseOf, laws } from './methodLaws.ts';
+import { caseOf } from './methodCase.ts';
+import { laws } from './methodLaws.ts';
 import { networks } from './models.ts';
 
 const SEEDS = [11, 12, 13, 14, 15, 16, 17, 18];

@@ -3,7 +3,8 @@
 import { describe, expect, it } from 'vitest';
 import { float64 } from '../../core/engines/float64.ts';
 import { methods } from '../../peft/all.ts';
-import { type Case, caseOf, laws, refusal } from './methodLaws.ts';
+import { type Case, caseOf, refusal } from './methodCase.ts';
+import { laws } from './methodLaws.ts';
 import { networks } from './models.ts';
 
 const seed = Number(process.env.TINYPEFT_SEED ?? 1);

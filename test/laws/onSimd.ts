@@ -7,7 +7,7 @@ import type { Tensor } from '../../core/tensor.ts';
 import { methods } from '../../peft/all.ts';
 import { merge } from '../../peft/merge.ts';
 import { gradients } from './graph.ts';
-import { caseOf, mergeable } from './methodLaws.ts';
+import { caseOf, mergeable } from './methodCase.ts';
 import { networks, run } from './models.ts';
 
 const seed = Number(process.env.TINYPEFT_SEED ?? 1);

@@ -6,7 +6,8 @@ import type { Listed } from '../../peft/listed.ts';
 import { int4 } from '../../quant/affine.ts';
 import { nf4 } from '../../quant/nf4.ts';
 import { inBlocks, quantize, type Scheme } from '../../quant/quantize.ts';
-import { type Case, caseOf, laws } from './methodLaws.ts';
+import { type Case, caseOf } from './methodCase.ts';
+import { laws } from './methodLaws.ts';
 import { gpt2Network, llamaNetwork, type Network } from './models.ts';
 
 const seed = Number(process.env.TINYPEFT_SEED ?? 1);

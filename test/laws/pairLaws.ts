@@ -9,7 +9,7 @@ import type { Listed } from '../../peft/listed.ts';
 import { detach, merge } from '../../peft/merge.ts';
 import type { Transform } from '../../peft/method.ts';
 import { gradients } from './graph.ts';
-import { apart, CLOSE, mergeable, ready, sameBits, start } from './methodLaws.ts';
+import { apart, CLOSE, mergeable, ready, sameBits, start } from './methodCase.ts';
 import { type Network, numbersOf, perturb, run, snapshot } from './models.ts';
 
 /** What became of a pair: its laws hold, or the second method refused to sit on the first one, saying why. */

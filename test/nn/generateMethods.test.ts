@@ -5,7 +5,7 @@ import { leaf } from '../../core/tensor.ts';
 import { context } from '../../nn/context.ts';
 import { decoding } from '../../nn/generate.ts';
 import { methods } from '../../peft/all.ts';
-import { caseOf } from '../laws/methodLaws.ts';
+import { caseOf } from '../laws/methodCase.ts';
 import { gpt2Network, llamaNetwork } from '../laws/models.ts';
 import { apart } from './models.ts';
 

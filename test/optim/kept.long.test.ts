@@ -5,7 +5,7 @@ import type { Model } from '../../nn/layer.ts';
 import { adamw } from '../../optim/adamw.ts';
 import { type PageFile, paged } from '../../optim/paged.ts';
 import { methods } from '../../peft/all.ts';
-import { ready } from '../laws/methodLaws.ts';
+import { ready } from '../laws/methodCase.ts';
 import { bertNetwork } from '../laws/models.ts';
 import { batchOf, trainerOn } from '../peft/train.ts';
 import { bits } from './tiny.ts';

@@ -1,7 +1,7 @@
 // The seven combinators: their algebra, all laws of a method on each, and what they refuse.
 import { describe, expect, it } from 'vitest';
 import { float64 } from '../../core/engines/float64.ts';
-import { type Shape, size } from '../../core/shape.ts';
+import type { Shape } from '../../core/shape.ts';
 import { leaf } from '../../core/tensor.ts';
 import { context } from '../../nn/context.ts';
 import { freeze, realize, withValues } from '../../nn/freeze.ts';
@@ -9,9 +9,7 @@ import type { Model } from '../../nn/layer.ts';
 import { mapTensors, params, tensors } from '../../nn/tree.ts';
 import { houlsby } from '../../peft/additive/houlsby.ts';
 import { ia3 } from '../../peft/additive/ia3.ts';
-import { parallelAdapter } from '../../peft/additive/parallelAdapter.ts';
 import { average, fuse, gate, mask, parallel, route, stack } from '../../peft/combinators.ts';
-import type { Listed } from '../../peft/listed.ts';
 import { merge } from '../../peft/merge.ts';
 import type { Transform } from '../../peft/method.ts';
 import { adalora } from '../../peft/reparameterized/adalora.ts';
@@ -19,11 +17,15 @@ import { lora } from '../../peft/reparameterized/lora.ts';
 import { vera } from '../../peft/reparameterized/vera.ts';
 import { attentionOnly } from '../../peft/selective/attentionOnly.ts';
 import { bitfit } from '../../peft/selective/bitfit.ts';
-import { caseOf, laws } from '../laws/methodLaws.ts';
+import { caseOf } from '../laws/methodCase.ts';
+import { laws } from '../laws/methodLaws.ts';
 import { gpt2Network, llamaNetwork, numbersOf, perturb } from '../laws/models.ts';
+import { combined } from './combined.ts';
 import { affine, apart, layerAt, type Matrix, own, plus, random, rowsOf, scaled, softmax } from './naive.ts';
 
 const engine = float64();
+/** The rules that are no part of the hybrid; each for itself, and on all networks: combinators.long.test.ts. */
+const QUICK: ReadonlySet<string> = new Set(['average', 'route', 'a hybrid of them']);
 const net = llamaNetwork(61);
 const read = (m: Model) => numbersOf(engine, net, m);
 /** A method whose trained tensors stand at generic values: attached, moved, and from then on itself. */
@@ -169,33 +171,7 @@ describe('mask', () => {
 });
 
 describe('every law of a method holds for', () => {
-  const listed = (name: string, tiny: (seed: number) => Transform): Listed => ({
-    name,
-    family: 'hybrid',
-    paper: 'arXiv:2110.04366',
-    file: 'peft/combinators.ts',
-    at: ['linear'],
-    placeable: false,
-    unfit: {},
-    standard: () => tiny(0),
-    tiny: ({ seed = 0 } = {}) => tiny(seed),
-  });
-  const small = (seed: number): Transform => lora({ rank: 2, dropout: 0.25, seed });
-  const adapters = (seed: number): readonly [Transform, Transform] => [
-    houlsby({ bottleneck: 3, where: 'mlp', seed }),
-    parallelAdapter({ bottleneck: 2, seed }),
-  ];
-  for (const l of [
-    listed('parallel', (s) => parallel(small(s), ia3({ where: ['q', 'down'] }))),
-    listed('average', (s) => average(adapters(s))),
-    listed('gate', (s) => gate(small(s), s)),
-    listed('route', (s) => route(adapters(s), s)),
-    listed('fuse', (s) => fuse(adapters(s), { seed: s })),
-    listed('mask', (s) => mask(small(s), (_at, r) => Float32Array.from({ length: size(_at.answers) }, () => r.below(2)), s)),
-    listed('a hybrid of them', (s) =>
-      stack(gate(parallel(small(s), ia3({ where: ['q', 'down'] })), s), mask(fuse(adapters(s), { seed: s }), 0.5, s)),
-    ),
-  ])
+  for (const l of combined.filter((l) => QUICK.has(l.name)))
     it(l.name, async () => {
       const made = await caseOf(l, net, 63, engine);
       for (const law of laws) await law.check(made);

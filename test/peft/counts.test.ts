@@ -75,7 +75,6 @@ const attached: readonly (readonly [string, Transform, number])[] = [
   ['VeRA', vera({ rank: 256, seed }), 129_024],
   ['PVeRA, rank 256', pvera({ rank: 256, seed }), 143_360],
   ['PVeRA, rank 64', pvera({ rank: 64, seed }), 121_856],
-  ['RandLoRA', randlora({ rank: r, seed }), 9_289_728],
   ['VB-LoRA', vblora({ rank: 4, vectors: 256, vectorLength: 256, seed }), 1_212_416],
   ['(IA)³', ia3({ seed }), 286_720],
   ['MiSS', miss({ rank: 64, seed }), 7_340_032],
@@ -97,8 +96,9 @@ const attached: readonly (readonly [string, Transform, number])[] = [
   ['PEANuT', peanut({ rank: r, seed }), 7_340_032],
   ['BEFT', beft({ seed }), 28_672],
 ];
-/** Counted by their declaration alone: they begin with numbers of the weights (a decomposition, a norm), and here are none; SHiRA's draws take seconds. */
+/** Counted by their declaration alone: they begin with numbers of the weights (a decomposition, a norm), and here are none; SHiRA's and RandLoRA's draws take their time. */
 const counted: readonly (readonly [string, Transform, number])[] = [
+  ['RandLoRA', randlora({ rank: r }), 9_289_728],
   ['SHiRA', shira({ rank: r }), 9_175_040],
   ['DoRA', dora({ rank: r }), 9_289_728],
   ['PiSSA', pissa({ rank: r }), 9_175_040],

@@ -17,7 +17,7 @@ import { finish } from '../../peft/merge.ts';
 import { lora } from '../../peft/reparameterized/lora.ts';
 import { report, reportTable } from '../../peft/report.ts';
 import { pick } from '../../peft/site.ts';
-import { ready } from '../laws/methodLaws.ts';
+import { ready } from '../laws/methodCase.ts';
 import { bertNetwork, gpt2Network, run } from '../laws/models.ts';
 
 const net = gpt2Network(1);

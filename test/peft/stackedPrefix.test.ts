@@ -7,7 +7,7 @@ import { withValues } from '../../nn/freeze.ts';
 import { trainable } from '../../nn/tree.ts';
 import { prefixTuning } from '../../peft/additive/prefixTuning.ts';
 import { unipelt } from '../../peft/hybrid/unipelt.ts';
-import { apart, CLOSE } from '../laws/methodLaws.ts';
+import { apart, CLOSE } from '../laws/methodCase.ts';
 import { networks, numbersOf, perturb } from '../laws/models.ts';
 
 const engine = float64();

@@ -10,7 +10,7 @@ import { defineMethod } from '../../peft/attach.ts';
 import { merge } from '../../peft/merge.ts';
 import { lora } from '../../peft/reparameterized/lora.ts';
 import { frozenGradientsIn, gradients } from '../laws/graph.ts';
-import { apart, sameBits } from '../laws/methodLaws.ts';
+import { apart, sameBits } from '../laws/methodCase.ts';
 import { gpt2Network, numbersOf, perturb, run, WIDTH } from '../laws/models.ts';
 
 const net = gpt2Network(5);

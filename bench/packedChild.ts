@@ -1,0 +1,102 @@
+// One process of `npm run bench -- packed`: trains LoRA for a few steps on a base packed one way, and prints what it held, as JSON.
+//   npx tsx bench/packedChild.ts SCHEME WIDTH LAYERS THREADS
+import { readFileSync, writeFileSync } from 'node:fs';
+import { account } from '../core/account.ts';
+import { simd } from '../core/engines/simd.ts';
+import { rng } from '../core/rng.ts';
+import type { Tensor } from '../core/tensor.ts';
+import { stochastic } from '../nn/context.ts';
+import { decoder, llama } from '../nn/decoder.ts';
+import { freeze, moveTo } from '../nn/freeze.ts';
+import { type AnyLayer, type Batch, type Model, ofKind } from '../nn/layer.ts';
+import { nextToken } from '../nn/losses.ts';
+import { trainable } from '../nn/tree.ts';
+import { adamw } from '../optim/adamw.ts';
+import { inspect, stepProgram } from '../optim/program.ts';
+import { inputs, trainer } from '../optim/trainer.ts';
+import { lora } from '../peft/reparameterized/lora.ts';
+import { quantize, residentBytes } from '../quant/quantize.ts';
+import type { Held } from './packed.ts';
+import { schemes } from './packedSchemes.ts';
+import { resident, settle } from './resident.ts';
+
+type Read = Batch & { readonly targets: Tensor };
+const VOCABULARY = 2048;
+const TOKENS = 64;
+const STEPS = 4;
+
+const [name = '', width = 0, layers = 0, threads = 1] = process.argv.slice(2).map((v, k) => (k === 0 ? v : Number(v))) as [
+  string,
+  number,
+  number,
+  number,
+];
+const scheme = schemes[name];
+if (scheme === undefined) throw new RangeError(`packedChild: no scheme '${name}'; choose one of ${Object.keys(schemes).join(', ')}`);
+const how = scheme; // as narrowed
+const engine = await simd({ threads });
+const base = await build();
+const model = lora({ rank: 8, where: ['q', 'k', 'v', 'o'] })(base);
+const batch = {
+  ids: { data: Int32Array.from({ length: TOKENS }, (_, k) => (k * 37) % VOCABULARY), shape: [1, TOKENS] },
+  targets: { data: Int32Array.from({ length: TOKENS }, (_, k) => ((k + 1) * 37) % VOCABULARY), shape: [1, TOKENS] },
+};
+const optimizer = adamw();
+const about = inspect(model, optimizer);
+const { program } = stepProgram(nextToken, model, inputs<Read>(batch), stochastic(), about, optimizer, null);
+const a = account(program, { params: trainable(model).keys() });
+await using t = await trainer<Model, Read>(model, { engine, loss: nextToken, optimizer });
+const loaded = await resident();
+const counting = forgetPeak();
+const losses: number[] = [];
+for (let k = 0; k < STEPS; k++) losses.push((await t.step(batch)).loss);
+const peak = counting ? peakResident() : null;
+const held: Omit<Held, 'scripts'> = {
+  scheme: name,
+  packed: residentBytes(base),
+  account: a.leaves.device,
+  activations: a.peak + a.inputs,
+  trained: a.trained + a.optimizer,
+  loaded,
+  resident: await resident(),
+  peak,
+  losses,
+};
+console.log(JSON.stringify({ ...held, scripts: await scriptsOf() }));
+
+/** A decoder whose blocks are made, packed and moved into the engine one by one: its floats are never held together. */
+async function build(): Promise<Model> {
+  const sizes = { width, layers: 1, heads: width / 64, inner: (11 * width) / 4, positions: TOKENS };
+  const packed = (k: number, vocabulary: number): Model => {
+    const born = freeze(decoder(llama({ ...sizes, vocabulary }), rng(k + 1)));
+    return how === null ? born : quantize(born, () => true, how);
+  };
+  const blockOf = (m: Model): AnyLayer => (ofKind(m.fields.trunk, 'trunk').fields.blocks as readonly AnyLayer[])[0]!;
+  const first = moveTo(packed(0, VOCABULARY), engine);
+  const blocks = [blockOf(first)];
+  await settle(); // the floats of one block go before the next is made
+  for (let k = 1; k < layers; k++) {
+    blocks.push(moveTo(blockOf(packed(k, 1)), engine));
+    await settle();
+  }
+  const trunk = ofKind(first.fields.trunk, 'trunk');
+  return ofKind(first.with({ ...first.fields, trunk: trunk.with({ ...trunk.fields, blocks }) }), 'model');
+}
+/** What ran as JavaScript because it has no kernel: nothing, or the plan's words. */
+async function scriptsOf(): Promise<string | null> {
+  const plan = await engine.compile(engine.store(), { outputs: program.outputs });
+  return plan.report.fallback;
+}
+/** Linux counts a new peak from now on; elsewhere there is none. */
+function forgetPeak(): boolean {
+  try {
+    writeFileSync('/proc/self/clear_refs', '5');
+    return true;
+  } catch {
+    return false;
+  }
+}
+function peakResident(): number | null {
+  const [, kib] = /VmHWM:\s+(\d+) kB/.exec(readFileSync('/proc/self/status', 'utf8')) ?? [];
+  return kib === undefined ? null : 1024 * Number(kib);
+}

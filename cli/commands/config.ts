@@ -1,0 +1,148 @@
+// The configuration of `tinypeft train`: one schema for the file, the flags, the defaults, the checks and the JSON Schema for editors.
+import { readFile } from 'node:fs/promises';
+import { parseArgs } from 'node:util';
+import { z } from 'zod';
+import { engines, modes } from '../../core/open.ts';
+import { UsageError } from '../usage.ts';
+
+const count = z.int().min(1);
+const positive = z.number().positive();
+const text = z.string().min(1);
+
+export const TrainSchema = z
+  .strictObject({
+    $schema: z.string().optional().describe('where this schema is, for editors'),
+    model: text.describe('a folder with config.json and .safetensors, a repository (organisation/name), or a .gguf file'),
+    data: text.describe('.jsonl, .csv, .tsv, .txt or .md'),
+    evalData: text.nullable().default(null).describe('texts to measure on; without them, a share of the data is kept aside'),
+    held: z.number().min(0).max(0.5).default(0.1).describe('share of the data kept aside where evalData is null'),
+    method: text.default('lora').describe('a name of tinypeft methods, or qlora; full trains everything'),
+    options: z.record(z.string(), z.json()).default({}).describe('the method’s own options: {"rank": 16, "where": ["q", "v"]}'),
+    quantize: z
+      .enum(['none', 'nf4', 'nf4-double', 'fp4', 'int8', 'int4', 'int2'])
+      .default('none')
+      .describe('how the frozen base is packed'),
+    dtype: z.enum(['float32', 'keep']).default('float32').describe('half-precision weights: widened, or kept in two bytes'),
+    epochs: positive.default(1).describe('passes over the data, where steps is null'),
+    steps: count.nullable().default(null).describe('optimizer steps'),
+    rows: count.default(8).describe('texts in a batch'),
+    accumulate: count.default(1).describe('micro-batches a step is cut into'),
+    longest: count.default(256).describe('tokens of a text at most'),
+    lr: positive.default(2e-4).describe('learning rate'),
+    schedule: z.enum(['linear', 'cosine', 'constant']).default('linear'),
+    warmup: z.number().min(0).max(0.9).default(0.05).describe('share of the steps'),
+    weightDecay: z.number().min(0).default(0.01),
+    clip: positive.nullable().default(1).describe('largest norm of the gradients'),
+    optimizer: z.enum(['adamw', 'adamw8bit', 'sgd']).default('adamw'),
+    chunk: count.default(256).describe('positions whose logits are held at once (language models)'),
+    evaluate: count.nullable().default(null).describe('steps between two measurements; a tenth of the training when null'),
+    save: count.default(100).describe('steps between two saved states'),
+    seed: z.int().min(0).default(0),
+    out: text.default('out/train').describe('folder of the adapter, the curve and the state'),
+    format: z.enum(['auto', 'peft', 'own']).default('auto').describe('files of the adapter: Hugging Face PEFT’s where it has the method'),
+    engine: z.enum(engines).nullable().default(null),
+    mode: z.enum(modes).nullable().default(null),
+  })
+  .describe('tinypeft train');
+export type TrainConfig = Omit<z.output<typeof TrainSchema>, '$schema'>;
+
+export const trainJsonSchema = (): object => z.toJSONSchema(TrainSchema, { io: 'input' });
+
+/** evalData → eval-data */
+const dashed = (key: string): string => key.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`);
+const fields = Object.entries(TrainSchema.shape).filter(([key]) => key !== '$schema' && key !== 'options');
+
+export const TRAIN_HELP = `tinypeft train --model DIR|REPO|FILE.gguf --data FILE [options]      or: tinypeft train --config FILE.json [options]
+
+Fine-tunes a model with a PEFT method: a language model on prose, prompts with completions or conversations, a classifier where the data have
+labels. Ctrl-C saves the state; --resume goes on bit for bit. Flags come before what the file says.
+
+${fields
+  .map(([key, schema]) => {
+    const { description = '' } = schema as { readonly description?: string };
+    const json = z.toJSONSchema(schema, { io: 'input' }) as {
+      readonly enum?: readonly string[];
+      readonly default?: unknown;
+      readonly anyOf?: readonly { readonly enum?: readonly string[] }[];
+    };
+    const choices = json.enum ?? json.anyOf?.find((a) => a.enum !== undefined)?.enum;
+    const says = [
+      description,
+      choices?.join(', ') ?? '',
+      json.default === undefined || json.default === null ? '' : `(${json.default})`,
+    ].filter((part) => part !== '');
+    return `  --${dashed(key).padEnd(14)} ${says.join(' ')}`;
+  })
+  .join('\n')}
+  --option K=V      an option of the method; several are allowed: --option rank=16 --option where=q,v
+  --config FILE     these names as JSON; --schema prints its JSON Schema
+  --resume          go on where an interrupted run in --out stopped
+  --json            the result as one JSON object on the last line
+  --help            this text`;
+
+export interface TrainCall {
+  readonly config: TrainConfig;
+  readonly resume: boolean;
+  readonly json: boolean;
+}
+
+/** The configuration of a command line, or what to print instead of training. */
+export async function readTrainCall(args: readonly string[]): Promise<TrainCall | string> {
+  const { values } = parseArgs({
+    args: [...args],
+    options: {
+      ...Object.fromEntries(fields.map(([key]) => [dashed(key), { type: 'string' as const }])),
+      option: { type: 'string' as const, multiple: true as const },
+      config: { type: 'string' as const },
+      resume: { type: 'boolean' as const, default: false },
+      schema: { type: 'boolean' as const, default: false },
+      json: { type: 'boolean' as const, default: false },
+      help: { type: 'boolean' as const, short: 'h', default: false },
+    },
+  });
+  if (values.help) return TRAIN_HELP;
+  if (values.schema) return JSON.stringify(trainJsonSchema(), null, 2);
+  const given = values as unknown as Readonly<Record<string, string | undefined>>;
+  const file = values.config === undefined ? {} : await readConfigFile(values.config);
+  const flags = Object.fromEntries(
+    fields.flatMap(([key]) => (given[dashed(key)] === undefined ? [] : [[key, jsonOf(given[dashed(key)]!)]])),
+  );
+  const own = (values.option ?? []).map((o) => {
+    const at = o.indexOf('=');
+    if (at < 1) throw new UsageError(`--option ${o}: must be name=value`);
+    const value = o.slice(at + 1);
+    return [o.slice(0, at), value.includes(',') ? value.split(',') : jsonOf(value)] as const;
+  });
+  const options = { ...(isRecord(file.options) ? file.options : {}), ...Object.fromEntries(own) };
+  return { config: checked({ ...file, ...flags, options }, values.config ?? 'the command line'), resume: values.resume, json: values.json };
+}
+
+/** Every value checked; throws with the name of each that is wrong. */
+export function checked(value: unknown, from: string): TrainConfig {
+  const result = TrainSchema.safeParse(value);
+  if (!result.success)
+    throw new UsageError(
+      `${from}:\n${result.error.issues.map((i) => `  ${i.path.join('.') || 'the whole'}: ${i.message}`).join('\n')}\nAll names with their defaults: tinypeft train --help`,
+    );
+  const { $schema: _, ...config } = result.data;
+  return config;
+}
+
+async function readConfigFile(path: string): Promise<Readonly<Record<string, unknown>>> {
+  const content = await readFile(path, 'utf8').catch((e: NodeJS.ErrnoException) => {
+    throw e.code === 'ENOENT' ? new UsageError(`--config ${path}: no such file`) : e;
+  });
+  const json = ((): unknown => {
+    try {
+      return JSON.parse(content);
+    } catch (e) {
+      throw new UsageError(`--config ${path}: ${(e as Error).message}`);
+    }
+  })();
+  if (!isRecord(json)) throw new UsageError(`--config ${path}: must be an object`);
+  return json;
+}
+const isRecord = (v: unknown): v is Readonly<Record<string, unknown>> => typeof v === 'object' && v !== null && !Array.isArray(v);
+
+/** A flag's text as JSON where it is a number, true, false or null. */
+const jsonOf = (v: string): unknown => (/^(-?\d+(\.\d+)?(e-?\d+)?|true|false|null)$/i.test(v) ? JSON.parse(v.toLowerCase()) : v);

@@ -1,0 +1,145 @@
+// `tinypeft inspect`: what is in a folder or file: a checkpoint, an adapter of either kind, a GGUF file.
+import { stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { short } from '../../core/account.ts';
+import { columns } from '../../core/columns.ts';
+import { float64 } from '../../core/engines/float64.ts';
+import { show, size } from '../../core/shape.ts';
+import { ADAPTER_FILE, readDescription } from '../../io/adapters.ts';
+import { readCheckpointConfig } from '../../io/checkpoints/folder.ts';
+import { openWeights } from '../../io/checkpoints/weights.ts';
+import { openSafetensors } from '../../io/files.ts';
+import { openGguf } from '../../io/gguf.ts';
+import { WEIGHTS_FILE } from '../../io/peft/adapter.ts';
+import { PEFT_FORMATS } from '../../io/peft/formats.ts';
+import { loadPeft, readConfig, understood } from '../../io/peft/load.ts';
+import { layers } from '../../nn/tree.ts';
+import { UsageError } from '../usage.ts';
+import { HELP_FLAG } from './flags.ts';
+import { adapterKind, openModel, withAdapter } from './open.ts';
+
+const HELP = `tinypeft inspect DIR|FILE [--model DIR|REPO|FILE.gguf] [--all]
+
+What is in a checkpoint, an adapter or a GGUF file. With --model, what an adapter attaches to there.
+
+  --all     every tensor, not the first twelve
+  --json    as JSON
+  --help    this text`;
+const FIRST = 12;
+
+interface Entry {
+  readonly name: string;
+  readonly type: string;
+  readonly shape: readonly number[];
+}
+interface About {
+  readonly what: string;
+  readonly facts: Readonly<Record<string, unknown>>;
+  readonly tensors: readonly Entry[];
+  /** Paths of the layers it attaches to in --model. */
+  readonly sites?: readonly string[];
+}
+
+export async function inspectCommand(args: readonly string[]): Promise<void> {
+  const { values: v, positionals } = parseArgs({
+    args: [...args],
+    allowPositionals: true,
+    options: {
+      model: { type: 'string' },
+      all: { type: 'boolean', default: false },
+      json: { type: 'boolean', default: false },
+      ...HELP_FLAG,
+    },
+  });
+  if (v.help) return console.log(HELP);
+  const [path] = positionals;
+  if (path === undefined || positionals.length > 1) throw new UsageError('inspect: name one folder or file');
+  const about = await aboutOf(path, v.model);
+  if (v.json) return console.log(JSON.stringify(about, null, 2));
+  console.log(text(about, v.all));
+}
+
+async function aboutOf(path: string, model: string | undefined): Promise<About> {
+  const found = await stat(path).catch(() => null);
+  if (found === null) throw new UsageError(`${path}: no such file or folder`);
+  if (found.isFile()) return path.endsWith('.gguf') ? gguf(path) : safetensors(path);
+  const kind = await adapterKind(path).catch(() => null);
+  if (kind === null) return checkpoint(path);
+  const about = kind === 'peft' ? await peft(path) : await own(path);
+  return model === undefined ? about : { ...about, sites: await sites(path, kind, model) };
+}
+
+async function gguf(path: string): Promise<About> {
+  await using file = await openGguf(path);
+  const facts = [...file.metadata].filter(([, value]) => !Array.isArray(value));
+  const tensors = [...file.entries.values()].map((e) => ({ name: e.name, type: e.format.name, shape: e.shape }));
+  return {
+    what: 'GGUF file',
+    facts: Object.fromEntries(facts.map(([k, value]) => [k, typeof value === 'bigint' ? Number(value) : value])),
+    tensors,
+  };
+}
+async function safetensors(path: string): Promise<About> {
+  await using file = await openSafetensors(path);
+  return {
+    what: 'safetensors file',
+    facts: Object.fromEntries(file.metadata),
+    tensors: [...file.entries.values()].map((e) => ({ name: e.name, type: e.dtype, shape: e.shape })),
+  };
+}
+async function checkpoint(folder: string): Promise<About> {
+  const { config } = await readCheckpointConfig(folder);
+  await using weights = await openWeights(folder);
+  const tensors = [...weights.entries.values()].map(({ entry }) => ({ name: entry.name, type: entry.dtype, shape: entry.shape }));
+  return { what: `checkpoint, ${config.architecture} with a ${config.head} head`, facts: { ...config.sizes }, tensors };
+}
+async function peft(folder: string): Promise<About> {
+  const file = await readConfig(folder);
+  const { format, warnings } = understood(file, PEFT_FORMATS);
+  const { tensors } = await safetensors(join(folder, WEIGHTS_FILE));
+  const set = Object.entries(file.fields).filter(([, value]) => value !== null && value !== false);
+  return {
+    what: `adapter of Hugging Face PEFT, ${file.peftType}: here ${format.method}`,
+    facts: { ...Object.fromEntries(set), ...(warnings.length > 0 ? { warnings } : {}) },
+    tensors,
+  };
+}
+async function own(folder: string): Promise<About> {
+  const { applications } = await readDescription(folder);
+  const { tensors } = await safetensors(join(folder, ADAPTER_FILE));
+  return {
+    what: 'adapter of tinypeft',
+    facts: Object.fromEntries(applications.map((a, k) => [`${k + 1}: ${a.method}`, a.config])),
+    tensors,
+  };
+}
+
+async function sites(folder: string, kind: 'peft' | 'own', source: string): Promise<readonly string[]> {
+  const { model } = await openModel(source);
+  if (kind === 'peft') return (await loadPeft(model, folder, { warn: () => {} })).sites;
+  await using engine = float64();
+  const adapted = await withAdapter(model, folder, engine);
+  return [...layers(adapted)]
+    .filter(({ layer }) => layer.attached !== null)
+    .map(({ path, layer }) => `${path} (${layer.attached!.method})`);
+}
+
+function text({ what, facts, tensors, sites: at }: About, all: boolean): string {
+  const numbers = tensors.reduce((n, t) => n + size(t.shape), 0);
+  const shown = all ? tensors : tensors.slice(0, FIRST);
+  const lines = Object.entries(facts).map(([k, value]) => `  ${k}: ${typeof value === 'string' ? value : JSON.stringify(value)}`);
+  return [
+    what,
+    ...lines,
+    `${tensors.length} tensors, ${numbers.toLocaleString('en-US')} numbers (${short(4 * numbers, 'B')} as float32)`,
+    columns(
+      ['tensor', 'type', 'shape'],
+      shown.map((t) => [t.name, t.type, show(t.shape)]),
+    ),
+    ...(shown.length < tensors.length ? [`… and ${tensors.length - shown.length} more (--all)`] : []),
+    ...(at === undefined
+      ? []
+      : [`attaches to ${at.length} layers: ${(all ? at : at.slice(0, FIRST)).join(', ')}${!all && at.length > FIRST ? ', …' : ''}`]),
+  ].join('\n');
+}

@@ -1,0 +1,129 @@
+// Training texts from a file: JSON lines, CSV, TSV or plain text, every record of one kind, errors by line.
+import { readFile } from 'node:fs/promises';
+import { extname } from 'node:path';
+import { CsvError, type Info, parse } from 'csv-parse/sync';
+
+export interface Message {
+  readonly role: string;
+  readonly content: string;
+}
+/** What a record is: prose; a prompt with the answer that is learnt; a conversation; a text with a class. */
+export type TextRecord =
+  | { readonly kind: 'text'; readonly text: string }
+  | { readonly kind: 'pair'; readonly prompt: string; readonly completion: string }
+  | { readonly kind: 'chat'; readonly messages: readonly Message[] }
+  | { readonly kind: 'label'; readonly text: string; readonly label: string };
+export type RecordKind = TextRecord['kind'];
+
+const FORMS: Readonly<Record<RecordKind, string>> = {
+  text: '{"text": …}',
+  pair: '{"prompt": …, "completion": …}',
+  chat: '{"messages": [{"role": "user", "content": …}, …]}',
+  label: '{"text": …, "label": …}',
+};
+const ROLES = ['system', 'user', 'assistant', 'tool'];
+
+/**
+ * The records of a file, by its ending: `.jsonl`, `.ndjson` (an object a line), `.csv`, `.tsv` (a header names the columns; as JSON lines have
+ * them) or `.txt`, `.md` (one record of prose). Throws with every bad line (of many, the first ten), and where kinds are mixed.
+ */
+export async function readRecords(path: string): Promise<readonly TextRecord[]> {
+  const content = await readFile(path, 'utf8').catch((e: NodeJS.ErrnoException) => {
+    throw e.code === 'ENOENT' ? new Error(`${path}: no such file`) : e;
+  });
+  return parseRecords(content, path);
+}
+
+export function parseRecords(content: string, path: string): readonly TextRecord[] {
+  const ending = extname(path).toLowerCase();
+  switch (ending) {
+    case '.jsonl':
+    case '.ndjson':
+      return checked(path, jsonLines(content));
+    case '.csv':
+    case '.tsv':
+      return checked(path, csvRows(content, path, ending === '.csv' ? ',' : '\t'));
+    case '.txt':
+    case '.md': {
+      if (content.trim() === '') throw new Error(`${path}: is empty`);
+      return [{ kind: 'text', text: content }];
+    }
+    default:
+      throw new Error(`${path}: is ${ending === '' ? 'without an ending' : ending}; data are read from .jsonl, .csv, .tsv, .txt or .md`);
+  }
+}
+
+type Row = { readonly line: number; readonly value: unknown };
+function jsonLines(content: string): Row[] {
+  return content.split('\n').flatMap((text, k) => {
+    if (text.trim() === '') return [];
+    try {
+      return [{ line: k + 1, value: JSON.parse(text) as unknown }];
+    } catch {
+      return [{ line: k + 1, value: undefined }];
+    }
+  });
+}
+function csvRows(content: string, path: string, delimiter: string): Row[] {
+  try {
+    const rows = parse(content, { columns: true, delimiter, info: true, bom: true, skip_empty_lines: true, relax_column_count: false }) as {
+      readonly record: Readonly<Record<string, string>>;
+      readonly info: Info;
+    }[];
+    return rows.map(({ record, info }) => ({ line: info.lines, value: record }));
+  } catch (e) {
+    if (!(e instanceof CsvError)) throw e;
+    throw new Error(`${path}: ${e.message}`, { cause: e });
+  }
+}
+
+function checked(path: string, rows: readonly Row[]): readonly TextRecord[] {
+  const wrong: string[] = [];
+  const found: TextRecord[] = [];
+  for (const { line, value } of rows) {
+    const record = recordOf(value);
+    if (typeof record === 'string') wrong.push(`line ${line}: ${record}`);
+    else if (found.length > 0 && found[0]!.kind !== record.kind)
+      wrong.push(`line ${line}: is ${FORMS[record.kind]}, earlier lines are ${FORMS[found[0]!.kind]}; a file holds one kind`);
+    else found.push(record);
+  }
+  if (rows.length === 0) wrong.push('there is no record in it');
+  if (wrong.length > 0)
+    throw new Error(
+      `${path}: ${wrong.length === 1 ? 'one line is' : `${wrong.length} lines are`} no record\n  ${wrong.slice(0, 10).join('\n  ')}${wrong.length > 10 ? `\n  … and ${wrong.length - 10} more` : ''}\nA record is one of ${Object.values(FORMS).join('   ')}`,
+    );
+  return found;
+}
+
+/** The record in a value, or what is wrong with it. Fields that no kind has are ignored. */
+function recordOf(value: unknown): TextRecord | string {
+  if (value === undefined) return 'is not JSON';
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return 'is not an object';
+  const { text, label, prompt, completion, messages } = value as { readonly [key: string]: unknown };
+  if (messages !== undefined) return chatOf(messages);
+  if (prompt !== undefined || completion !== undefined) {
+    if (!isText(prompt)) return 'has a completion but no prompt, or an empty one';
+    if (!isText(completion)) return 'has a prompt but no completion, or an empty one';
+    return { kind: 'pair', prompt, completion };
+  }
+  if (!isText(text)) return text === undefined ? 'has neither text nor prompt nor messages' : 'its text is empty or no text';
+  if (label === undefined || label === null || label === '') return { kind: 'text', text };
+  if (typeof label !== 'string' && !Number.isInteger(label))
+    return `label is ${JSON.stringify(label)}; it must be a text or a whole number`;
+  return { kind: 'label', text, label: String(label) };
+}
+const isText = (v: unknown): v is string => typeof v === 'string' && v.trim() !== '';
+
+function chatOf(messages: unknown): TextRecord | string {
+  if (!Array.isArray(messages) || messages.length === 0) return 'messages is no list, or empty';
+  const all: Message[] = [];
+  for (const [k, m] of messages.entries()) {
+    const { role, content } = (typeof m === 'object' && m !== null ? m : {}) as { readonly role?: unknown; readonly content?: unknown };
+    if (typeof role !== 'string' || !ROLES.includes(role)) return `message ${k}: role must be one of ${ROLES.join(', ')}`;
+    if (typeof content !== 'string') return `message ${k}: content must be a text`;
+    all.push({ role, content });
+  }
+  return all.some((m) => m.role === 'assistant')
+    ? { kind: 'chat', messages: all }
+    : 'no message is the assistant’s: there is nothing to learn';
+}
