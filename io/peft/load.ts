@@ -6,6 +6,8 @@ import { same } from '../../core/shape.ts';
 import { type Data, leaf, type Param, paramOf, stateOf, type Tensor } from '../../core/tensor.ts';
 import type { Model } from '../../nn/layer.ts';
 import { layers, mapTensors } from '../../nn/tree.ts';
+import type { Transform } from '../../peft/method.ts';
+import { sitesOf as sitesIn } from '../../peft/site.ts';
 import { openSafetensors, some, type TensorFile } from '../files.ts';
 import { type Architecture, type Names, namesOf, type Place } from '../names.ts';
 import {
@@ -96,7 +98,7 @@ export async function loadPeft(model: Model, folder: string, options: LoadOption
   const tensors = await Tensors.of(weights, names);
   const base = replaceBase(model, names, config, tensors);
   const at = format.on === 'network' ? [] : targetsOf(format, config, names, base.model, file);
-  const attached = await attach(format, config, base.model, at, engine, file);
+  const attached = await attach(format, config, base.model, at, engine, file, tensors.numbers());
   const values = fill(format, attached, namesOf(base.model, names.architecture), tensors, file);
   tensors.finish();
   for (const w of warnings) warn(w);
@@ -170,6 +172,7 @@ async function attach(
   found: readonly Place[],
   engine: Engine | undefined,
   { file }: ConfigFile,
+  numbers: number,
 ): Promise<AttachedAt> {
   const before = new Set([...layers(model)].map(({ layer }) => layer.attached?.application));
   const places = format.on === 'network' ? [null] : found;
@@ -193,10 +196,25 @@ async function attach(
   let now = model;
   for (const { options, paths } of groups.values()) {
     const transform = format.attach({ ...options, where: (path: string): boolean => paths.has(path) });
+    bounded(transform, now, paths, numbers, file);
     now = (engine === undefined ? transform : await transform.prepare(now, { engine }))(now);
   }
   const all = [...layers(now)].map(({ layer }) => layer.attached?.application);
   return { model: now, at, applications: new Set(all.filter((a) => a !== undefined && !before.has(a))) };
+}
+
+/** How many times the numbers of its file a method may hold: VB-LoRA's logits, of which a file may have the largest two alone, are the most. */
+const MOST = 4096;
+/** Refuses a configuration that would have a method draw far more numbers than the file has: a rank of a thousand million. */
+function bounded({ parts }: Transform, model: Model, paths: ReadonlySet<string>, numbers: number, file: string): void {
+  for (const { method, config } of parts) {
+    const sites = sitesIn(model, method.at).filter((s) => paths.has(s.path));
+    const { train, stored } = method.count(sites, config);
+    if (!(Math.max(train, stored) <= MOST * (numbers + 1)))
+      throw new Error(
+        `${file}: asks for ${Math.max(train, stored)} numbers, and the tensors beside it have ${numbers}: they do not belong together`,
+      );
+  }
 }
 
 /** Rows `from` to `to` of a table. */

@@ -2,7 +2,7 @@
 import { createContext, Script } from 'node:vm';
 
 /** What one list of names may take; catastrophic patterns need minutes or years. */
-const LIMIT_MS = 1000;
+const LIMIT_MS = 300;
 const LONGEST = 10_000;
 
 /** A pattern that cannot be used, with what to do. */
@@ -64,7 +64,7 @@ const WHOLE: Around = { before: '^(?:', after: ')$' };
 
 /**
  * The names that a Python pattern matches, each with what the group `idx` caught (empty without such a group). Throws when the names together take
- * longer than a second.
+ * longer than 0.3 seconds.
  */
 export function matching(pattern: string, names: readonly string[], { before, after }: Around = WHOLE): ReadonlyMap<string, string> {
   const source = fromPython(pattern);

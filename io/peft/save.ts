@@ -1,5 +1,5 @@
 // Writing an adapter as Hugging Face PEFT does: adapter_config.json and adapter_model.safetensors, which `PeftModel.from_pretrained` opens.
-import { mkdir } from 'node:fs/promises';
+import { mkdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Engine } from '../../core/engine.ts';
 import { same } from '../../core/shape.ts';
@@ -46,6 +46,8 @@ export interface SaveOptions {
   /** Name or path of the base model, for whoever loads the adapter. */
   readonly baseModel?: string;
   readonly task?: Task;
+  /** Whether an adapter with another configuration in the folder may be replaced; one with the same always is, at one moment. */
+  readonly replace?: boolean;
   /** Number type of the tensors: F32 when not given. */
   readonly dtype?: 'F32' | 'F16' | 'BF16';
 }
@@ -61,8 +63,8 @@ const TAKEN_OUT = ['pissa', 'olora', 'corda', 'loraGa'] as const;
 
 /**
  * Writes the one method that is attached to a model as Hugging Face PEFT would, and whatever is trainable in the network itself: heads and other
- * modules whole (modules_to_save), biases beside an adapted weight (bias). The folder is made when missing; each of the two files is replaced
- * wholly or not at all. PiSSA, OLoRA, CorDA and LoRA-GA become a LoRA of twice the rank that needs no changed base. Throws when the method has no
+ * modules whole (modules_to_save), biases beside an adapted weight (bias). The folder is made when missing. An adapter of the same configuration
+ * that is there is replaced wholly or not at all, whenever the process is killed; one of another is refused. PiSSA, OLoRA, CorDA and LoRA-GA become a LoRA of twice the rank that needs no changed base. Throws when the method has no
  * file there, or two methods are attached, with what to do instead.
  */
 export async function savePeft(model: Model, folder: string, options: SaveOptions = {}): Promise<SavedPeft> {
@@ -93,11 +95,20 @@ export async function savePeft(model: Model, folder: string, options: SaveOption
     [...written].map(([key, t]) => [asBefore(key), stored(t, like?.dtypes.get(asBefore(key)) ?? options.dtype ?? 'F32')]),
   );
   if (like !== undefined) sameKeys(like, writable);
-  await mkdir(folder, { recursive: true });
   const [configFile, weightsFile] = [join(folder, CONFIG_FILE), join(folder, WEIGHTS_FILE)];
-  await writeSafetensors(weightsFile, writable, new Map([['format', 'pt']]));
   const real = new Set(Object.entries(format.fields).flatMap(([k, f]) => (f.real ? [k] : [])));
-  await writeAtomic(configFile, [new TextEncoder().encode(dumpsPython(config, like?.written, real))]);
+  const text = dumpsPython(config, like?.written, real);
+  await mkdir(folder, { recursive: true });
+  const before = await readFile(configFile, 'utf8').catch((e: NodeJS.ErrnoException) => (e.code === 'ENOENT' ? null : Promise.reject(e)));
+  if (before !== null && before !== text) {
+    if (options.replace !== true)
+      throw new Error(
+        `savePeft: ${folder} holds an adapter with another configuration, and its two files cannot be replaced at one moment. Choose another folder, pass replace: true, or after loadPeft pass like: loaded.files`,
+      );
+    await rm(configFile); // killed from here on, the folder is an adapter without a configuration, which nobody opens by mistake
+  }
+  await writeSafetensors(weightsFile, writable, new Map([['format', 'pt']]));
+  if (before !== text) await writeAtomic(configFile, [new TextEncoder().encode(text)]);
   return { config: configFile, weights: weightsFile, peftType: format.peftType, keys: [...writable.keys()].sort() };
 }
 

@@ -32,6 +32,10 @@ export class Tensors {
     this.asked.add(key);
     return t;
   }
+  /** How many numbers there are in all. */
+  numbers(): number {
+    return [...this.tables.values()].reduce((n, t) => n + t.data.length, 0);
+  }
   /** Tensors that nothing is made of. */
   useless(): ReadonlyMap<string, Table> {
     return new Map([...this.tables].filter(([k]) => isBefore(k)));

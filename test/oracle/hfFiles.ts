@@ -9,6 +9,8 @@ import type { Table } from './fixtures.ts';
 import { type Network, networks } from './networks.ts';
 
 export const FILES = join(dirname(fileURLToPath(import.meta.url)), 'fixtures', 'hf-files');
+/** What the library answers with an adapter, and whether it saves the same weights file again; or why it cannot read it. */
+export type There = (Table & { readonly again: boolean }) | { readonly error: string };
 export interface Answers {
   readonly about: Readonly<Record<string, string>>;
   readonly logits: Readonly<Record<string, Table>>;

@@ -1,7 +1,8 @@
 """Adapters as files of Hugging Face PEFT, both ways.
 
     hf_files.py write          writes fixtures/hf-files/<case>/ with save_pretrained, and what the library answers with each (logits.json)
-    hf_files.py read FOLDER    for each FOLDER/<case>/: loads it with from_pretrained and writes the logits to FOLDER/logits.json
+    hf_files.py read FOLDER    for each FOLDER/<case>/: loads it with from_pretrained and writes to FOLDER/logits.json its logits, and whether save_pretrained
+                               gives the same weights file again, byte for byte
 
 By hand, outside the repository's own toolchain, after nn.py (the networks are those of nn-*.json); see hf_peft.py for the environment. Write with
 PYTHONHASHSEED=0: the library writes sets as lists, in whatever order they have in that run. Files are
@@ -14,6 +15,7 @@ import logging
 import pathlib
 import shutil
 import sys
+import tempfile
 import warnings
 
 import torch
@@ -29,6 +31,7 @@ from fixture import FOLDER, result
 from hf_peft import ABOUT, AT, BERT, CONV1D, LM, double_precision, network, trained
 
 FILES = FOLDER / "hf-files"
+WEIGHTS = "adapter_model.safetensors"
 LORA = {"r": 2, "lora_alpha": 3}
 CLS = {**BERT, "task_type": "SEQ_CLS"}
 
@@ -170,11 +173,16 @@ def precisely():
 
 def logits(title: str, folder: pathlib.Path) -> dict:
     model, batch, _ = net(title)
-    wrapped = PeftModel.from_pretrained(model.float(), folder).double().eval()
+    wrapped = PeftModel.from_pretrained(model.float(), folder)
+    with tempfile.TemporaryDirectory() as again:
+        wrapped.save_pretrained(again)
+        same = (pathlib.Path(again) / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
+    wrapped = wrapped.double().eval()
     extra = {"task_ids": torch.tensor([1, 0])} if "POLY" in str(wrapped.active_peft_config.peft_type) or "MULTITASK" in str(wrapped.active_peft_config.peft_type) else {}
     with torch.no_grad(), precisely():
         out = wrapped(**batch, **extra).logits
-    return result(out[:, -batch["input_ids"].shape[1] :] if out.dim() == 3 and "roberta" not in title else out)
+    answer = out[:, -batch["input_ids"].shape[1] :] if out.dim() == 3 and "roberta" not in title else out
+    return result(answer) | {"again": same}
 
 
 def read(folder: pathlib.Path) -> None:

@@ -1,0 +1,117 @@
+// Writes docs/interop.md: every adapter of Hugging Face PEFT's that is read here, and of ours that is read there, and how far the answers are apart.
+//   TINYPEFT_PYTHON=python3 npx tsx test/oracle/interop.ts
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { CONFIG_FILE } from '../../io/peft/adapter.ts';
+import { PEFT_FORMATS } from '../../io/peft/formats.ts';
+import { off } from './fixtures.ts';
+import { answered, FILES, recorded, type There } from './hfFiles.ts';
+import { ours, written } from './hfFilesOurs.ts';
+import { readAndWritten } from './hfFilesRead.ts';
+import { pythonWithPeft, run } from './python.ts';
+
+interface Line {
+  readonly type: string;
+  readonly title: string;
+  readonly apart: string;
+  readonly again: boolean; // saved again by whoever read it, the weights are the same bytes
+}
+const NETWORKS = { llama: 'LLaMA', gpt2: 'GPT-2', bert: 'BERT', roberta: 'RoBERTa' } as const;
+const networkOf = (title: string): keyof typeof NETWORKS => title.split('-').at(-1) as keyof typeof NETWORKS;
+const shown = (x: number): string => (x === 0 ? '0' : x.toExponential(0));
+const typeIn = (folder: string): string => (JSON.parse(readFileSync(join(folder, CONFIG_FILE), 'utf8')) as { peft_type: string }).peft_type;
+const form = (title: string): string => title.split('-').slice(0, -1).join(' ');
+
+async function theirs(): Promise<Line[]> {
+  const lines: Line[] = [];
+  for (const title of Object.keys(answered))
+    lines.push({ type: typeIn(join(FILES, title)), title, apart: shown(await readAndWritten(title)), again: true });
+  return lines;
+}
+async function mine(python: string): Promise<Line[]> {
+  const folder = mkdtempSync(join(tmpdir(), 'interop-'));
+  try {
+    const here = new Map<string, number[]>();
+    for (const title of Object.keys(ours)) here.set(title, await written(title, folder));
+    run(python, 'hf_files.py', 'read', folder);
+    const { logits } = JSON.parse(readFileSync(join(folder, 'logits.json'), 'utf8')) as {
+      logits: Record<string, There>;
+    };
+    return [...here].map(([title, numbers]) => {
+      const there = logits[title]!;
+      return {
+        type: typeIn(join(folder, title)),
+        title,
+        apart: 'error' in there ? 'cannot be read' : shown(off(numbers, there)),
+        again: 'again' in there && there.again,
+      };
+    });
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+}
+
+/** A row for each type of adapter, a column for each network; a cell has the largest difference of any form, and how many forms. */
+function table(lines: readonly Line[]): string[] {
+  const types = [...new Set(PEFT_FORMATS.map((f) => f.peftType))].filter((t) => lines.some((l) => l.type === t));
+  const cell = (type: string, network: string): string => {
+    const found = lines.filter((l) => l.type === type && networkOf(l.title) === network);
+    if (found.length === 0) return '–';
+    if (found.some((l) => Number.isNaN(Number(l.apart)))) return 'cannot be read';
+    return `${shown(Math.max(...found.map((l) => Number(l.apart))))}${found.length > 1 ? ` (${found.length})` : ''}`;
+  };
+  const networks = Object.keys(NETWORKS);
+  return [
+    `| \`peft_type\` | ${Object.values(NETWORKS).join(' | ')} | forms |`,
+    `|${'---|'.repeat(networks.length + 2)}`,
+    ...types.map((t) => {
+      const forms = [...new Set(lines.filter((l) => l.type === t).map((l) => form(l.title)))];
+      return `| ${t} | ${networks.map((n) => cell(t, n)).join(' | ')} | ${forms.join(', ')} |`;
+    }),
+  ];
+}
+
+const python = pythonWithPeft();
+if (python === null)
+  throw new Error('no Python with peft, torch and transformers: set TINYPEFT_PYTHON to one (see test/oracle/hf_peft.py)');
+const [read, wrote] = [await theirs(), await mine(python)];
+const { peft, torch, transformers } = recorded.about;
+const page = `# Adapters exchanged with Hugging Face PEFT
+
+Made by \`TINYPEFT_PYTHON=python3 npx tsx test/oracle/interop.ts\` with peft ${peft}, torch ${torch}, transformers ${transformers}. Cells: the largest difference of
+any logit between the two libraries, in double precision from the same float32 numbers, as a share of that logit where it is above 1 (in brackets: over how many forms); – where there
+is no such file. \`npm run test:long\` checks the same, and \`npm test\` a part.
+
+## Written by PEFT, read here
+
+Each of these ${read.length} adapters, saved again with \`savePeft(model, folder, { like: loaded.files })\`, is the same bytes: \`adapter_config.json\` and
+\`adapter_model.safetensors\`.
+
+${table(read).join('\n')}
+
+PiSSA and OLoRA take their start out of the weight again, in float32 there: hence the larger differences of LORA on LLaMA.
+
+## Written here, read by PEFT
+
+Of these ${wrote.length} adapters, ${wrote.filter((l) => l.again).length} saved again by PEFT give the same \`adapter_model.safetensors\`, byte for byte: keys, shapes, types, numbers.
+
+${table(wrote).join('\n')}
+
+"split" is a GPT-2 with query, key and value as three layers: its adapters are written for c_attn. PiSSA, OLoRA, CorDA and LoRA-GA are written as a LoRA of twice the rank
+for the untouched base; ${['LoRA+', 'LoRA-FA', 'EVA', 'LoRA-drop', 'LoRA dropout', 'MoSLoRA', 'LoRA-XS', 'SoRA', 'DyLoRA'].join(', ')} as an ordinary LoRA.
+
+## Not exchanged
+
+| what | why |
+|---|---|
+| prompts (PROMPT_TUNING, P_TUNING, MULTITASK_PROMPT_TUNING) on encoders | PEFT reads a classifier's answer at the prompt's first row, this library at the text's first token |
+| LoRA on embeddings, \`trainable_token_indices\`, \`target_parameters\`, QALoRA, BD-LoRA, aLoRA, KaSA, VeLoRA, MonteCLoRA, Arrow | no such method here; refused by name |
+| CorDA, LoRA-GA and \`pissa_niter_*\` files that were not converted on saving | the change of the base cannot be made again without its data |
+| VeRA with \`save_projection: false\` | the matrices are in PyTorch's generator only |
+| FourierFT from here whose places were drawn here | a file has only PyTorch's seed: \`withTorchPlaces(model)\` before training |
+| \`adapter_model.bin\` | a pickle can run any program; save as safetensors |
+`;
+writeFileSync(join(import.meta.dirname, '..', '..', 'docs', 'interop.md'), page);
+console.log(page);
+if (wrote.some((l) => Number.isNaN(Number(l.apart)))) process.exitCode = 1;
