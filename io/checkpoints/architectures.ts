@@ -59,9 +59,11 @@ export function parseConfig(text: string, file: string): { readonly config: Chec
   if (!isJsonObject(json)) throw new Error(`${file}: is not a JSON object`);
   const kind = json.model_type;
   const bits = json.quantization_config;
-  if (bits != null)
+  // bitsandbytes' four bits are read as they are: their tensors say the rest
+  const readable = isJsonObject(bits) && bits.load_in_4bit === true && (bits.quant_method ?? 'bitsandbytes') === 'bitsandbytes';
+  if (bits != null && !readable)
     throw new Error(
-      `${file}: the weights are quantised (quantization_config); load the checkpoint it was made from, and quantise here with quantize(model, where, scheme)`,
+      `${file}: the weights are quantised (quantization_config) in another way than bitsandbytes' four bits; load the checkpoint it was made from, and quantise here with quantize(model, where, scheme)`,
     );
   if (typeof kind === 'string' && Object.hasOwn(DECODERS, kind)) {
     const architecture = kind as keyof typeof DECODERS;

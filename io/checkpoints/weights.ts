@@ -8,6 +8,7 @@ import { weight } from '../../nn/linear.ts';
 import { substitute } from '../../nn/tree.ts';
 import { halfWeight } from '../../quant/half.ts';
 import { isJsonObject, parseJson } from '../adapterJson.ts';
+import { fourBitNames, fourBitParts, readFourBit } from '../bitsandbytes.ts';
 import { openSafetensors, some, type TensorFile } from '../files.ts';
 import type { Entry } from '../safetensors.ts';
 import { type CheckpointConfig, isDecoder } from './config.ts';
@@ -121,21 +122,30 @@ export async function filled(network: Model, c: CheckpointConfig, weights: Weigh
   const plain = (name: string): string => (name.startsWith(places.prefix) ? name.slice(places.prefix.length) : name);
   const held = new Map<string, Held>();
   const wrong: string[] = [];
+  const packed = new Set(fourBitNames(weights.entries.keys()));
+  const parts = new Set([...packed].flatMap((name) => fourBitParts(name, weights.entries.keys())));
   for (const [name, h] of weights.entries) {
+    if (parts.has(name)) continue;
     const key = modern(plain(name));
     const other = held.get(key);
     if (other !== undefined) wrong.push(`twice: ${other.entry.name} and ${name}`);
     held.set(key, h);
   }
   const wanted = new Map(places.slots.map((s) => [plain(s.name), s]));
-  check(wanted, held, c, places, wrong);
+  check(wanted, held, c, places, wrong, packed);
   if (isDecoder(c) && c.head === 'language' && c.sizes.tied && held.has('lm_head.weight') && wrong.length === 0)
     if (!(await equal(held.get('lm_head.weight')!, held.get(plain(places.slots.find((s) => s.path === 'embed.weight')!.name))!)))
       wrong.push('lm_head.weight differs from the embedding, but config.json says tie_word_embeddings: true; set it to false to load both');
   if (wrong.length > 0)
     throw new Error(`${weights.at}: these are not the weights config.json describes:\n  ${wrong.slice(0, 12).join('\n  ')}`);
   const made = new Map<Field, Layer<'weight'>>();
-  for (const [name, slot] of wanted) made.set(slot.tensor, await weightOf(held.get(name)!, slot, dtype));
+  for (const [name, slot] of wanted)
+    made.set(
+      slot.tensor,
+      packed.has(held.get(name)!.entry.name)
+        ? await unpackedBy(weights, held.get(name)!.entry.name, slot)
+        : await weightOf(held.get(name)!, slot, dtype),
+    );
   return substitute(network, 'weight', (l) => made.get(l.fields.value ?? null) ?? null);
 }
 
@@ -145,6 +155,7 @@ function check(
   c: CheckpointConfig,
   places: Slots,
   wrong: string[],
+  packed: ReadonlySet<string>,
 ): void {
   const missing = [...wanted]
     .filter(([n]) => !held.has(n))
@@ -162,7 +173,10 @@ function check(
   for (const [name, s] of wanted) {
     const e = held.get(name)?.entry;
     if (e === undefined) continue;
-    if (!same(e.shape, s.shape)) wrong.push(`${e.name} is ${show(e.shape)}, by config.json it should be ${show(s.shape)}`);
+    if (packed.has(e.name)) {
+      if (s.turned || s.rows !== null || s.shape.length !== 2)
+        wrong.push(`${e.name} is packed in four bits, which is only read for linear layers as they are`);
+    } else if (!same(e.shape, s.shape)) wrong.push(`${e.name} is ${show(e.shape)}, by config.json it should be ${show(s.shape)}`);
     else if (!e.dtype.includes('F')) wrong.push(`${e.name} holds ${e.dtype}, not floating-point numbers`);
   }
 }
@@ -170,6 +184,23 @@ function check(
 async function equal(a: Held, b: Held): Promise<boolean> {
   const [x, y] = [await a.file.bytes(a.entry.name), await b.file.bytes(b.entry.name)];
   return a.entry.dtype === b.entry.dtype && Buffer.compare(x, y) === 0;
+}
+
+/** A weight in bitsandbytes' four bits, which stays packed; its parts may be in several files. */
+async function unpackedBy(weights: Weights, name: string, { shape }: Slot): Promise<Layer<'weight'>> {
+  const of = (n: string): Held => weights.entries.get(n)!; // asked for only where it is there
+  const layer = await readFourBit(
+    {
+      path: weights.at,
+      entries: new Map([...weights.entries].map(([n, { entry }]) => [n, entry])),
+      read: (n) => of(n).file.read(n),
+      bytes: (n) => of(n).file.bytes(n),
+    },
+    name,
+  );
+  const own = layer().shape;
+  if (!same(own, shape)) throw new Error(`${weights.at}: ${name} unpacks to ${show(own)}, by config.json it should be ${show(shape)}`);
+  return layer;
 }
 
 /** One tensor as a layer: numbers, or the bytes of a matrix of halves as they are. */

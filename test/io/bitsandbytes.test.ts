@@ -5,11 +5,14 @@ import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { float64 } from '../../core/engines/float64.ts';
 import { fourBitNames, fourBitParts, fourBitTensors, readFourBit } from '../../io/bitsandbytes.ts';
+import { openCheckpoint } from '../../io/checkpoints/open.ts';
 import { openSafetensors, readSafetensors, writeSafetensors } from '../../io/files.ts';
+import { context } from '../../nn/context.ts';
 import type { Layer } from '../../nn/layer.ts';
 import { doubleQuant } from '../../quant/doubleQuant.ts';
 import { fp4, nf4 } from '../../quant/nf4.ts';
-import { fixture, type Table } from '../oracle/fixtures.ts';
+import { packedPaths } from '../../quant/quantize.ts';
+import { fixture, off, rows, type Table } from '../oracle/fixtures.ts';
 
 interface Case {
   readonly shape: readonly [number, number];
@@ -70,6 +73,16 @@ test('packed here with double quantisation: what is read back unpacks to the sam
     expect(fourBitParts(NAME, file.entries.keys()).length).toBe(5);
     expect(await float64().read((await readFourBit(file, NAME))())).toEqual(await float64().read(layer()));
   });
+});
+
+test('a checkpoint that transformers saved in four bits: its logits, and its linear layers stay packed', async () => {
+  const folder = join(import.meta.dirname, '..', 'oracle', 'fixtures', 'bnb-llama');
+  const { ids, logits } = JSON.parse(await readFile(join(folder, 'logits.json'), 'utf8')) as { ids: number[][]; logits: Table };
+  const { model } = await openCheckpoint(folder);
+  expect(packedPaths(model)).toHaveLength(14);
+  expect(packedPaths(model)).toContain('trunk.blocks.1.mlp.down.weight');
+  const got = await float64().read(model({ ids: rows(ids) }, context(5)));
+  expect(off(got, logits)).toBeLessThan(1e-6); // numbers are unpacked in float32 there
 });
 
 const STATE = `${NAME}.quant_state.bitsandbytes__nf4`;

@@ -137,7 +137,7 @@ describe('config.json', () => {
       { architectures: ['LlamaForQuestionAnswering'] },
       /architectures is \["LlamaForQuestionAnswering"\]; of Llama this library has the language model/,
     ],
-    ['llama', { quantization_config: { quant_method: 'gptq' } }, /the weights are quantised \(quantization_config\)/],
+    ['llama', { quantization_config: { quant_method: 'gptq' } }, /the weights are quantised \(quantization_config\) in another way/],
     ['qwen2', { use_sliding_window: true }, /use_sliding_window is true; only false is supported: no layer here attends in a window/],
     ['qwen2', { layer_types: ['sliding_attention'] }, /layer_types\.0 is "sliding_attention"; only "full_attention"/],
     ['gpt2', { scale_attn_by_inverse_layer_idx: true }, /scale_attn_by_inverse_layer_idx is true; only false is supported/],
