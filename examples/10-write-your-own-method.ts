@@ -3,7 +3,8 @@ import { param, type Tensor } from '../core/tensor.ts';
 import { type Configurable, defineMethod } from '../peft/attach.ts';
 import { listed } from '../peft/listed.ts';
 import type { Method, Options } from '../peft/method.ts';
-import { caseOf, laws } from '../test/laws/methodLaws.ts';
+import { caseOf } from '../test/laws/methodCase.ts';
+import { laws } from '../test/laws/methodLaws.ts';
 import { gpt2Network } from '../test/laws/models.ts';
 import { engineFor } from './engine.ts';
 

@@ -299,6 +299,7 @@ async function nextTables(next: readonly (readonly [NonNullable<ReturnType<typeo
   const put: unknown[] = [];
   const device = {
     upload: async () => ({}),
+    uploadBytes: async () => ({}),
     download: async () => new Float32Array(2),
     free: () => {},
     prepare: async (s: Schedule) => ({

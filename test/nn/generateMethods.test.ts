@@ -13,7 +13,8 @@ const TEXT = [3, 1, 4, 1, 5, 9];
 
 describe.each([gpt2Network(1), llamaNetwork(2)])('$name', (net) => {
   for (const m of methods)
-    if (m.unfit[net.name] === undefined)
+    // A method whose rows depend on each other sees other tokens in a pass over one: with the cache it computes something else.
+    if (m.unfit[net.name] === undefined && m.configurable?.method.acrossRows === undefined)
       test(m.name, async () => {
         const engine = float64();
         const { model } = await caseOf(m, net, 5, engine);
