@@ -1,5 +1,5 @@
 // npm run methods -- --docs: a page with a figure for every method, and an index, from declarations, file headers and measured facts.
-import { mkdir, readdir, rm, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { show, size } from '../core/shape.ts';
@@ -155,6 +155,22 @@ export function index(rows: readonly Row[]): string {
   ].join('\n');
 }
 
+/** The README with its table of names between the marks made anew. */
+export function withTable(readme: string, rows: readonly Pick<Row, 'name' | 'family'>[]): string {
+  const families = [...new Set(rows.map((r) => r.family))];
+  const table = [
+    `${rows.length} methods, one page each; [\`docs/methods.md\`](docs/methods.md) has them all with equation, figure, start, count, merge and source.`,
+    '',
+    '| family | methods |',
+    '|---|---|',
+    ...families.map((f) => {
+      const names = rows.filter((r) => r.family === f).map((r) => `\`${r.name}\``);
+      return `| **${f}** (${names.length}) | ${names.join(' ')} |`;
+    }),
+  ].join('\n');
+  return readme.replace(/(<!-- methods -->\n)[\s\S]*?(\n<!-- \/methods -->)/, (_, from: string, to: string) => `${from}${table}${to}`);
+}
+
 /** What the pages are made from, built once. */
 export const ingredients = () => ({ reference: referenceModel(), base: small(), trained: readTrained(), composes: composing() });
 
@@ -172,5 +188,7 @@ export async function writeDocs(): Promise<void> {
   const rows: Row[] = [];
   for (const m of methods) rows.push(await rowOf(m, o.reference, o.composes));
   await writeFile(join(FOLDER, 'methods.md'), index(rows));
-  console.log(`wrote docs/methods.md, and ${methods.length} pages with figures in docs/methods/`);
+  const readme = fileURLToPath(new URL('../README.md', import.meta.url));
+  await writeFile(readme, withTable(await readFile(readme, 'utf8'), rows));
+  console.log(`wrote docs/methods.md, the README's table, and ${methods.length} pages with figures in docs/methods/`);
 }

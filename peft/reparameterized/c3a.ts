@@ -52,6 +52,7 @@ const bound = {
   kaiming: (_: number, into: number) => Math.sqrt(1 / into),
 };
 
+/** Count: in·out/b for each layer. */
 export const c3a = defineMethod<'linear', C3aConfig, C3a>({
   name: 'c3a',
   family: 'reparameterized',

@@ -18,6 +18,7 @@ const length = (x: Tensor, axis: number): Tensor => sqrt(max(square(x).sum([axis
 /** λ/(r‖aᵢ‖‖bᵢ‖) for each of the r pieces. */
 const strength = ({ A, B, lambda }: Delora, { rank }: DeloraConfig): Tensor => lambda.mul(1 / rank).div(length(A, 1).mul(length(B, 0)));
 
+/** Count: r(in + out) + 1 for each layer; stored besides: the lengths of W’s columns. */
 export const delora = defineMethod<'linear', DeloraConfig, Delora>({
   name: 'delora',
   family: 'reparameterized',

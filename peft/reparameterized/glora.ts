@@ -63,6 +63,7 @@ const numbers = (site: Site<'linear'>, c: GloraConfig): number =>
     return n + { none: 0, constant: 1, vector: rows, lora: c.rank * (rows + cols) }[c[part]];
   }, 0);
 
+/** Count: for A and B r(in + out) each, for C r(in + 1), 1 for each number, out for each vector. */
 export const glora = defineMethod<'linear', GloraConfig, Glora>({
   name: 'glora',
   family: 'reparameterized',

@@ -14,6 +14,7 @@ export interface GraloraConfig extends Omit<UpdateConfig, 'rankStabilized'> {
 type Gralora = { A: Tensor; B: Tensor; wholeA: Tensor; wholeB: Tensor };
 const scale = ({ alpha, rank, hybrid }: GraloraConfig): number => alpha / (rank + hybrid);
 
+/** Count: (r + h)(in + out) for each layer. */
 export const gralora = defineMethod<'linear', GraloraConfig, Gralora>({
   name: 'gralora',
   family: 'reparameterized',

@@ -25,6 +25,7 @@ const fromIdentity = (x: Tensor): Tensor =>
       .add(1e-12),
   );
 
+/** Count: r(in + out) + r for each layer. */
 export const kasa = defineMethod<'linear', KasaConfig, Kasa>({
   name: 'kasa',
   family: 'reparameterized',

@@ -26,6 +26,7 @@ function families(sites: readonly Site<'linear'>[]): Site<'linear'>[][] {
   return [...found.values()];
 }
 
+/** Count: r·in for each `stride` layers of a name, N·r·out for each name, N·r for each layer. */
 export const lily = defineMethod<'linear', LilyConfig, Lily, ReadonlyMap<string, Pick<Lily, 'A' | 'B'>>>({
   name: 'lily',
   family: 'reparameterized',

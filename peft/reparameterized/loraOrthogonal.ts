@@ -6,6 +6,7 @@ import { defineMethod } from '../attach.ts';
 import { orthonormal, product, transposed } from '../linalg.ts';
 import { checkUpdate, type Factors, type UpdateConfig, update } from './lora.ts';
 
+/** Count: r(in + out) for each layer. */
 export const loraOrthogonal = defineMethod<'linear', UpdateConfig, Factors>({
   name: 'loraOrthogonal',
   family: 'reparameterized',

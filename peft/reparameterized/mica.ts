@@ -6,6 +6,7 @@ import { defineMethod } from '../attach.ts';
 import { svd } from '../linalg.ts';
 import { checkUpdate, type Factors, type UpdateConfig, update } from './lora.ts';
 
+/** Count: r·in for each layer; stored besides: B. */
 export const mica = defineMethod<'linear', UpdateConfig, Factors>({
   name: 'mica',
   family: 'reparameterized',

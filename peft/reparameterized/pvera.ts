@@ -9,6 +9,7 @@ import { dropoutFits, wholeNumber } from '../check.ts';
 import { dropped } from './lora.ts';
 import { cut, largest, type Vera, type VeraConfig } from './vera.ts';
 
+/** Count: 2r + out for each layer; stored besides, once: A and B. */
 export const pvera = defineMethod<'linear', VeraConfig, Vera, Pick<Vera, 'A' | 'B'>>({
   name: 'pvera',
   family: 'reparameterized',

@@ -49,6 +49,7 @@ function factors({ A, B, lambda, gamma }: Randlora): { inner: Tensor; outer: Ten
   };
 }
 
+/** Count: n(r + min(in, out)) for each layer; stored besides, once: A and B. */
 export const randlora = defineMethod<'linear', RandloraConfig, Randlora, Pick<Randlora, 'A' | 'B'>>({
   name: 'randlora',
   family: 'reparameterized',

@@ -24,6 +24,7 @@ const groupOf = (k: number, n: number, tying: number): number =>
 /** R = Σ vᵢ Pᵢ, [r, r] */
 const mixed = ({ P, v }: TinyLora, { rank, size }: TinyLoraConfig): Tensor => v.reshape(1, size).matmul(P).reshape(rank, rank);
 
+/** Count: u for each group of layers; stored besides: A, B and P of every layer. */
 export const tinyLora = defineMethod<'linear', TinyLoraConfig, TinyLora, ReadonlyMap<string, Tensor>>({
   name: 'tinyLora',
   family: 'reparameterized',

@@ -23,6 +23,7 @@ function matrices({ theta, norm, indexA, indexB }: UniLora): { A: Tensor; B: Ten
   return { A: gather(values, indexA).reshape(...indexA.shape), B: gather(values, indexB).reshape(...indexB.shape) };
 }
 
+/** Count: d for the whole model; stored besides: how often each number is used, and an index for every element. */
 export const uniLora = defineMethod<'linear', UniLoraConfig, UniLora, Shared>({
   name: 'uniLora',
   family: 'reparameterized',
