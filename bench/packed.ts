@@ -15,7 +15,7 @@ export interface Held {
   readonly packed: number; // bytes of the frozen base on the host: codes, scales, tables, norms
   readonly account: number; // the same as `account` predicts it for the device
   readonly activations: number; // most bytes of intermediate values at once, and inputs, as `account` predicts
-  readonly trained: number; // adapters and the optimizer's moments, likewise
+  readonly trained: number; // adapters and the optimizer's moments, likewise, three times: where they start, now, and next
   readonly loaded: number; // resident before the first step
   readonly resident: number; // after the last, garbage collected
   readonly peak: number | null; // most resident during the steps, where the system counts it
@@ -69,6 +69,7 @@ export const memoryTable = ({ runtime, runtimePeak, rows }: Memory): string =>
   )}
 resident: after the steps, garbage collected; peak: most during the steps, where Linux counts it, garbage included
 runtime itself: ${mb(runtime)}${runtimePeak === null ? '' : `, at the peak ${mb(runtimePeak)}`} (what the same program around a tiny model holds beside its own base and predictions)
+trained: adapters and moments as they start (on the host), as they are and as they will be next (both in the engine)
 times packed = (resident − runtime − activations − trained) / packed; at most ${MOST} is allowed. Activations are what account predicts, and
 it counts copies that the engine does without
 ${rows.every((h) => h.scripts === null) ? 'no kernel ran as JavaScript' : `ran as JavaScript: ${rows.map((h) => `${h.scheme}: ${h.scripts}`).join('; ')}`}`;

@@ -1,7 +1,7 @@
 // One process of `npm run bench -- packed`: trains LoRA for a few steps on a base packed one way, and prints what it held, as JSON.
 //   npx tsx bench/packedChild.ts SCHEME WIDTH LAYERS THREADS
 import { readFileSync, writeFileSync } from 'node:fs';
-import { account } from '../core/account.ts';
+import { type Account, account } from '../core/account.ts';
 import { simd } from '../core/engines/simd.ts';
 import { rng } from '../core/rng.ts';
 import type { Tensor } from '../core/tensor.ts';
@@ -42,27 +42,26 @@ const batch = {
   targets: { data: Int32Array.from({ length: TOKENS }, (_, k) => ((k + 1) * 37) % VOCABULARY), shape: [1, TOKENS] },
 };
 const optimizer = adamw();
-const about = inspect(model, optimizer);
-const { program } = stepProgram(nextToken, model, inputs<Read>(batch), stochastic(), about, optimizer, null);
-const a = account(program, { params: trainable(model).keys() });
+const { a, scripts } = await predicted();
 await using t = await trainer<Model, Read>(model, { engine, loss: nextToken, optimizer });
 const loaded = await resident();
 const counting = forgetPeak();
 const losses: number[] = [];
 for (let k = 0; k < STEPS; k++) losses.push((await t.step(batch)).loss);
 const peak = counting ? peakResident() : null;
-const held: Omit<Held, 'scripts'> = {
+const held: Held = {
   scheme: name,
   packed: residentBytes(base),
   account: a.leaves.device,
   activations: a.peak + a.inputs,
-  trained: a.trained + a.optimizer,
+  trained: 3 * (a.trained + a.optimizer),
   loaded,
   resident: await resident(),
   peak,
+  scripts,
   losses,
 };
-console.log(JSON.stringify({ ...held, scripts: await scriptsOf() }));
+console.log(JSON.stringify(held));
 
 /** A decoder whose blocks are made, packed and moved into the engine one by one: its floats are never held together. */
 async function build(): Promise<Model> {
@@ -82,10 +81,14 @@ async function build(): Promise<Model> {
   const trunk = ofKind(first.fields.trunk, 'trunk');
   return ofKind(first.with({ ...first.fields, trunk: trunk.with({ ...trunk.fields, blocks }) }), 'model');
 }
-/** What ran as JavaScript because it has no kernel: nothing, or the plan's words. */
-async function scriptsOf(): Promise<string | null> {
-  const plan = await engine.compile(engine.store(), { outputs: program.outputs });
-  return plan.report.fallback;
+/** What account says of a step, and what of it runs as JavaScript because it has no kernel. Keeps nothing. */
+async function predicted(): Promise<{ readonly a: Account; readonly scripts: string | null }> {
+  const about = inspect(model, optimizer);
+  const { program } = stepProgram(nextToken, model, inputs<Read>(batch), stochastic(), about, optimizer, null);
+  const store = engine.store();
+  const plan = await engine.compile(store, { outputs: program.outputs });
+  store.close();
+  return { a: account(program, { params: trainable(model).keys() }), scripts: plan.report.fallback };
 }
 /** Linux counts a new peak from now on; elsewhere there is none. */
 function forgetPeak(): boolean {

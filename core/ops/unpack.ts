@@ -25,6 +25,8 @@ export interface Packing {
    * begins a byte and a block, and its last ones may be shorter (groups of inputs of a weight [out, in]).
    */
   readonly along: 'flat' | 'rows';
+  /** Zero points as bytes, whole numbers from 0 to 255; else they are floats. */
+  readonly byteZeros: boolean;
   /** The rows that are read: from … to. */
   readonly from: number;
   readonly to: number;
@@ -128,8 +130,11 @@ function lookup<K extends string>({ shapes, attrs: p, at }: Element<K, Packing>,
       return { before: lines.join('\n  '), value: `(${read('values', ['0', code])} * ${scale})` };
     case 'shifted':
       return { before: lines.join('\n  '), value: `(${read('values', ['0', code])} * ${scale} + ${read('offset', ['0'])})` };
-    case 'affine':
-      return { before: lines.join('\n  '), value: `((${code} - ${read('zeros', block)}) * ${scale})` };
+    case 'affine': {
+      if (!p.byteZeros) return { before: lines.join('\n  '), value: `((${code} - ${read('zeros', block)}) * ${scale})` };
+      const zero = byteAt(`${n}z`, block[1], (shapes as Record<string, Shape>).zeros![1]!, (w) => read('zeros', [block[0], w]));
+      return { before: [...lines, zero].join('\n  '), value: `((${code} - ${n}z) * ${scale})` };
+    }
     case 'int8':
       return { before: lines.join('\n  '), value: `((${code} - ${shift(code, 128)} * 256.0) * ${scale} / 127.0)` };
     default:
@@ -139,11 +144,15 @@ function lookup<K extends string>({ shapes, attrs: p, at }: Element<K, Packing>,
 
 const tableShape = { f16: [2, 64], bf16: [2, 512] } as const;
 
-function declare<K extends string>(form: Form, inputs: readonly ('codes' | K)[]): Op<'codes' | K, Packing> {
+function declare<K extends string>(
+  form: Form,
+  inputs: readonly ('codes' | K)[],
+  bytes: readonly ('codes' | K)[] = ['codes'],
+): Op<'codes' | K, Packing> {
   return defineOp<'codes' | K, Packing>({
     name: 'unpack',
     inputs,
-    bytes: ['codes'],
+    bytes,
     recompute: true,
     rows: (p, from, to) => ({ ...p, from: p.from + from, to: p.from + to }),
     shape: (shapes, p) => {
@@ -177,6 +186,7 @@ function declare<K extends string>(form: Form, inputs: readonly ('codes' | K)[])
 const tableOp: Op<'codes' | 'scales' | 'values', Packing> = declare('table', ['codes', 'scales', 'values']);
 const shiftedOp: Op<'codes' | 'scales' | 'values' | 'offset', Packing> = declare('shifted', ['codes', 'scales', 'values', 'offset']);
 const affineOp: Op<'codes' | 'scales' | 'zeros', Packing> = declare('affine', ['codes', 'scales', 'zeros']);
+const affineBytesOp: Op<'codes' | 'scales' | 'zeros', Packing> = declare('affine', ['codes', 'scales', 'zeros'], ['codes', 'zeros']);
 const int8Op: Op<'codes' | 'scales', Packing> = declare('int8', ['codes', 'scales']);
 const f16Op: Op<'codes' | 'values', Packing> = declare('f16', ['codes', 'values']);
 const bf16Op: Op<'codes' | 'values', Packing> = declare('bf16', ['codes', 'values']);
@@ -194,6 +204,7 @@ const packing = (form: Form, { shape, bits, block, along = 'flat' }: Layout): Pa
   bits,
   block,
   along,
+  byteZeros: false,
   from: 0,
   to: shape[0],
 });
@@ -203,15 +214,31 @@ export const unpackTable = (ins: { codes: Tensor; scales: Tensor; values: Tensor
 /** The same plus one offset [1]: values[q]·scale + offset. */
 export const unpackShifted = (ins: { codes: Tensor; scales: Tensor; values: Tensor; offset: Tensor }, l: Layout): Tensor =>
   shiftedOp(ins, packing('shifted', l));
-/** codes in bytes, scales and zero points per block (zero points need not be whole) → (q − zero)·scale [rows, cols]. Frozen. */
-export const unpackAffine = (ins: { codes: Tensor; scales: Tensor; zeros: Tensor }, l: Layout): Tensor =>
-  affineOp(ins, packing('affine', l));
+/**
+ * codes in bytes, scales and zero points per block → (q − zero)·scale [rows, cols]. Zero points that are a frozen Uint8Array stay bytes;
+ * others may be fractions, or a recipe. Frozen.
+ */
+export function unpackAffine(ins: { codes: Tensor; scales: Tensor; zeros: Tensor }, l: Layout): Tensor {
+  const s = ins.zeros.source;
+  return s.kind === 'leaf' && s.data instanceof Uint8Array
+    ? affineBytesOp(ins, { ...packing('affine', l), byteZeros: true })
+    : affineOp(ins, packing('affine', l));
+}
 /** Signed bytes [rows, cols] and scales per block → q·scale/127. Frozen. */
 export const unpackInt8 = (ins: { codes: Tensor; scales: Tensor }, l: Omit<Layout, 'bits'>): Tensor =>
   int8Op(ins, packing('int8', { ...l, bits: 8 }));
 /** Two bytes a number, little-endian [rows, 2·cols], and the table of bases and steps → the numbers [rows, cols]. Frozen. */
 export const unpackHalf = (form: 'f16' | 'bf16', ins: { codes: Tensor; values: Tensor }, shape: Matrix): Tensor =>
-  (form === 'f16' ? f16Op : bf16Op)(ins, { form, shape: [shape[0], shape[1]], bits: 16, block: 1, along: 'flat', from: 0, to: shape[0] });
+  (form === 'f16' ? f16Op : bf16Op)(ins, {
+    form,
+    shape: [shape[0], shape[1]],
+    bits: 16,
+    block: 1,
+    along: 'flat',
+    byteZeros: false,
+    from: 0,
+    to: shape[0],
+  });
 
 /** What an unpacked matrix is made of, by the names of its form; null for any other recipe. */
 export function packedParts(t: Tensor): { readonly packing: Packing; readonly parts: Readonly<Record<string, Tensor>> } | null {

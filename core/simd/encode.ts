@@ -117,10 +117,10 @@ const forms: Readonly<Record<Form, number>> = {
 };
 const NOT_PACKED: readonly Word[] = Array<number>(10).fill(0);
 /** A packed matrix as an operand; its own operands begin at `at`. */
-function packedWords({ form, shape, bits, block, along, from }: Packing, at: number): readonly Word[] {
+function packedWords({ form, shape, bits, block, along, byteZeros, from }: Packing, at: number): readonly Word[] {
   const half = form === 'f16' || form === 'bf16'; // whose tables native code does without
   const rest: readonly Word[] = half ? [0, 0, 0] : [1, 2, 3].map((k) => (k < PARTS[form] ? operand(at + k) : 0));
-  return [operand(at), ...rest, forms[form], bits, block, along === 'rows' ? 1 : 0, shape[1], from];
+  return [operand(at), ...rest, forms[form], bits, block, (along === 'rows' ? 1 : 0) + (byteZeros ? 2 : 0), shape[1], from];
 }
 /** Operands of each form. */
 const PARTS: Readonly<Record<Form, number>> = { table: 3, shifted: 4, affine: 3, int8: 2, f16: 2, bf16: 2 };

@@ -1,7 +1,8 @@
 // Packed matrices: codes of 2, 4 or 8 bits with scales by block, and half-precision floats, decoded a run of a row at a time.
 import { AFFINE, BF16, F16, INT8, SHIFTED, TABLE } from '../opcodes';
 
-// A packed operand is ten words: [codes, scales, values or zeros, offset, form (0: not packed), bits, block, byRows, cols, from].
+// A packed operand is ten words: [codes, scales, values or zeros, offset, form (0: not packed), bits, block,
+// layout (1: rows begin a byte and a block; 2: zeros are bytes), cols, from].
 
 /** One code, by its place in the matrix's own numbering. */
 @inline function codeAt(codes: usize, i: u32, bits: i32): i32 {
@@ -122,7 +123,7 @@ function halves(to: usize, from: usize, n: i32, f: i32): void {
 /** Columns col … col + n of one row of a packed matrix. */
 export function unpackRow(to: usize, d: usize, row: i32, col: i32, n: i32): void {
   const codes = <usize>load<u32>(d), scales = <usize>load<u32>(d, 4), extra = <usize>load<u32>(d, 8);
-  const f = load<i32>(d, 16), bits = load<i32>(d, 20), block = <u32>load<i32>(d, 24), byRows = load<i32>(d, 28) != 0;
+  const f = load<i32>(d, 16), bits = load<i32>(d, 20), block = <u32>load<i32>(d, 24), layout = load<i32>(d, 28), byRows = (layout & 1) != 0, bytes = (layout & 2) != 0;
   const cols = <u32>load<i32>(d, 32);
   row += load<i32>(d, 36);
   if (f == F16 || f == BF16) {
@@ -139,7 +140,8 @@ export function unpackRow(to: usize, d: usize, row: i32, col: i32, n: i32): void
   while (left > 0) {
     const m = min<i32>(left, <i32>((b + 1) * block - i));
     const at = <usize>(first + b) << 2;
-    run(to, base, i, m, bits, f, extra, load<f32>(scales + at), f == AFFINE ? load<f32>(extra + at) : offset);
+    const z: f32 = f != AFFINE ? offset : bytes ? <f32>load<u8>(extra + (at >> 2)) : load<f32>(extra + at);
+    run(to, base, i, m, bits, f, extra, load<f32>(scales + at), z);
     to += <usize>m << 2;
     i += m;
     left -= m;
