@@ -96,7 +96,7 @@ function attach<K extends Kind, C, T extends Tensors, S, P>(
 ): Model {
   const sites = sitesFor(m, c, model);
   if (REPLACES_WEIGHT.has(m.at) && m.fold !== undefined)
-    refuseTied(model, sites as readonly Site<Kind>[], m.name, m.at === 'weight' ? c.where : null);
+    refuseTied(model, sites as readonly Site<Kind>[], m.name, m.at === 'weight' ? c.where : null, m.followsTied === true);
   const r = drawsOf(seed).split(m.name);
   const shared = (m.shared?.(sites, c, r.split('shared')) ?? null) as S;
   const application: Application = {
@@ -175,19 +175,21 @@ function freeName(name: string, base: AnyLayer): string {
 }
 
 /** Wrapping one side of a tied pair would silently untie it, or adapt both: refused, unless `both` names the two sides of one weight. */
-function refuseTied(model: Model, sites: readonly Site<Kind>[], method: string, both: Where | null): void {
+function refuseTied(model: Model, sites: readonly Site<Kind>[], method: string, both: Where | null, follows: boolean): void {
   const places = new Map<unknown, Set<string>>();
   const identity = (t: Tensor): unknown => paramOf(t) ?? t;
   for (const { path, tensor } of tensors(model)) places.set(identity(tensor), (places.get(identity(tensor)) ?? new Set()).add(path));
   const brought = new Set<unknown>(); // one tensor that a method beneath trains for several places ties no weight
   for (const { layer: l } of layers(model))
     if (l.attached !== null) for (const { tensor } of tensors(l.fields[l.attached.field] ?? null)) brought.add(identity(tensor));
+  const same = new Map<AnyLayer, Set<string>>(); // the places of a layer that stands at several: `substitute` changes it at all of them
+  if (follows) for (const { path, layer: l } of layers(model)) same.set(l, (same.get(l) ?? new Set()).add(path));
   const inside = (path: string, site: string): boolean => path === site || path.startsWith(`${site}.`);
   for (const s of sites)
     for (const { tensor } of tensors(bare(s.layer).fields)) {
       if (brought.has(identity(tensor))) continue;
       const elsewhere = [...(places.get(identity(tensor)) ?? [])].filter(
-        (p) => !sites.some((o) => inside(p, o.path)) && (both === null || !matches(both, p)),
+        (p) => !sites.some((o) => inside(p, o.path)) && (both === null || !matches(both, p)) && same.get(s.layer)?.has(p) !== true,
       );
       if (elsewhere.length > 0)
         throw new Error(

@@ -54,6 +54,8 @@ export interface Method<K extends Kind, C, T extends Tensors, S = null, P = null
   readonly prepareIf?: (c: C) => boolean;
   /** Tensors used by several sites. */
   readonly shared?: (sites: readonly Site<K>[], c: C, r: Rng) => S;
+  /** On a weight that two places share (a tied head) the method changes both, which is what it means; without this `where` must name both. */
+  readonly followsTied?: true;
   /** `init` asks for the numbers of the weight in use. Plain weights have them at hand; others are computed by `prepare`. */
   readonly readsWeight?: true;
   /** Null where a choice over all sites leaves nothing for this one: the layer stays as it is. */
@@ -78,6 +80,8 @@ export interface Method<K extends Kind, C, T extends Tensors, S = null, P = null
   readonly startsAsBase: (c: C) => Start;
   /** Trained tensors whose gradient is zero by theory, by name, with the reason; they are there because the paper and its counts have them. */
   readonly idle?: Readonly<Record<string, string>>;
+  /** Trained tensors whose gradient is on purpose not the loss's derivative, by name, with the reason (VeLoRA's compressed input). */
+  readonly inexact?: Readonly<Record<string, string>>;
 }
 
 /** A method with its kind, configuration and tensors forgotten: what tables and laws hold. */
@@ -93,6 +97,7 @@ export interface AnyMethod {
   readonly startsAsBase: (c: unknown) => Start;
   readonly acrossRows?: string;
   readonly idle?: Readonly<Record<string, string>>;
+  readonly inexact?: Readonly<Record<string, string>>;
 }
 
 /** A configured method: a function from models to models. */

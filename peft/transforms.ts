@@ -1,4 +1,4 @@
-// Structured matrices as recipes: Kronecker, block rotations by Cayley, Walsh–Hadamard and Fastfood.
+// Structured matrices as recipes: Kronecker, block rotations by Cayley, small inverses, Walsh–Hadamard and Fastfood.
 import { defineOp, type Op } from '../core/op.ts';
 import { gather, iota } from '../core/ops/index.ts';
 import { add, div, eq, mul, square, sub } from '../core/ops/map.ts';
@@ -67,6 +67,21 @@ export const cayley = (q: Tensor): Tensor => {
     .mul(2)
     .sub(one);
 };
+
+/**
+ * A⁻¹ for symmetric positive definite A [n, n], by Gauss–Jordan in place: M ← M − (M_·k − e_k)(M_k· + e_kᵀ)/M_kk for every k. No pivoting,
+ * which such a matrix does not need. n dependent steps: for the small side of a low-rank update.
+ */
+export function inverseOfPositive(a: Tensor): Tensor {
+  const n = dim(a.shape, -1);
+  let m = a;
+  for (let k = 0; k < n; k++) {
+    const e = eq(iota(n), k); // [n]
+    const [column, row] = [m.slice(-1, k, k + 1).sub(e.reshape(n, 1)), m.slice(-2, k, k + 1).add(e)];
+    m = m.sub(column.mul(row).div(m.slice(-2, k, k + 1).slice(-1, k, k + 1)));
+  }
+  return m;
+}
 
 /** I + 2Q + 2Q² + … + 2Qᵏ⁻² + Qᵏ⁻¹: the first k terms of (I + Q)(I − Q)⁻¹ as PEFT takes them, the last one halved. */
 export function neumann(q: Tensor, terms: number): Tensor {

@@ -4,14 +4,11 @@
 // Longer than 80 lines: tables as they are, by the MLP or from a text, with dropout and a choice of layers.
 import { dropout } from '../../core/ops/fused.ts';
 import type { Numbers } from '../../core/plan.ts';
-import { ShapeError } from '../../core/shape.ts';
-import { shifted } from '../../nn/context.ts';
-import { substitute } from '../../nn/tree.ts';
 import { defineMethod } from '../attach.ts';
 import { dropoutFits, lengthFits, wholeNumber } from '../check.ts';
 import type { Site, Where } from '../site.ts';
 import { flatten, newPrefix, newPrefixHidden, type Prefix, prefixFrom, prefixHiddenSize, prefixSize } from './prefix.ts';
-import { attendWith, type DropHeads } from './prefixAttention.ts';
+import { type DropHeads, prefixed, tableWidths } from './prefixAttention.ts';
 import { checkText, fromText } from './prefixFromText.ts';
 
 export interface PrefixTuningConfig {
@@ -21,10 +18,6 @@ export interface PrefixTuningConfig {
   readonly attend: Where; // which attention layers
   readonly dropout: number; // on the keys and values of the prefix
 }
-
-/** Hk·D of each table, in order. */
-const widths = (site: Site<'trunk'>, c: PrefixTuningConfig): number[] =>
-  site.within('attend', c.attend).flatMap((a) => [a.dim('kvHeads') * a.dim('headWidth'), a.dim('kvHeads') * a.dim('headWidth')]);
 
 /**
  * The text's positions start at p; prefix keys are used as they are, without rotation. Defaults: p = 10 and m = 512 as in the
@@ -43,13 +36,13 @@ export const prefixTuning = defineMethod<'trunk', PrefixTuningConfig, Prefix, nu
     lengthFits('prefixTuning', site, c.length);
     if (c.bottleneck !== null) wholeNumber('prefixTuning', 'bottleneck', c.bottleneck);
     dropoutFits('prefixTuning', c.dropout);
-    widths(site, c);
+    tableWidths(site, c.attend);
     if (typeof c.init === 'object') checkText(site, c, c.init.ids);
   },
   prepareIf: (c) => typeof c.init === 'object' && c.length > 0,
   prepare: async (sites, c, { engine }) => (typeof c.init === 'object' ? fromText(sites, c.init.ids, c.attend, engine) : null),
   init: (site, c, r, { prepared }) => {
-    const w = c.length === 0 ? [] : widths(site, c);
+    const w = c.length === 0 ? [] : tableWidths(site, c.attend);
     const numbers = prepared?.[site.index];
     if (numbers !== undefined) return { train: prefixFrom(w, c.length, numbers) };
     const mlp = c.bottleneck === null || c.length === 0 ? null : newPrefixHidden(c.length, site.dim('width'), c.bottleneck, r);
@@ -57,33 +50,18 @@ export const prefixTuning = defineMethod<'trunk', PrefixTuningConfig, Prefix, nu
   },
   around: (call, t, c, site) => {
     if (c.length === 0) return call;
-    const at = new Map(site.within('attend', c.attend).map((a) => [a.path, a.index]));
     const drop: DropHeads = (heads, part, ctx) => {
       const mask = c.dropout === 0 ? null : ctx.draw.bernoulli(`${site.field} ${part}`, heads.shape, 1 - c.dropout);
       return mask === null ? heads : dropout(heads, mask, 1 - c.dropout);
     };
-    return (h, ctx) => {
-      if (h.shape[1]! + c.length > site.dim('longest'))
-        throw new ShapeError(
-          `${site.path}: ${h.shape[1]} tokens after a prefix of ${c.length}, but this model has ${site.dim('longest')} positions; shorten the text or the prefix`,
-        );
-      const table = flatten(t);
-      const prefixed = substitute(
-        call,
-        'attend',
-        (l, path) => {
-          const i = at.get(path);
-          return i === undefined ? null : attendWith(l, table[2 * i]!, table[2 * i + 1]!, drop);
-        },
-        site.path,
-      );
-      return prefixed(h, shifted(ctx, c.length));
-    };
+    return prefixed(call, site, c, () => flatten(t), drop);
   },
   finish: (t) => ({ table: flatten(t) }),
   count: (sites, c) => {
     const one = (s: Site<'trunk'>, m: number | null): number =>
-      c.length === 0 ? 0 : prefixSize(widths(s, c), c.length, m) + (m === null ? 0 : prefixHiddenSize(c.length, s.dim('width'), m));
+      c.length === 0
+        ? 0
+        : prefixSize(tableWidths(s, c.attend), c.length, m) + (m === null ? 0 : prefixHiddenSize(c.length, s.dim('width'), m));
     const all = (m: number | null): number => sites.reduce((n, s) => n + one(s, m), 0);
     return { train: all(c.bottleneck), stored: all(null) };
   },

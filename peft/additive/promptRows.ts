@@ -10,10 +10,17 @@ import type { Site } from '../site.ts';
 export const promptInFront =
   (call: Layer<'trunk'>, P: Tensor): ((...args: Parameters<Layer<'trunk'>>) => Tensor) =>
   (h, ctx) => {
+    const p = P.shape.at(-2)!;
+    return ctx.cache?.filled ? call(h, shifted(ctx, p)) : promptAndText(call, P)(h, ctx).slice(1, p); // [B, T, d]
+  };
+
+/** The same with the answers for the rows in front, [B, p + T, d]. */
+export const promptAndText =
+  (call: Layer<'trunk'>, P: Tensor): ((...args: Parameters<Layer<'trunk'>>) => Tensor) =>
+  (h, ctx) => {
     const [p, d] = P.shape.slice(-2) as readonly number[] as readonly [number, number];
-    if (ctx.cache?.filled) return call(h, shifted(ctx, p));
     const rows = broadcastTo(P, [h.shape[0]!, p, d]); // [B, p, d]
-    return call(concat([rows, h], 1), withTokens(ctx, p)).slice(1, p); // [B, T, d]
+    return call(concat([rows, h], 1), withTokens(ctx, p));
   };
 
 /** What arrives at a trunk for these ids: their embeddings, token types included. [1, p, d] */

@@ -1,8 +1,12 @@
 // The additive methods, each with a small configuration for small networks.
 import { adamix } from '../additive/adamix.ts';
+import { adapterBias } from '../additive/adapterBias.ts';
 import { adapterDrop } from '../additive/adapterDrop.ts';
 import { adapterFusion } from '../additive/adapterFusion.ts';
+import { adapterPlus } from '../additive/adapterPlus.ts';
+import { cartridge } from '../additive/cartridge.ts';
 import { compacter, compacterPlusPlus } from '../additive/compacter.ts';
+import { cpt } from '../additive/cpt.ts';
 import { dept } from '../additive/dept.ts';
 import { houlsby } from '../additive/houlsby.ts';
 import { ia3 } from '../additive/ia3.ts';
@@ -68,6 +72,8 @@ export const additive: readonly Listed[] = [
   listed('peft/additive/parallelAdapter.ts', parallelAdapter, { bottleneck: 3, scale: 2 }),
   listed('peft/additive/promptTuning.ts', promptTuning, { length: 2 }),
   listed('peft/additive/prefixTuning.ts', prefixTuning, { length: 2, bottleneck: 3 }),
+  listed('peft/additive/cartridge.ts', cartridge, { length: 3, frozen: 1 }),
+  listed('peft/additive/cpt.ts', cpt, { ids: [3, 1, 4, 1], types: [1, 2, 3, 4], epsilon: 8, formatEpsilon: 4 }),
   listed('peft/additive/pTuning.ts', pTuning, { length: 2, hidden: 3 }),
   listed('peft/additive/pTuningTemplate.ts', pTuningTemplate, { pseudoTokens: [0, 1, 2, 3, 4, 5], hidden: 2, layers: 2 }),
   composition(
@@ -104,4 +110,6 @@ export const additive: readonly Listed[] = [
   listed('peft/additive/reft.ts', noreft, { rank: 2, prefix: 1 }),
   listed('peft/additive/reft.ts', direft, { rank: 2, prefix: 2, tied: true }),
   listed('peft/additive/lst.ts', lst, { reduction: 2 }),
+  listed('peft/additive/adapterBias.ts', adapterBias, {}),
+  listed('peft/additive/adapterPlus.ts', adapterPlus, { bottleneck: 3 }),
 ];

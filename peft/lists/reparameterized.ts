@@ -35,7 +35,9 @@ import { loraPlus } from '../reparameterized/loraPlus.ts';
 import { loraXs } from '../reparameterized/loraXs.ts';
 import { mica } from '../reparameterized/mica.ts';
 import { miss } from '../reparameterized/miss.ts';
+import { monteclora } from '../reparameterized/monteclora.ts';
 import { moslora } from '../reparameterized/moslora.ts';
+import { mtlLora } from '../reparameterized/mtlLora.ts';
 import { oft } from '../reparameterized/oft.ts';
 import { olora } from '../reparameterized/olora.ts';
 import { osf } from '../reparameterized/osf.ts';
@@ -46,12 +48,14 @@ import { psoft } from '../reparameterized/psoft.ts';
 import { pvera } from '../reparameterized/pvera.ts';
 import { qaLora } from '../reparameterized/qaLora.ts';
 import { randlora } from '../reparameterized/randlora.ts';
+import { riemannianLora } from '../reparameterized/riemannianLora.ts';
 import { road } from '../reparameterized/road.ts';
 import { said } from '../reparameterized/said.ts';
 import { sora } from '../reparameterized/sora.ts';
 import { tinyLora } from '../reparameterized/tinyLora.ts';
 import { uniLora } from '../reparameterized/uniLora.ts';
 import { vblora } from '../reparameterized/vblora.ts';
+import { velora } from '../reparameterized/velora.ts';
 import { vera } from '../reparameterized/vera.ts';
 import { waveft } from '../reparameterized/waveft.ts';
 
@@ -108,5 +112,16 @@ export const reparameterized: readonly Listed[] = [
   listed('peft/reparameterized/lily.ts', lily, { rank: 2, stride: 2, experts: 2, scale: 2 }),
   listed('peft/reparameterized/loraOrthogonal.ts', loraOrthogonal, { rank: 2, alpha: 3 }),
   listed('peft/reparameterized/bdLora.ts', bdLora, { rank: 2, alpha: 3, blocks: 2, where: ['q', 'o'] }),
+  listed('peft/reparameterized/riemannianLora.ts', riemannianLora, { rank: 2, alpha: 3, damping: 0.1 }),
+  listed('peft/reparameterized/velora.ts', velora, { rank: 2, alpha: 3, dropout: 0.25, groups: 3 }),
+  listed('peft/reparameterized/monteclora.ts', monteclora, {
+    rank: 2,
+    alpha: 3,
+    samples: 3,
+    sampleScale: 0.1,
+    klWeight: 0.01,
+    entropy: true,
+  }),
   listed('peft/reparameterized/road.ts', road, { variant: 1, groupSize: 4 }),
+  listed('peft/reparameterized/mtlLora.ts', mtlLora, { rank: 2, alpha: 3, ups: 2, sharpness: 0.5 }),
 ];

@@ -18,6 +18,7 @@ import { snip } from '../selective/snip.ts';
 import { sparseMask } from '../selective/sparseMask.ts';
 import { spt } from '../selective/spt.ts';
 import { supertuning } from '../selective/supertuning.ts';
+import { trainableTokens } from '../selective/trainableTokens.ts';
 
 export const selective: readonly Listed[] = [
   listed('peft/selective/bitfit.ts', bitfit, {}, { llama: 'it has no biases' }),
@@ -43,5 +44,6 @@ export const selective: readonly Listed[] = [
   listed('peft/selective/attentionOnly.ts', attentionOnly, {}),
   listed('peft/selective/headOnly.ts', headOnly, {}, { gpt2: 'its head is tied to the embedding' }),
   listed('peft/selective/far.ts', far, { share: 0.3 }),
+  listed('peft/selective/trainableTokens.ts', trainableTokens, { tokens: [1, 3, 4, 9, 10] }),
   listed('peft/selective/spt.ts', spt, { density: 0.15, rank: 1 }),
 ];
