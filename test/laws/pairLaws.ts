@@ -79,7 +79,11 @@ async function judged({ a, net, seed, engine, first, under, numbers, base }: Ben
   const { loss } = run(net, model);
   const grads = gradients(loss, model);
   const names = [...trainable(model).values()];
-  must(names.length === trainable(under).size + trainable(second(net.base)).size, `trains ${names.join(', ')}`);
+  const [trained, were, brings] = [trainable(both), trainable(under), trainable(second(net.base)).size];
+  const lost = [...were].filter(([p]) => !trained.has(p)).map(([, path]) => path);
+  must(lost.length === 0, `no longer trains ${lost.join(', ')}`);
+  // GLoRA has more to train where the first method brings a bias to a layer that had none.
+  must(trained.size - were.size >= brings, `brings ${trained.size - were.size} trained tensors, and to the base it brought ${brings}`);
   const outputs = Object.fromEntries([loss, ...grads].map((g, k) => [`g${k}`, g]));
   const store = engine.store();
   const got = await (await engine.compile(store, { outputs })).run();
