@@ -112,4 +112,5 @@ export const additive: readonly Listed[] = [
   listed('peft/additive/lst.ts', lst, { reduction: 2 }),
   listed('peft/additive/adapterBias.ts', adapterBias, {}),
   listed('peft/additive/adapterPlus.ts', adapterPlus, { bottleneck: 3 }),
+  listed('peft/additive/adapterPlus.ts', adapterPlus, { bottleneck: 3, stochasticDepth: 0.5 }),
 ];
