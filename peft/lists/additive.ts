@@ -14,6 +14,7 @@ import { idpg } from '../additive/idpg.ts';
 import { invertible } from '../additive/invertible.ts';
 import { llamaAdapter } from '../additive/llamaAdapter.ts';
 import { lnTuning } from '../additive/lnTuning.ts';
+import { lpt } from '../additive/lpt.ts';
 import { lst } from '../additive/lst.ts';
 import { madx } from '../additive/madx.ts';
 import { mixlora } from '../additive/mixlora.ts';
@@ -90,6 +91,7 @@ export const additive: readonly Listed[] = [
   listed('peft/additive/mpt.ts', mpt, { length: 2, ranks: 2 }),
   listed('peft/additive/idpg.ts', idpg, { length: 2, hidden: 3, activation: 'silu' }, wholeText),
   listed('peft/additive/dept.ts', dept, { length: 2, rank: 2, tokens: 12, alpha: 2, matrixRate: 0.1 }),
+  listed('peft/additive/lpt.ts', lpt, { length: 2 }),
   listed('peft/additive/smop.ts', smop, { experts: 2, length: 2 }, wholeText),
   listed('peft/additive/ia3.ts', ia3, {}),
   composition(
