@@ -2,10 +2,13 @@
 import { nf4 } from '../../quant/nf4.ts';
 import { type Listed, listed } from '../listed.ts';
 import { adalora } from '../reparameterized/adalora.ts';
+import { adamss } from '../reparameterized/adamss.ts';
+import { autoLora } from '../reparameterized/autoLora.ts';
 import { bdLora } from '../reparameterized/bdLora.ts';
 import { boft } from '../reparameterized/boft.ts';
 import { bone } from '../reparameterized/bone.ts';
 import { c3a } from '../reparameterized/c3a.ts';
+import { capaBoost } from '../reparameterized/capaBoost.ts';
 import { corda } from '../reparameterized/corda.ts';
 import { deft } from '../reparameterized/deft.ts';
 import { delora } from '../reparameterized/delora.ts';
@@ -15,10 +18,13 @@ import { dora } from '../reparameterized/dora.ts';
 import { dylora } from '../reparameterized/dylora.ts';
 import { eva } from '../reparameterized/eva.ts';
 import { fourierft } from '../reparameterized/fourierft.ts';
+import { frod } from '../reparameterized/frod.ts';
 import { glora } from '../reparameterized/glora.ts';
 import { gralora } from '../reparameterized/gralora.ts';
 import { hira } from '../reparameterized/hira.ts';
+import { hiwi } from '../reparameterized/hiwi.ts';
 import { hra } from '../reparameterized/hra.ts';
+import { kAdaptation } from '../reparameterized/kAdaptation.ts';
 import { kasa } from '../reparameterized/kasa.ts';
 import { krona } from '../reparameterized/krona.ts';
 import { lily } from '../reparameterized/lily.ts';
@@ -35,13 +41,16 @@ import { loraPlus } from '../reparameterized/loraPlus.ts';
 import { loraXs } from '../reparameterized/loraXs.ts';
 import { mica } from '../reparameterized/mica.ts';
 import { miss } from '../reparameterized/miss.ts';
+import { moelora } from '../reparameterized/moelora.ts';
 import { monteclora } from '../reparameterized/monteclora.ts';
 import { moslora } from '../reparameterized/moslora.ts';
 import { mtlLora } from '../reparameterized/mtlLora.ts';
+import { nola } from '../reparameterized/nola.ts';
 import { oft } from '../reparameterized/oft.ts';
 import { olora } from '../reparameterized/olora.ts';
 import { osf } from '../reparameterized/osf.ts';
 import { peanut } from '../reparameterized/peanut.ts';
+import { periodicLora } from '../reparameterized/periodicLora.ts';
 import { pissa } from '../reparameterized/pissa.ts';
 import { poly } from '../reparameterized/poly.ts';
 import { psoft } from '../reparameterized/psoft.ts';
@@ -113,6 +122,11 @@ export const reparameterized: readonly Listed[] = [
   listed('peft/reparameterized/loraOrthogonal.ts', loraOrthogonal, { rank: 2, alpha: 3 }),
   listed('peft/reparameterized/bdLora.ts', bdLora, { rank: 2, alpha: 3, blocks: 2, where: ['q', 'o'] }),
   listed('peft/reparameterized/riemannianLora.ts', riemannianLora, { rank: 2, alpha: 3, damping: 0.1 }),
+  listed('peft/reparameterized/adamss.ts', adamss, {
+    ...{ directions: 4, subspaces: 3, rank: 2 },
+    budget: { target: 6, from: 2, to: 8, interval: 3, beta1: 0.85, beta2: 0.85, exponent: 3 },
+  }),
+  listed('peft/reparameterized/frod.ts', frod, { sparsity: 0.1, dropout: 0.25 }),
   listed('peft/reparameterized/velora.ts', velora, { rank: 2, alpha: 3, dropout: 0.25, groups: 3 }),
   listed('peft/reparameterized/monteclora.ts', monteclora, {
     rank: 2,
@@ -124,4 +138,11 @@ export const reparameterized: readonly Listed[] = [
   }),
   listed('peft/reparameterized/road.ts', road, { variant: 1, groupSize: 4 }),
   listed('peft/reparameterized/mtlLora.ts', mtlLora, { rank: 2, alpha: 3, ups: 2, sharpness: 0.5 }),
+  listed('peft/reparameterized/nola.ts', nola, { rank: 2, alpha: 3, dropout: 0.25, basis: 5 }),
+  listed('peft/reparameterized/capaBoost.ts', capaBoost, { rank: 2, alpha: 3, dropout: 0.25, density: 0.6 }),
+  listed('peft/reparameterized/kAdaptation.ts', kAdaptation, { n: 2, rank: 2, scale: 3 }),
+  listed('peft/reparameterized/autoLora.ts', autoLora, { rank: 3, alpha: 3, dropout: 0.25 }),
+  listed('peft/reparameterized/moelora.ts', moelora, { rank: 4, alpha: 3, dropout: 0.25, experts: 2, taskWidth: 3 }),
+  listed('peft/reparameterized/hiwi.ts', hiwi, { bottleneck: 3, activation: 'gelu', where: /mlp\.(up|down)\.(weight|bias)$/ }),
+  listed('peft/reparameterized/periodicLora.ts', periodicLora, { rank: 2, alpha: 3, dropout: 0.25, period: 4, stages: 3 }),
 ];

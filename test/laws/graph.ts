@@ -34,10 +34,11 @@ export function frozenGradientsIn(graph: readonly Tensor[], loss: Tensor, model:
     loss,
     leaves.map(({ tensor }) => tensor),
   ).map(terms);
-  const canonical = lower([...graph, ...forbidden.flat()]);
-  const present = new Set(topological(canonical.slice(0, graph.length)).map(stored));
-  const wanted = new Set(canonical.slice(0, graph.length).map(stored)); // what a trained tensor's own gradient is
-  let at = graph.length;
+  const needed = graph.flatMap((t) => [t, ...terms(t)]); // what a trained tensor's own gradient is, and its terms where it has several uses
+  const canonical = lower([...needed, ...forbidden.flat()]);
+  const present = new Set(topological(canonical.slice(0, needed.length)).map(stored));
+  const wanted = new Set(canonical.slice(0, needed.length).map(stored));
+  let at = needed.length;
   return leaves.flatMap(({ path }, k) => {
     const own = canonical.slice(at, at + forbidden[k]!.length).map(stored);
     at += own.length;
