@@ -15,7 +15,7 @@ import { defineMethod } from '../attach.ts';
 import { wholeNumber } from '../check.ts';
 import type { Site } from '../site.ts';
 import { blockOf, linearParts, made, normParts, parts, scalars } from './sideBlock.ts';
-import { makeOf } from './sideMake.ts';
+import { makeOf, wholeMake } from './sideMake.ts';
 
 export interface LstConfig {
   readonly reduction: number; // ρ
@@ -54,12 +54,7 @@ export const lst = defineMethod<'trunk', LstConfig, Ladder>({
     const wrong = c.blocks?.find((k, i) => !Number.isInteger(k) || k < 0 || k >= all || c.blocks!.indexOf(k) !== i);
     if (wrong !== undefined || c.blocks?.length === 0)
       throw new RangeError(`lst: blocks ${c.blocks} must name different blocks of 0 … ${all - 1}, at least one`);
-    const m = makeOf(site, c.reduction);
-    const head = m.d / m.heads;
-    if (!Number.isInteger(head) || !Number.isInteger(m.inner) || (m.rope !== null && head % 2))
-      throw new RangeError(
-        `lst: at ${site.path} a reduction of ${c.reduction} makes width ${m.d} on ${m.heads} heads and feed-forward ${m.inner}; heads must get a whole${m.rope === null ? '' : ', even'} width each, so choose a smaller reduction`,
-      );
+    wholeMake('lst', site, c.reduction);
   },
   init: (site, c, r) => {
     const m = makeOf(site, c.reduction);

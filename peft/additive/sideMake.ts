@@ -46,3 +46,13 @@ export function makeOf(site: Site<'trunk'>, reduction: number): Make {
     gated: feed.fields.gate !== undefined,
   };
 }
+
+/** Refuses a reduction that leaves heads or the feed-forward without a whole width. */
+export function wholeMake(method: string, site: Site<'trunk'>, reduction: number): void {
+  const m = makeOf(site, reduction);
+  const head = m.d / m.heads;
+  if (!Number.isInteger(head) || !Number.isInteger(m.inner) || (m.rope !== null && head % 2))
+    throw new RangeError(
+      `${method}: at ${site.path} a reduction of ${reduction} makes width ${m.d} on ${m.heads} heads and feed-forward ${m.inner}; heads must get a whole${m.rope === null ? '' : ', even'} width each, so choose a smaller reduction`,
+    );
+}

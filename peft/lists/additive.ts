@@ -30,6 +30,8 @@ import { pTuning } from '../additive/pTuning.ts';
 import { pTuningTemplate } from '../additive/pTuningTemplate.ts';
 import { pTuningV2 } from '../additive/pTuningV2.ts';
 import { direft, loreft, noreft } from '../additive/reft.ts';
+import { resTuning } from '../additive/resTuning.ts';
+import { sideTuning } from '../additive/sideTuning.ts';
 import { smop } from '../additive/smop.ts';
 import { spot } from '../additive/spot.ts';
 import { ssf } from '../additive/ssf.ts';
@@ -115,4 +117,6 @@ export const additive: readonly Listed[] = [
   listed('peft/additive/adapterBias.ts', adapterBias, {}),
   listed('peft/additive/adapterPlus.ts', adapterPlus, { bottleneck: 3 }),
   listed('peft/additive/adapterPlus.ts', adapterPlus, { bottleneck: 3, stochasticDepth: 0.5 }),
+  listed('peft/additive/resTuning.ts', resTuning, { bottleneck: 3 }),
+  listed('peft/additive/sideTuning.ts', sideTuning, { reduction: 2 }),
 ];
