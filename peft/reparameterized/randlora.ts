@@ -16,7 +16,7 @@ export interface RandloraConfig {
   readonly bases: 'dense' | 'sparse' | 'verySparse'; // uniform; or ±1 with chance 1/3, or 1/√smaller side, in all
   readonly dropout: number; // on x, on this branch only
 }
-type Randlora = { A: Tensor; B: Tensor; lambda: Tensor; gamma: Tensor }; // [r, small], [n, large, r], [n, r], [n, small]
+type Randlora = { A: Tensor; B: Tensor; lambda: Tensor; gamma: Tensor }; // [r, small], [large, n, r], [r, n], [n, small]
 
 const sides = ([out, into]: readonly number[]): { small: number; large: number } => ({
   small: Math.min(out!, into!),
@@ -35,18 +35,18 @@ function base(size: number, kind: RandloraConfig['bases'], small: number, r: Rng
   const deviation = Math.sqrt(values.reduce((a, b) => a + (b - mean) ** 2, 0) / (size - 1));
   return values.map((v) => v / (deviation || 1));
 }
-/** The two factors of the sum: [n·r, small] and [large, n·r]. */
+/**
+ * The two factors of the sum: [r·n, small] and [large, n·r]. Their inner numbers are taken as they lie, as the authors' code has it: which column of
+ * the one meets which row of the other is another choice among equally random ones.
+ */
 function factors({ A, B, lambda, gamma }: Randlora): { inner: Tensor; outer: Tensor } {
-  const [n, r] = lambda.shape as [number, number];
+  const [r, n] = lambda.shape as [number, number];
   const small = gamma.shape[1]!;
-  return {
-    inner: lambda
-      .reshape(n, r, 1)
-      .mul(A.slice(1, 0, small))
-      .mul(gamma.reshape(n, 1, small))
-      .reshape(-1, small),
-    outer: B.permute(1, 0, 2).reshape(-1, n * r),
-  };
+  const inner = lambda
+    .reshape(r, n, 1)
+    .mul(A.slice(1, 0, small).reshape(r, 1, small))
+    .mul(gamma);
+  return { inner: inner.reshape(r * n, small), outer: B.reshape(-1, n * r) };
 }
 
 /** Count: n(r + min(in, out)) for each layer; stored besides, once: A and B. */
@@ -65,7 +65,7 @@ export const randlora = defineMethod<'linear', RandloraConfig, Randlora, Pick<Ra
     const { n, small, large } = whole(sites, rank);
     return {
       A: leaf(base(rank * small, bases, small, r.split('A')), [rank, small]),
-      B: leaf(base(n * large * rank, bases, small, r.split('B')), [n, large, rank]),
+      B: leaf(base(n * large * rank, bases, small, r.split('B')), [large, n, rank]),
     };
   },
   init: ({ shape }, { rank }, _, { shared }) => {
@@ -73,7 +73,7 @@ export const randlora = defineMethod<'linear', RandloraConfig, Randlora, Pick<Ra
     const n = Math.ceil(small / rank);
     const start = 1 / Math.max(n, small);
     return {
-      train: { lambda: param(new Float32Array(n * rank), [n, rank]), gamma: param(new Float32Array(n * small).fill(start), [n, small]) },
+      train: { lambda: param(new Float32Array(n * rank), [rank, n]), gamma: param(new Float32Array(n * small).fill(start), [n, small]) },
       fixed: shared,
     };
   },
@@ -104,5 +104,5 @@ export const randlora = defineMethod<'linear', RandloraConfig, Randlora, Pick<Ra
 /** The first bases, and the first rows of each, that a layer uses. */
 function cut({ A, B, lambda, gamma }: Randlora, shape: readonly number[]): Randlora {
   const { small, large } = sides(shape);
-  return { A: A.slice(1, 0, small), B: B.slice(0, 0, lambda.shape[0]!).slice(1, 0, large), lambda, gamma };
+  return { A: A.slice(1, 0, small), B: B.slice(0, 0, large).slice(1, 0, lambda.shape[1]!), lambda, gamma };
 }

@@ -12,7 +12,8 @@ import { layers, trainable } from '../../nn/tree.ts';
 import { adamw } from '../../optim/adamw.ts';
 import { trainer } from '../../optim/trainer.ts';
 import { fixture, off, type Table } from './fixtures.ts';
-import { cases, type Part, type Recorded } from './hfPeftCases.ts';
+import { type Part, type Recorded, cases as shared } from './hfPeftCases.ts';
+import { updates } from './hfPeftUpdates.ts';
 import { networks } from './networks.ts';
 
 const TOLERANCE = 1e-7; // tensors are float32 numbers, everything else is computed in double precision on both sides
@@ -20,6 +21,8 @@ const engine = float64();
 /** What went in is written as the shortest text of a float32 number. */
 const exactly = (t: Table | undefined, part: Part): Table | undefined =>
   t === undefined || part !== 'tensors' ? t : { ...t, data: t.data.map(Math.fround) };
+
+const cases = { ...shared, ...updates };
 
 test.each(Object.keys(cases))('%s', async (title) => {
   const c = cases[title]!;
