@@ -5,6 +5,7 @@ import { adapterDrop } from '../additive/adapterDrop.ts';
 import { adapterFusion } from '../additive/adapterFusion.ts';
 import { adapterPlus } from '../additive/adapterPlus.ts';
 import { cartridge } from '../additive/cartridge.ts';
+import { coda } from '../additive/coda.ts';
 import { compacter, compacterPlusPlus } from '../additive/compacter.ts';
 import { cpt } from '../additive/cpt.ts';
 import { dept } from '../additive/dept.ts';
@@ -17,6 +18,7 @@ import { lnTuning } from '../additive/lnTuning.ts';
 import { lpt } from '../additive/lpt.ts';
 import { lst } from '../additive/lst.ts';
 import { madx } from '../additive/madx.ts';
+import { meft } from '../additive/meft.ts';
 import { mixlora } from '../additive/mixlora.ts';
 import { mixloraExperts } from '../additive/mixloraExperts.ts';
 import { molora } from '../additive/molora.ts';
@@ -35,6 +37,7 @@ import { sideTuning } from '../additive/sideTuning.ts';
 import { smop } from '../additive/smop.ts';
 import { spot } from '../additive/spot.ts';
 import { ssf } from '../additive/ssf.ts';
+import { tinyAttn } from '../additive/tinyAttn.ts';
 import { xprompt } from '../additive/xprompt.ts';
 import { hybrid } from '../combine.ts';
 import { composition, type Listed, listed } from '../listed.ts';
@@ -115,8 +118,10 @@ export const additive: readonly Listed[] = [
   listed('peft/additive/reft.ts', direft, { rank: 2, prefix: 2, tied: true }),
   listed('peft/additive/lst.ts', lst, { reduction: 2 }),
   listed('peft/additive/adapterBias.ts', adapterBias, {}),
-  listed('peft/additive/adapterPlus.ts', adapterPlus, { bottleneck: 3 }),
   listed('peft/additive/adapterPlus.ts', adapterPlus, { bottleneck: 3, stochasticDepth: 0.5 }),
   listed('peft/additive/resTuning.ts', resTuning, { bottleneck: 3 }),
   listed('peft/additive/sideTuning.ts', sideTuning, { reduction: 2 }),
+  listed('peft/additive/tinyAttn.ts', tinyAttn, { width: 2, heads: 2 }),
+  listed('peft/additive/meft.ts', meft, { bottleneck: 3 }),
+  listed('peft/additive/coda.ts', coda, { bottleneck: 3, activation: 'silu', tokens: 0.5, epsilon: 1, turns: 4 }, wholeText),
 ];

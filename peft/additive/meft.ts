@@ -1,0 +1,83 @@
+// MEFT: the frozen blocks as a reversible network of two streams, each block with one adapter within it and one beside it.
+//   x₁ = x₂ = h;   each block: y₁ = λ x₁ + F(x₂),  y₂ = β x₂ + G(y₁),  then (x₁, x₂) = (y₂, y₁);   answer (x₁ + x₂)/2
+//   form 1: F = the block, G = adapter;   form 2: F = adapter, G = the block;   the block has an adapter beside its feed-forward
+//   so x₂ = (y₂ − G(y₁))/β and x₁ = (y₁ − F(x₂))/λ: what enters a block can be computed from what leaves it
+// Liao et al. 2023, arXiv 2306.00477, §3.3, as in the authors' code.
+import { checkpoint } from '../../core/grad.ts';
+import type { Tensor } from '../../core/tensor.ts';
+import { BASE, type Layer, layer } from '../../nn/layer.ts';
+import { substitute } from '../../nn/tree.ts';
+import { defineMethod } from '../attach.ts';
+import type { Site } from '../site.ts';
+import { type Bottleneck, type BottleneckConfig, checkBottleneck, listOf, newBottleneck, sizeOf, throughBottleneck } from './bottleneck.ts';
+
+export interface MeftConfig extends BottleneckConfig {
+  readonly form: 1 | 2;
+  readonly lambda: number; // λ
+  readonly beta: number; // β
+  readonly recompute: boolean; // backward keeps the streams between blocks alone, and computes what is inside again
+}
+type Adapters = { readonly [K in keyof Bottleneck]: readonly Tensor[] }; // beside feed-forward 0, beside block 0, …
+
+const blocks = (site: Site<'trunk'>): readonly Site<'block'>[] => site.within('block');
+
+/**
+ * Defaults as the authors' run of form 1: λ = 0.1, β = 1, m = 8, GELU, all weights N(0, 0.02²); their form 2 has λ = 1, β = 0.1. It stays near
+ * the base, not at it. Their third form (F the attention, G the feed-forward) needs two streams within a block and is not here, nor is
+ * reversing: a recipe's backward pass cannot take the values of its own forward pass back from later ones. `recompute` checkpoints F and G
+ * instead, which keeps two streams per block where the authors keep two in all; the numbers are the same. Count: 2L(2md + m + d).
+ */
+export const meft = defineMethod<'trunk', MeftConfig, Adapters>({
+  name: 'meft',
+  family: 'additive',
+  paper: 'arXiv:2306.00477',
+  at: 'trunk',
+  defaults: { bottleneck: 8, reduction: 16, activation: 'gelu', form: 1, lambda: 0.1, beta: 1, recompute: true, where: 'trunk' },
+  check: (site, c) => {
+    checkBottleneck('meft', { ...c, init: 'bert' });
+    if (c.form !== 1 && c.form !== 2) throw new RangeError(`meft: form ${c.form} must be 1 (F is the block) or 2 (G is the block)`);
+    for (const name of ['lambda', 'beta'] as const)
+      if (!(c[name] > 0)) throw new RangeError(`meft: ${name} ${c[name]} must be above 0, or a block could not be reversed`);
+    for (const b of blocks(site)) b.within('branch', 'mlp');
+  },
+  init: (site, c, r) => ({
+    train: listOf(
+      blocks(site).flatMap((b) => ['inside', 'beside'].map((n) => newBottleneck(c, site.dim('width'), 'bert', r.split(b.path).split(n)))),
+    ),
+  }),
+  around: (call, p, c, site) => (h, ctx) => {
+    const adapter = (k: number) => (x: Tensor) =>
+      throughBottleneck(x, { down: p.down[k]!, downBias: p.downBias[k]!, up: p.up[k]!, upBias: p.upBias[k]! }, c.activation);
+    const run = c.recompute ? checkpoint : (f: (...xs: Tensor[]) => Tensor, ...xs: Tensor[]): Tensor => f(...xs);
+    const all = blocks(site);
+    const paths = all.map((b) => b.path);
+    const streams: [x1: Tensor, x2: Tensor][] = [];
+    const reversible = substitute(
+      call,
+      'block',
+      (l, path) => {
+        const k = paths.indexOf(path);
+        const block = substitute(l, 'branch', (b, at) => (at.endsWith('.mlp') ? beside(b, adapter(2 * k)) : null), path) as Layer<'block'>;
+        return layer('block', { [BASE]: block }, () => (x, at) => {
+          const [x1, x2] = streams.at(-1) ?? [x, x];
+          const [F, G] =
+            c.form === 1 ? [(t: Tensor) => block(t, at), adapter(2 * k + 1)] : [adapter(2 * k + 1), (t: Tensor) => block(t, at)];
+          const y1 = run((a, b) => a.mul(c.lambda).add(F(b)), x1, x2);
+          const y2 = run((a, b) => a.mul(c.beta).add(G(b)), x2, y1);
+          streams.push([y2, y1]);
+          return k === all.length - 1 ? y1.add(y2).mul(0.5) : y1;
+        });
+      },
+      site.path,
+    );
+    return reversible(h, ctx);
+  },
+  count: (sites, c) => {
+    const train = sites.reduce((n, s) => n + 2 * blocks(s).length * sizeOf(c, s.dim('width')), 0);
+    return { train, stored: train };
+  },
+  startsAsBase: () => 'no',
+});
+
+const beside = (b: Layer<'branch'>, adapter: (x: Tensor) => Tensor): Layer<'branch'> =>
+  layer('branch', { [BASE]: b }, () => (x, ctx) => b(x, ctx).add(adapter(x)));
