@@ -10,6 +10,7 @@ import { compacter, compacterPlusPlus } from '../additive/compacter.ts';
 import { cpt } from '../additive/cpt.ts';
 import { dept } from '../additive/dept.ts';
 import { houlsby } from '../additive/houlsby.ts';
+import { hyperformer } from '../additive/hyperformer.ts';
 import { ia3 } from '../additive/ia3.ts';
 import { idpg } from '../additive/idpg.ts';
 import { invertible } from '../additive/invertible.ts';
@@ -124,4 +125,5 @@ export const additive: readonly Listed[] = [
   listed('peft/additive/tinyAttn.ts', tinyAttn, { width: 2, heads: 2 }),
   listed('peft/additive/meft.ts', meft, { bottleneck: 3 }),
   listed('peft/additive/coda.ts', coda, { bottleneck: 3, activation: 'silu', tokens: 0.5, epsilon: 1, turns: 4 }, wholeText),
+  listed('peft/additive/hyperformer.ts', hyperformer, { bottleneck: 3, embedding: 2, hidden: 6, projected: 3 }),
 ];
