@@ -4,17 +4,18 @@ import { reshape } from '../../core/ops/move.ts';
 import { sum } from '../../core/ops/reduce.ts';
 import type { Tensor } from '../../core/tensor.ts';
 import type { Context } from '../../nn/context.ts';
+import type { Kind } from '../../nn/layer.ts';
 import { bare, type Site } from '../site.ts';
 
 /**
- * In a language model a prompt made of the whole text would let every token see those after it. A decoder with a text classifier's head
+ * In a language model a prompt (or whatever `what` says) made of the whole text would let every token see those after it. A decoder with a text classifier's head
  * reads the text as a whole anyway.
  */
-export function readsWhole(method: string, site: Site<'trunk'>): void {
+export function readsWhole(method: string, site: Site<Kind>, what = 'prompt'): void {
   const { causal, pool } = bare(site.root).fields;
   if (causal === true && pool === undefined)
     throw new Error(
-      `${method}: its prompt is made of the whole text, and in this language model each token would see those after it through the prompt; use an encoder, or put a text classifier on the decoder first`,
+      `${method}: its ${what} is made of the whole text, and in this language model each token would see those after it through the ${what}; use an encoder, or put a text classifier on the decoder first`,
     );
 }
 

@@ -3,6 +3,7 @@ import { nf4 } from '../../quant/nf4.ts';
 import { type Listed, listed } from '../listed.ts';
 import { adalora } from '../reparameterized/adalora.ts';
 import { adamss } from '../reparameterized/adamss.ts';
+import { alora } from '../reparameterized/alora.ts';
 import { autoLora } from '../reparameterized/autoLora.ts';
 import { bdLora } from '../reparameterized/bdLora.ts';
 import { boft } from '../reparameterized/boft.ts';
@@ -42,6 +43,7 @@ import { loraXs } from '../reparameterized/loraXs.ts';
 import { mica } from '../reparameterized/mica.ts';
 import { miss } from '../reparameterized/miss.ts';
 import { moelora } from '../reparameterized/moelora.ts';
+import { mole } from '../reparameterized/mole.ts';
 import { monteclora } from '../reparameterized/monteclora.ts';
 import { moslora } from '../reparameterized/moslora.ts';
 import { mtlLora } from '../reparameterized/mtlLora.ts';
@@ -65,6 +67,7 @@ import { tinyLora } from '../reparameterized/tinyLora.ts';
 import { uniLora } from '../reparameterized/uniLora.ts';
 import { vblora } from '../reparameterized/vblora.ts';
 import { velora } from '../reparameterized/velora.ts';
+import { dvora } from '../reparameterized/dvora.ts';
 import { vera } from '../reparameterized/vera.ts';
 import { waveft } from '../reparameterized/waveft.ts';
 
@@ -103,6 +106,7 @@ export const reparameterized: readonly Listed[] = [
   listed('peft/reparameterized/did.ts', did, { dim: 7 }),
   listed('peft/reparameterized/said.ts', said, { dim: 20, where: ['q.weight', 'down.weight', 'norm1.weight'] }),
   listed('peft/reparameterized/vera.ts', vera, { rank: 3 }),
+  listed('peft/reparameterized/dvora.ts', dvora, { rank: 3 }),
   listed('peft/reparameterized/pvera.ts', pvera, { rank: 3 }),
   listed('peft/reparameterized/randlora.ts', randlora, { rank: 3, alpha: 6 }),
   listed('peft/reparameterized/uniLora.ts', uniLora, { rank: 2, size: 7, bound: 0.5 }),
@@ -127,6 +131,14 @@ export const reparameterized: readonly Listed[] = [
     budget: { target: 6, from: 2, to: 8, interval: 3, beta1: 0.85, beta2: 0.85, exponent: 3 },
   }),
   listed('peft/reparameterized/frod.ts', frod, { sparsity: 0.1, dropout: 0.25 }),
+  listed('peft/reparameterized/alora.ts', alora, {
+    rank: 2,
+    alpha: 3,
+    dropout: 0.25,
+    invocation: [5, 0, 7],
+    absent: 'all',
+    where: ['q', 'v'],
+  }),
   listed('peft/reparameterized/velora.ts', velora, { rank: 2, alpha: 3, dropout: 0.25, groups: 3 }),
   listed('peft/reparameterized/monteclora.ts', monteclora, {
     rank: 2,
@@ -145,4 +157,10 @@ export const reparameterized: readonly Listed[] = [
   listed('peft/reparameterized/moelora.ts', moelora, { rank: 4, alpha: 3, dropout: 0.25, experts: 2, taskWidth: 3 }),
   listed('peft/reparameterized/hiwi.ts', hiwi, { bottleneck: 3, activation: 'gelu', where: /mlp\.(up|down)\.(weight|bias)$/ }),
   listed('peft/reparameterized/periodicLora.ts', periodicLora, { rank: 2, alpha: 3, dropout: 0.25, period: 4, stages: 3 }),
+  listed(
+    'peft/reparameterized/mole.ts',
+    mole,
+    { experts: [1, 2].map((rank) => ({ rank, scale: 1.5 })), length: 6, balance: 0.1 },
+    { gpt2: 'its tokens must not see later ones', llama: 'its tokens must not see later ones' },
+  ),
 ];

@@ -1,0 +1,89 @@
+// MoLE, a mixture of LoRA experts: trained LoRAs, frozen, whose answers a gate at every layer weighs by all that they say of the text.
+//   y = W x + b + Σᵢ Gᵢ Eᵢ(x),   Eᵢ(x) = sᵢ Bᵢ Aᵢ x ∈ ℝ^{T×out} for a text of T tokens;   G = softmax(ε/τ)
+//   ε = flat(norm(E₁ ⊕ … ⊕ E_N))ᵀ e,   e ∈ ℝ^{ξ×N}, ξ = N·L·out: an entry for every expert, position and feature;   only e and τ are trained
+//   balance −log Πᵢ qᵢ,   q the mean gate: taken layer by layer here, once over all layers in the paper
+// Wu, Huang & Wei 2024 (ICLR), arXiv 2404.13628, §3.2–3.3, at the level of matrices, one of those of its §5. Not said there, chosen here:
+// norm is division by the length (of each text's real tokens), e = 0 and τ = 1 at the start, so that it starts as the LoRAs' mean.
+import { softmax } from '../../core/ops/fused.ts';
+import { log, rsqrt, square } from '../../core/ops/map.ts';
+import { stack } from '../../core/ops/move.ts';
+import { param, type Tensor } from '../../core/tensor.ts';
+import { freeze } from '../../nn/freeze.ts';
+import { readsWhole, realTokens } from '../additive/reading.ts';
+import { type Configurable, defineMethod } from '../attach.ts';
+import { between, rankFits, wholeNumber } from '../check.ts';
+import type { Factors } from './lora.ts';
+
+export interface MoleConfig {
+  readonly experts: readonly { readonly rank: number; readonly scale: number }[]; // s of each
+  readonly length: number; // L, tokens of the longest text; shorter ones use the first positions of e
+  readonly balance: number; // weight of the balance loss; the paper's could not be verified
+}
+/** e [N, L, out, N], τ [1]; A [r, in] and B [out, r] of each expert */
+type Mole = { e: Tensor; temperature: Tensor; A: readonly Tensor[]; B: readonly Tensor[] };
+
+/** The method over the given experts by path; without them they are random placeholders, to be filled from a file. */
+export const moleOver = (known: ReadonlyMap<string, readonly Factors[]> | null): Configurable<MoleConfig> =>
+  defineMethod<'linear', MoleConfig, Mole>({
+    name: 'mole',
+    family: 'reparameterized',
+    paper: 'arXiv:2404.13628',
+    at: 'linear',
+    defaults: { experts: [8, 8, 8].map((rank) => ({ rank, scale: 1 })), length: 512, balance: 0.01, where: ['q', 'v'] },
+    check: (site, c) => {
+      if (c.experts.length < 2)
+        throw new RangeError(`mole at ${site.path}: ${c.experts.length} experts leave nothing to weigh; give 2 or more`);
+      for (const { rank } of c.experts) rankFits('mole', site, rank);
+      wholeNumber('mole', 'length', c.length);
+      between('mole', 'balance', c.balance, 0, Number.MAX_VALUE);
+      readsWhole('mole', site, 'gate');
+    },
+    init: ({ path, shape: [out, into] }, { experts, length }, r) => {
+      const random = ({ rank }: { readonly rank: number }, k: number): Factors => {
+        const draw = (name: string, rows: number, cols: number): Tensor =>
+          param(r.split(`${name} ${k}`).normal(rows * cols, 1 / Math.sqrt(cols)), [rows, cols]);
+        return { A: draw('A', rank, into!), B: draw('B', out!, rank) };
+      };
+      const given = known?.get(path) ?? experts.map(random);
+      const n = experts.length;
+      return {
+        train: {
+          e: param(new Float32Array(n * length * out! * n), [n, length, out!, n], { decay: false }),
+          temperature: param([1], [1], { decay: false }),
+        },
+        fixed: freeze({ A: given.map(({ A }) => A), B: given.map(({ B }) => B) }),
+      };
+    },
+    around: (call, p, c, site) => (x, ctx) => {
+      const [b, t] = x.shape as readonly [number, number, number];
+      if (t > c.length)
+        throw new RangeError(`mole at ${site.path}: a text of ${t} tokens is longer than its gate, which has ${c.length}; raise length`);
+      const answers = stack(
+        c.experts.map(({ scale }, i) => x.matmul(p.A[i]!.T).matmul(p.B[i]!.T).mul(scale)),
+        1,
+      ); // [B, N, T, out]
+      const real = realTokens(x, ctx);
+      const heard = (real === null ? answers : answers.mul(real.reshape(b, 1, t, 1))).reshape(b, -1); // [B, N·T·out]
+      const unit = heard.mul(rsqrt(square(heard).sum([1], true).add(1e-12)));
+      const n = c.experts.length;
+      const gates = softmax(unit.matmul(p.e.slice(1, 0, t).reshape(-1, n)).div(p.temperature)); // [B, N]
+      if (c.balance > 0)
+        ctx.aux(
+          site.path,
+          log(gates.mean([0]))
+            .sum()
+            .mul(-c.balance),
+        );
+      return call(x, ctx).add(answers.mul(gates.reshape(b, n, 1, 1)).sum([1]));
+    },
+    count: (sites, { experts, length }) => {
+      const n = experts.length;
+      const train = sites.reduce((sum, { shape: [out] }) => sum + n * n * length * out! + 1, 0);
+      const held = ([out, into]: readonly number[]): number => experts.reduce((sum, { rank }) => sum + rank * (out! + into!), 0);
+      return { train, stored: train + sites.reduce((sum, s) => sum + held(s.shape), 0) };
+    },
+    startsAsBase: () => 'no',
+  });
+
+/** The gates alone, over placeholders; `mixtureOfLoras(models)` (moleStages.ts) has trained ones. Count: N²·L·out + 1 for each layer. */
+export const mole = moleOver(null);
