@@ -2,9 +2,10 @@
 import { gather, iota } from '../core/ops/index.ts';
 import { full, le, ne, where } from '../core/ops/map.ts';
 import { reshape } from '../core/ops/move.ts';
+import { here, within } from '../core/scope.ts';
 import { ShapeError } from '../core/shape.ts';
 import type { Tensor } from '../core/tensor.ts';
-import type { Context } from './context.ts';
+import type { Cache, Context, Seen } from './context.ts';
 import { type AnyLayer, BASE, type Batch, isLayer, type Layer, type Model, ofKind } from './layer.ts';
 
 /** Fields a model shares with any head put on it. */
@@ -16,12 +17,22 @@ export type Backbone = {
   readonly padding: number | null; // the id that RoBERTa does not count when it counts positions; null: all ids count
 };
 
-/** The context a backbone gives its layers: causal or not, and the mask of the batch unless there is one already. */
-export const inside = (f: Backbone, keyMask: Tensor | null | undefined, ctx: Context): Context => ({
-  ...ctx,
-  causal: f.causal,
-  keyMask: ctx.keyMask ?? keyMask ?? null,
-});
+/** The context a backbone gives its layers: causal or not, the mask of the batch unless there is one already, and the text's ids. */
+export function inside(f: Backbone, { ids, keyMask }: Batch, ctx: Context): Context {
+  const mask = ctx.keyMask ?? keyMask ?? null;
+  const { path } = here();
+  const known: { seen?: Seen } = {};
+  return { ...ctx, causal: f.causal, keyMask: mask, seen: () => (known.seen ??= within({ path }, () => seen(ids, mask, ctx.cache))) };
+}
+
+/** Ids go through the cache as keys of one head and one feature. */
+function seen(ids: Tensor, keyMask: Tensor | null, cache: Cache | null): Seen {
+  if (cache === null) return { ids, used: keyMask };
+  const [b, t] = ids.shape as readonly [number, number];
+  const asKeys = reshape(ids, [b, 1, t, 1]);
+  const all: ReturnType<Cache['exchange']> = cache.exchange(asKeys, asKeys);
+  return { ids: reshape(all.k, [b, all.k.shape[2]!]), used: all.keyMask ?? keyMask };
+}
 
 /** ids [B, T] (and types [B, T]) → hidden states [B, T, D]. Without types, every token is of type 0. */
 export function hidden(f: Backbone, { ids, types }: Batch, c: Context): Tensor {

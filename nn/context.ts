@@ -47,6 +47,12 @@ export interface Residual {
   readonly norm: ((sum: Tensor) => Tensor) | null;
 }
 
+/** The ids of a text as far as a pass knows them. */
+export interface Seen {
+  readonly ids: Tensor; // [B, S]: of this pass, and with a cache of the passes before it
+  readonly used: Tensor | null; // [B, S], 1 where there is a token; null: everywhere
+}
+
 export interface Context {
   /** [B, S], 1 for keys that may be attended to, 0 for padding; null when all may. */
   readonly keyMask: Tensor | null;
@@ -61,6 +67,8 @@ export interface Context {
   readonly only?: Tensor | null;
   /** Within a residual branch: what its answer is added to. A block says it to its branches. */
   readonly residual?: Residual;
+  /** For methods that act where a certain text is: a model says it to its layers. A cache keeps the ids only where a method asks for them. */
+  readonly seen?: () => Seen;
   readonly draw: Draw;
   /** Adds a loss that needs activations (a router's balance, say). The trainer sums them under their names. */
   aux(name: string, loss: Tensor): void;

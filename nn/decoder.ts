@@ -102,7 +102,7 @@ export const tiedHead = (table: Layer<'weight'>): Layer<'linear'> =>
 /** Next-token logits [B, T, V]; [B, 1, V] where the context asks for one token of each row only. */
 export const languageModel = (embed: Layer<'embedding'>, body: Layer<'trunk'>, head: Layer<'linear'>): Model =>
   layer('model', { embed, types: null, trunk: body, causal: true as boolean, padding: null, head }, (f) => (batch, ctx) => {
-    const c = inside(f, batch.keyMask, ctx);
+    const c = inside(f, batch, ctx);
     const h = hidden(f, batch, c); // [B, T, D]
     const head = (x: Tensor): Tensor => f.head(x, c);
     if (ctx.readOut !== undefined) return ctx.readOut(h, head);

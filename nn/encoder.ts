@@ -55,7 +55,7 @@ export const encoderModel = (
   layer(
     'model',
     { embed, types, trunk: body, causal: false as boolean, padding },
-    (f) => (batch, ctx) => hidden(f, batch, inside(f, batch.keyMask, ctx)),
+    (f) => (batch, ctx) => hidden(f, batch, inside(f, batch, ctx)),
   );
 
 /** A freshly initialised encoder: every matrix N(0, 0.02²). All of it trainable. */

@@ -28,7 +28,7 @@ export function pool(h: Tensor, keyMask: Tensor | null, how: Pool): Tensor {
 /** logits [B, C] = head(pool(trunk)); with a pooler, head(tanh(pooler(pool(trunk)))) as in BERT and RoBERTa. */
 export const textClassifier = (base: Backbone, how: Pool, pooler: Layer<'linear'> | null, head: Layer<'linear'>): Model =>
   layer('model', { ...base, pool: how, pooler, head }, (f) => (batch, ctx) => {
-    const c = inside(f, batch.keyMask, ctx);
+    const c = inside(f, batch, ctx);
     const x = pool(hidden(f, batch, c), c.keyMask, f.pool); // [B, D]
     return f.head(f.pooler === null ? x : tanh(f.pooler(x, c)), c);
   });
@@ -36,7 +36,7 @@ export const textClassifier = (base: Backbone, how: Pool, pooler: Layer<'linear'
 /** logits [B, T, C]: one linear layer over every hidden state. */
 export const tokenClassifier = (base: Backbone, head: Layer<'linear'>): Model =>
   layer('model', { ...base, head }, (f) => (batch, ctx) => {
-    const c = inside(f, batch.keyMask, ctx);
+    const c = inside(f, batch, ctx);
     return f.head(hidden(f, batch, c), c);
   });
 

@@ -16,6 +16,7 @@ import { delora } from '../reparameterized/delora.ts';
 import { deltaLora } from '../reparameterized/deltaLora.ts';
 import { did } from '../reparameterized/did.ts';
 import { dora } from '../reparameterized/dora.ts';
+import { dvora } from '../reparameterized/dvora.ts';
 import { dylora } from '../reparameterized/dylora.ts';
 import { eva } from '../reparameterized/eva.ts';
 import { fourierft } from '../reparameterized/fourierft.ts';
@@ -67,7 +68,6 @@ import { tinyLora } from '../reparameterized/tinyLora.ts';
 import { uniLora } from '../reparameterized/uniLora.ts';
 import { vblora } from '../reparameterized/vblora.ts';
 import { velora } from '../reparameterized/velora.ts';
-import { dvora } from '../reparameterized/dvora.ts';
 import { vera } from '../reparameterized/vera.ts';
 import { waveft } from '../reparameterized/waveft.ts';
 

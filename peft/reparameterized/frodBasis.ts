@@ -8,7 +8,7 @@ import { sample } from '../select.ts';
 import type { Site } from '../site.ts';
 import type { Frod, FrodConfig } from './frod.ts';
 
-export type Start = Omit<Frod, 'lambda' | 'values'>;
+export type Start = Pick<Frod, 'start' | 'U' | 'V'> & Partial<Pick<Frod, 'row' | 'col'>>;
 
 /** How many entries of S are trained. */
 export const entries = (into: number, { sparsity }: FrodConfig): number =>
@@ -37,7 +37,7 @@ export function startsOf(sites: readonly Site<'linear'>[], weights: readonly Mat
   const row = place.map((k) => Math.floor(k / (into - 1)));
   const col = place.map((k, n) => (k % (into - 1)) + (k % (into - 1) < row[n]! ? 0 : 1)); // never the diagonal
   const of = (ns: readonly number[]): Tensor => leaf(Int32Array.from(ns), [ns.length]);
-  const shared = { V: leaf(Float64Array.from(V.to1DArray()), [into, into]), row: of(row), col: of(col) };
+  const shared = { V: leaf(Float64Array.from(V.to1DArray()), [into, into]), ...(place.length === 0 ? {} : { row: of(row), col: of(col) }) };
   const back = invertible(V).transpose();
   return sites.map((s, k) => {
     const b = weights[k]!.mmul(back); // W V⁻ᵀ
