@@ -4,6 +4,8 @@ import { adapterBias } from '../additive/adapterBias.ts';
 import { adapterDrop } from '../additive/adapterDrop.ts';
 import { adapterFusion } from '../additive/adapterFusion.ts';
 import { adapterPlus } from '../additive/adapterPlus.ts';
+import { apt } from '../additive/apt.ts';
+import { attempt } from '../additive/attempt.ts';
 import { cartridge } from '../additive/cartridge.ts';
 import { coda } from '../additive/coda.ts';
 import { compacter, compacterPlusPlus } from '../additive/compacter.ts';
@@ -14,6 +16,7 @@ import { hyperformer } from '../additive/hyperformer.ts';
 import { ia3 } from '../additive/ia3.ts';
 import { idpg } from '../additive/idpg.ts';
 import { invertible } from '../additive/invertible.ts';
+import { ipt } from '../additive/ipt.ts';
 import { llamaAdapter } from '../additive/llamaAdapter.ts';
 import { lnTuning } from '../additive/lnTuning.ts';
 import { lpt } from '../additive/lpt.ts';
@@ -32,6 +35,7 @@ import { promptTuning } from '../additive/promptTuning.ts';
 import { pTuning } from '../additive/pTuning.ts';
 import { pTuningTemplate } from '../additive/pTuningTemplate.ts';
 import { pTuningV2 } from '../additive/pTuningV2.ts';
+import { ptp } from '../additive/ptp.ts';
 import { direft, loreft, noreft } from '../additive/reft.ts';
 import { resTuning } from '../additive/resTuning.ts';
 import { sideTuning } from '../additive/sideTuning.ts';
@@ -39,6 +43,7 @@ import { smop } from '../additive/smop.ts';
 import { spot } from '../additive/spot.ts';
 import { ssf } from '../additive/ssf.ts';
 import { tinyAttn } from '../additive/tinyAttn.ts';
+import { tpt } from '../additive/tpt.ts';
 import { xprompt } from '../additive/xprompt.ts';
 import { hybrid } from '../combine.ts';
 import { composition, type Listed, listed } from '../listed.ts';
@@ -98,6 +103,15 @@ export const additive: readonly Listed[] = [
   listed('peft/additive/idpg.ts', idpg, { length: 2, hidden: 3, activation: 'silu' }, wholeText),
   listed('peft/additive/dept.ts', dept, { length: 2, rank: 2, tokens: 12, alpha: 2, matrixRate: 0.1 }),
   listed('peft/additive/lpt.ts', lpt, { length: 2 }),
+  listed('peft/additive/apt.ts', apt, { length: 2 }, wholeText),
+  listed('peft/additive/attempt.ts', attempt, { length: 2, sources: 3, hidden: 3, temperature: 2 }, wholeText),
+  listed('peft/additive/ipt.ts', ipt, { length: 2, dimension: 3, hidden: 4 }),
+  listed('peft/additive/tpt.ts', tpt, { length: 2, sourceWidth: 3, hidden: 4 }),
+  composition(
+    { name: 'ptp', family: 'additive', paper: 'arXiv:2305.02423', file: 'peft/additive/ptp.ts' },
+    (seed) => ptp({ seed }),
+    (seed) => ptp({ length: 2, seed }),
+  ),
   listed('peft/additive/smop.ts', smop, { experts: 2, length: 2 }, wholeText),
   listed('peft/additive/ia3.ts', ia3, {}),
   composition(
