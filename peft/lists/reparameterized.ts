@@ -4,6 +4,7 @@ import { type Listed, listed } from '../listed.ts';
 import { adalora } from '../reparameterized/adalora.ts';
 import { adamss } from '../reparameterized/adamss.ts';
 import { alora } from '../reparameterized/alora.ts';
+import { arrow } from '../reparameterized/arrow.ts';
 import { autoLora } from '../reparameterized/autoLora.ts';
 import { bdLora } from '../reparameterized/bdLora.ts';
 import { boft } from '../reparameterized/boft.ts';
@@ -70,6 +71,7 @@ import { vblora } from '../reparameterized/vblora.ts';
 import { velora } from '../reparameterized/velora.ts';
 import { vera } from '../reparameterized/vera.ts';
 import { waveft } from '../reparameterized/waveft.ts';
+import { xlora } from '../reparameterized/xlora.ts';
 
 export const reparameterized: readonly Listed[] = [
   listed('peft/reparameterized/lora.ts', lora, { rank: 2, alpha: 3, dropout: 0.25 }),
@@ -138,6 +140,21 @@ export const reparameterized: readonly Listed[] = [
     invocation: [5, 0, 7],
     absent: 'all',
     where: ['q', 'v'],
+  }),
+  listed('peft/reparameterized/xlora.ts', xlora, {
+    experts: [
+      { rank: 2, scale: 1.5 },
+      { rank: 1, scale: 2 },
+    ],
+    ...{ depth: 2, hidden: 3, dropout: 0.25, layerwise: true, topK: 1 },
+  }),
+  listed('peft/reparameterized/arrow.ts', arrow, {
+    experts: [
+      { rank: 2, scale: 1.5 },
+      { rank: 1, scale: 2 },
+      { rank: 2, scale: 1 },
+    ],
+    ...{ topK: 2, temperature: 0.5, trainExperts: true },
   }),
   listed('peft/reparameterized/velora.ts', velora, { rank: 2, alpha: 3, dropout: 0.25, groups: 3 }),
   listed('peft/reparameterized/monteclora.ts', monteclora, {

@@ -9,8 +9,11 @@ import { effective } from '../site.ts';
 import { checkUpdate, dropped, factors, type LoraConfig, scaling, update } from './lora.ts';
 
 /** m/n for a direction V [out, in]: [out]. A row of zeros has no direction and gets 0, not 0/0. */
-const stretch = (v: Tensor, m: Tensor): Tensor => div(m, stopGradient(max(sqrt(square(v).sum([1])), 1e-12)));
+export const stretch = (v: Tensor, m: Tensor): Tensor => div(m, stopGradient(max(sqrt(square(v).sum([1])), 1e-12)));
 
+/** The lengths of W's rows, [out]. */
+export const lengths = (w: Data, out: number, into: number): Float64Array =>
+  Float64Array.from({ length: out }, (_, i) => norm(w.subarray(i * into, (i + 1) * into)));
 const norm = (row: Data): number => Math.sqrt(Float64Array.from(row, (v) => v * v).reduce((s, v) => s + v, 0));
 
 export const dora = defineMethod<'linear', LoraConfig, { A: Tensor; B: Tensor; m: Tensor }>({
@@ -23,9 +26,7 @@ export const dora = defineMethod<'linear', LoraConfig, { A: Tensor; B: Tensor; m
   check: checkUpdate('dora'),
   init: (site, c, r, { weight }) => {
     const [out, into] = site.shape as [number, number];
-    const w = weight();
-    const lengths = Float64Array.from({ length: out }, (_, i) => norm(w.subarray(i * into, (i + 1) * into)));
-    return { train: { ...factors(site, c, r), m: param(lengths, [out], { decay: false }) } };
+    return { train: { ...factors(site, c, r), m: param(lengths(weight(), out, into), [out], { decay: false }) } };
   },
   around:
     (call, { A, B, m }, c, site) =>

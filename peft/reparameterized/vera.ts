@@ -1,6 +1,7 @@
 // VeRA: random matrices, frozen and the same for all layers, with two trained vectors at each layer.
 //   y = W x + b + λ_b ⊙ (B (λ_d ⊙ (A drop(x)))),   A ∈ ℝ^{r×in}, B ∈ ℝ^{out×r} cut to size from the largest layer's
 // Kopiczko et al. 2024, arXiv 2310.11454, §3. λ_b starts at 0 and λ_d at 0.1; there is no α.
+import type { Rng } from '../../core/rng.ts';
 import { leaf, param, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { dropoutFits, wholeNumber } from '../check.ts';
@@ -25,6 +26,16 @@ export const cut = ({ A, B }: Vera, [out, into]: readonly number[]): { a: Tensor
   b: B.slice(0, 0, out),
 });
 
+/** A and B once for all layers, Kaiming uniform with gain √2: √6/√fan_in. */
+export function shared(sites: readonly Site<'linear'>[], rank: number, r: Rng): Pick<Vera, 'A' | 'B'> {
+  const { out, into } = largest(sites);
+  const [a, b] = [Math.sqrt(6 / into), Math.sqrt(6 / rank)];
+  return {
+    A: leaf(r.split('A').uniform(rank * into, -a, a), [rank, into]),
+    B: leaf(r.split('B').uniform(out * rank, -b, b), [out, rank]),
+  };
+}
+
 export const vera = defineMethod<'linear', VeraConfig, Vera, Pick<Vera, 'A' | 'B'>>({
   name: 'vera',
   family: 'reparameterized',
@@ -35,14 +46,7 @@ export const vera = defineMethod<'linear', VeraConfig, Vera, Pick<Vera, 'A' | 'B
     wholeNumber('vera', 'rank', rank);
     dropoutFits('vera', dropout);
   },
-  shared: (sites, { rank }, r) => {
-    const { out, into } = largest(sites);
-    const [a, b] = [Math.sqrt(6 / into), Math.sqrt(6 / rank)]; // Kaiming uniform, gain √2: √6/√fan_in
-    return {
-      A: leaf(r.split('A').uniform(rank * into, -a, a), [rank, into]),
-      B: leaf(r.split('B').uniform(out * rank, -b, b), [out, rank]),
-    };
-  },
+  shared: (sites, { rank }, r) => shared(sites, rank, r),
   init: ({ shape: [out] }, { rank, dInitial }, _, { shared }) => ({
     train: {
       lambdaB: param(new Float32Array(out!), [out!]),
