@@ -1,6 +1,6 @@
 // Cartridge: a small cache of keys and values, trained to stand for a long text; its first rows stay as they are, as a sink of attention.
 //   attend(q, [P_k; k], [P_v; v]),   P = [frozen f rows; trained p − f rows],   usually the first p keys and values of the text itself at the start
-// Eyuboglu et al. 2025, arXiv 2506.06266, §3. How it is trained: selfStudy (selfStudy.ts). Cartridges side by side: joined.
+// Eyuboglu et al. 2025, arXiv 2506.06266, §3. How it is trained: selfStudy (selfStudy.ts). Cartridges side by side: cartridgesJoined.ts.
 import { concat } from '../../core/ops/move.ts';
 import type { Numbers } from '../../core/plan.ts';
 import { leaf, param, type Tensor } from '../../core/tensor.ts';
@@ -17,7 +17,7 @@ export interface CartridgeConfig {
   readonly attend: Where; // which attention layers
 }
 /** A table of keys and one of values for each attention layer, in turn: [f, Hk·D] and [p − f, Hk·D]. */
-type Cartridge = { readonly frozen: readonly Tensor[]; readonly table: readonly Tensor[] };
+export type Cartridge = { readonly frozen: readonly Tensor[]; readonly table: readonly Tensor[] };
 
 /** The whole tables, [p, Hk·D] each. */
 const whole = ({ frozen, table }: Cartridge): Tensor[] => table.map((t, i) => (frozen[i] === undefined ? t : concat([frozen[i], t], 0)));

@@ -14,12 +14,12 @@ export interface TopConfig extends RouterConfig {
 }
 
 /** The K largest of each row as ones [..., E]. Of equals the first: E of them, one after the other, are never chosen twice. */
-function largest(g: Tensor, k: number): Tensor {
+export function largest(g: Tensor, k: number): Tensor {
   const experts = g.shape.at(-1)!;
   let [left, chosen] = [stopGradient(g), oneHot(argmax(stopGradient(g)), experts)];
   let all = chosen;
   for (let n = 1; n < k; n++) {
-    left = choose(chosen, -1, left); // shares are never below 0
+    left = choose(chosen, -1e9, left);
     chosen = oneHot(argmax(left), experts);
     all = all.add(chosen);
   }

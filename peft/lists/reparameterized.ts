@@ -154,7 +154,7 @@ export const reparameterized: readonly Listed[] = [
       { rank: 1, scale: 2 },
       { rank: 2, scale: 1 },
     ],
-    ...{ topK: 2, temperature: 0.5, trainExperts: true },
+    ...{ topK: 3, temperature: 0.5, trainExperts: true }, // an expert that no token hears has no gradient
   }),
   listed('peft/reparameterized/velora.ts', velora, { rank: 2, alpha: 3, dropout: 0.25, groups: 3 }),
   listed('peft/reparameterized/monteclora.ts', monteclora, {

@@ -1,0 +1,128 @@
+// Arrow: every token is sent to those of several trained LoRAs whose update it would change most, judged by one vector each.
+//   y = W x + b + Σ_e c_e s_e B_e A_e x,   c = softmax over the K largest of |x·v_e|/τ (0 for the others),   v_e the first right singular vector of B_e A_e
+//   GenKnowSub:   A_e ← A_e − mean A_g,  B_e ← B_e − mean B_g over LoRAs g of general knowledge, before all this
+// Ostapenko et al. 2024, arXiv 2405.11157; GenKnowSub: ACL 2025 (short 54), as built in PEFT, with v_e exact there where PEFT iterates 15 times.
+// Nothing is trained, unless the experts are (`trainExperts`; the v_e stay). Needs no data: a library of LoRAs serves tasks it has not seen.
+import { softmax } from '../../core/ops/fused.ts';
+import { abs, where } from '../../core/ops/map.ts';
+import { leaf, type Tensor } from '../../core/tensor.ts';
+import type { Model } from '../../nn/layer.ts';
+import { largest } from '../additive/topRouter.ts';
+import { type Configurable, defineMethod } from '../attach.ts';
+import { between, wholeNumber } from '../check.ts';
+import { orthonormal, product, svd, transposed } from '../linalg.ts';
+import type { Options, Transform } from '../method.ts';
+import { atHand } from '../site.ts';
+import type { Factors } from './lora.ts';
+import { type ExpertConfig, expertsFit, expertsSize, type LoraExperts, loraExperts, opened, placeholders } from './loraExperts.ts';
+
+export interface ArrowConfig {
+  readonly experts: readonly ExpertConfig[];
+  readonly topK: number; // K
+  readonly temperature: number; // τ
+  readonly trainExperts: boolean;
+}
+type Arrow = { readonly A: readonly Tensor[]; readonly B: readonly Tensor[]; readonly prototypes: Tensor }; // v [E, in]
+
+/** The first right singular vector of B A, from Q R = B: that of R A, a matrix of r rows. */
+function prototype({ A, B }: Factors): Float64Array {
+  const [rank, into] = A.shape as [number, number];
+  const out = B.shape[0]!;
+  const [a, b] = [atHand(A)!, atHand(B)!];
+  const r = product(transposed(orthonormal(b, out, rank), out, rank), b, rank, out, rank);
+  return svd(product(r, a, rank, rank, into), rank, into, 1).vt;
+}
+
+/** The method over given experts by path; without them they are placeholders, to be filled from a file. */
+const arrowOver = (known: LoraExperts['at'] | null): Configurable<ArrowConfig> =>
+  defineMethod<'linear', ArrowConfig, Arrow>({
+    name: 'arrow',
+    family: 'reparameterized',
+    paper: 'arXiv:2405.11157',
+    at: 'linear',
+    defaults: {
+      experts: Array.from({ length: 3 }, () => ({ rank: 8, scale: 1 })),
+      ...{ topK: 3, temperature: 1, trainExperts: false },
+      where: ['q', 'v'],
+    },
+    check: (site, c) => {
+      expertsFit('arrow', site, c.experts);
+      wholeNumber('arrow', 'topK', c.topK);
+      between('arrow', 'topK', c.topK, 1, c.experts.length, true);
+      between('arrow', 'temperature', c.temperature, Number.MIN_VALUE, Number.MAX_VALUE);
+    },
+    init: (site, c, r) => {
+      const experts = known?.get(site.path) ?? placeholders(site, c.experts, r);
+      const prototypes = leaf(Float64Array.from(experts.flatMap((e) => [...prototype(e)])), [experts.length, site.shape[1]!]);
+      const factors = { A: experts.map((e) => e.A), B: experts.map((e) => e.B) };
+      return c.trainExperts
+        ? { train: { A: factors.A.map(opened), B: factors.B.map(opened) }, fixed: { prototypes } }
+        : { train: {}, fixed: { ...factors, prototypes } };
+    },
+    around:
+      (call, { A, B, prototypes }, { experts, topK, temperature }) =>
+      (x, ctx) => {
+        const near = abs(x.matmul(prototypes.T)); // [.., E]
+        const shares = softmax(where(largest(near, topK), near.mul(1 / temperature), -1e9));
+        return experts
+          .map(({ scale }, e) =>
+            x
+              .matmul(A[e]!.T)
+              .mul(shares.slice(-1, e, e + 1))
+              .matmul(B[e]!.T)
+              .mul(scale),
+          )
+          .reduce((y, one) => y.add(one), call(x, ctx));
+      },
+    count: (sites, { experts, trainExperts }) => {
+      const size = sites.reduce((n, s) => n + expertsSize(s, experts), 0);
+      return { train: trainExperts ? size : 0, stored: size + sites.reduce((n, { shape: [, into] }) => n + experts.length * into!, 0) };
+    },
+    startsAsBase: () => 'no',
+  });
+
+/** Arrow with placeholders for experts, to be filled from a saved file; `arrowOf(models)` makes it from trained LoRAs. */
+export const arrow = arrowOver(null);
+
+/**
+ * Arrow over the LoRAs of these models, all on one network. `general`: models whose LoRAs know what is not a task's own, to be subtracted
+ * from each expert (GenKnowSub); all ranks must then be the same.
+ */
+export function arrowOf(
+  models: readonly Model[],
+  { general = [], ...options }: Omit<Options<ArrowConfig>, 'experts' | 'where'> & { readonly general?: readonly Model[] } = {},
+): Transform {
+  const { configs, at } = loraExperts('arrowOf', models);
+  const known = general.length === 0 ? at : without(at, configs, loraExperts('arrowOf, general', general));
+  const topK = options.topK ?? Math.min(3, models.length);
+  return arrowOver(known)({ ...options, topK, experts: configs, where: [...at.keys()] });
+}
+
+function without(at: LoraExperts['at'], configs: readonly ExpertConfig[], general: LoraExperts): LoraExperts['at'] {
+  if (new Set([...configs, ...general.configs].map((c) => c.rank)).size > 1)
+    throw new RangeError('arrowOf: the factors of experts and general LoRAs are subtracted, so all must have one rank');
+  const less = (t: Tensor, all: readonly Tensor[]): Tensor => {
+    const others = all.map((g) => atHand(g)!);
+    return leaf(
+      Float64Array.from(atHand(t)!, (v, i) => v - others.reduce((n, o) => n + o[i]!, 0) / others.length),
+      t.shape,
+    );
+  };
+  return new Map(
+    [...at].map(([path, experts]) => {
+      const own = general.at.get(path);
+      if (own === undefined) throw new Error(`arrowOf: the general LoRAs have none at ${path}; train them at the experts' places`);
+      const minus = (e: Factors): Factors => ({
+        A: less(
+          e.A,
+          own.map((g) => g.A),
+        ),
+        B: less(
+          e.B,
+          own.map((g) => g.B),
+        ),
+      });
+      return [path, experts.map(minus)];
+    }),
+  );
+}
