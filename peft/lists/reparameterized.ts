@@ -54,6 +54,7 @@ import { oft } from '../reparameterized/oft.ts';
 import { olora } from '../reparameterized/olora.ts';
 import { osf } from '../reparameterized/osf.ts';
 import { peanut } from '../reparameterized/peanut.ts';
+import { peqa } from '../reparameterized/peqa.ts';
 import { periodicLora } from '../reparameterized/periodicLora.ts';
 import { pissa } from '../reparameterized/pissa.ts';
 import { poly } from '../reparameterized/poly.ts';
@@ -180,4 +181,5 @@ export const reparameterized: readonly Listed[] = [
     { experts: [1, 2].map((rank) => ({ rank, scale: 1.5 })), length: 6, balance: 0.1 },
     { gpt2: 'its tokens must not see later ones', llama: 'its tokens must not see later ones' },
   ),
+  listed('peft/reparameterized/peqa.ts', peqa, { bits: 4, group: 3 }),
 ];
