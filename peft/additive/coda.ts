@@ -2,7 +2,7 @@
 //   a = attn(norm h), m = mlp(norm h'):   h' = h + p ⊙ a,   y = h' + p ⊙ m + A(norm h'),   p_t = λ_t for the k tokens of the largest λ, else 0
 //   λ = argmax sᵀλ + ε H(λ) over λ ∈ [0, 1]ⁿ with Σ λ = k,   s_t = wᵀh_t;   by turns  u = ε (ln k − lse((s + v)/ε)),  v = min(−s − u, 0)
 //   λ = exp((s + u + v)/ε), where ε falls from 4 by 0.7 a turn to its last value
-// Lei et al. 2023, arXiv 2304.04947, §3.
+// Lei et al. 2023, arXiv 2304.04947, §3. Longer than 100 lines: the differentiable top-k is here too.
 import { oneHot } from '../../core/ops/index.ts';
 import { where as choose, exp, min, stopGradient } from '../../core/ops/map.ts';
 import { argmax, logsumexp } from '../../core/ops/reduce.ts';

@@ -2,6 +2,7 @@
 //   I = LN(W_b ReLU(W_a [z_τ; l_i; p_j] + b_a) + b_b);   D = reshape(W_D I + b_D),  c_D = V_D I + …,  U, c_U, γ and β alike
 //   y = h + γ ⊙ LN₀(U σ(D h + c_D) + c_U) + β,   h the answer of attention (p₁) or feed-forward (p₀) of block i, LN₀ without gain and shift
 // Karimi Mahabadi et al. 2021, arXiv 2106.04489, §2.3–2.4, as in the authors' code (HyperFormer has one such network for each block).
+// Longer than 100 lines: the network that makes the adapters is made, run and counted here.
 import { layerNorm } from '../../core/ops/fused.ts';
 import { gather } from '../../core/ops/index.ts';
 import { relu } from '../../core/ops/map.ts';

@@ -1,6 +1,7 @@
 // The tiny-attention adapter: after the attention sublayer, one more attention, so narrow (width 1) that it costs what a bias does.
 //   y = z + V_o·MHA(V_i LN(z) + c_i) + c_o,   MHA of width e and H heads with projections of its own;   z the normalised or plain sum after attention
-// Zhao et al. 2022, arXiv 2211.01979, as in the authors' code (their structure `m0`).
+// Zhao et al. 2022, arXiv 2211.01979, as in the authors' code (their structure `m0`). Longer than 100 lines: a whole attention,
+// placed after the other one in pre-norm and in post-norm blocks.
 import { attention, keyBias, layerNorm } from '../../core/ops/fused.ts';
 import { named } from '../../core/scope.ts';
 import { size } from '../../core/shape.ts';

@@ -30,6 +30,7 @@ import { mov } from '../additive/mov.ts';
 import { mpt } from '../additive/mpt.ts';
 import { parallelAdapter } from '../additive/parallelAdapter.ts';
 import { pfeiffer } from '../additive/pfeiffer.ts';
+import { pha } from '../additive/pha.ts';
 import { prefixTuning } from '../additive/prefixTuning.ts';
 import { promptTuning } from '../additive/promptTuning.ts';
 import { pTuning } from '../additive/pTuning.ts';
@@ -140,4 +141,5 @@ export const additive: readonly Listed[] = [
   listed('peft/additive/meft.ts', meft, { bottleneck: 3 }),
   listed('peft/additive/coda.ts', coda, { bottleneck: 3, activation: 'silu', tokens: 0.5, epsilon: 1, turns: 4 }, wholeText),
   listed('peft/additive/hyperformer.ts', hyperformer, { bottleneck: 3, embedding: 2, hidden: 6, projected: 3 }),
+  listed('peft/additive/pha.ts', pha, { bottleneck: 3, activation: 'silu', embedding: 3, hidden: 6 }),
 ];
