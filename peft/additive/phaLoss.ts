@@ -3,7 +3,7 @@
 // Zhao et al. 2023, arXiv 2310.11670, §3.2–3.3. The authors' code leaves the own prototype out of the last sum, as written here.
 import { logSoftmax } from '../../core/ops/fused.ts';
 import { iota, oneHot } from '../../core/ops/index.ts';
-import { where as choose, eq, exp, gt, log, max, sqrt, square } from '../../core/ops/map.ts';
+import { where as choose, eq, exp, gt, log, max, relu, sqrt, square } from '../../core/ops/map.ts';
 import { reshape } from '../../core/ops/move.ts';
 import { sum } from '../../core/ops/reduce.ts';
 import type { Tensor } from '../../core/tensor.ts';
