@@ -1,6 +1,6 @@
 // The reparameterized methods, each with a small configuration for small networks.
 import { nf4 } from '../../quant/nf4.ts';
-import { type Listed, listed } from '../listed.ts';
+import { composition, type Listed, listed } from '../listed.ts';
 import { adalora } from '../reparameterized/adalora.ts';
 import { adamss } from '../reparameterized/adamss.ts';
 import { alora } from '../reparameterized/alora.ts';
@@ -61,6 +61,7 @@ import { poly } from '../reparameterized/poly.ts';
 import { psoft } from '../reparameterized/psoft.ts';
 import { pvera } from '../reparameterized/pvera.ts';
 import { qaLora } from '../reparameterized/qaLora.ts';
+import { qdylora } from '../reparameterized/qdylora.ts';
 import { randlora } from '../reparameterized/randlora.ts';
 import { riemannianLora } from '../reparameterized/riemannianLora.ts';
 import { road } from '../reparameterized/road.ts';
@@ -182,4 +183,9 @@ export const reparameterized: readonly Listed[] = [
     { gpt2: 'its tokens must not see later ones', llama: 'its tokens must not see later ones' },
   ),
   listed('peft/reparameterized/peqa.ts', peqa, { bits: 4, group: 3 }),
+  composition(
+    { name: 'qdylora', family: 'reparameterized', paper: 'arXiv:2402.10462', file: 'peft/reparameterized/qdylora.ts' },
+    (seed) => qdylora({ seed }),
+    (seed) => qdylora({ rank: 4, alpha: 3, dropout: 0.25, ranks: [1, 3], scheme: nf4({ block: 8 }), seed }),
+  ),
 ];

@@ -1,8 +1,9 @@
 // DyLoRA: LoRA trained at all ranks at once, so that it can be cut to any of them afterwards.
 //   each step b ~ U{r_min … r};   y = W x + b₀ + (α/b)·B[:, :b] A[:b] x̃,   x̃ = drop(x);   `frozen`: of these, only row and column b learn
+//   `ranks`: b is one of these instead (QDyLoRA's "pre-defined ranks", Rajabzadeh et al. 2024, arXiv 2402.10462)
 // Valipour et al. 2022, arXiv 2210.07558, §4 (algorithm 1). One b for all layers of a step.
 import { iota } from '../../core/ops/index.ts';
-import { div, eq, floor, lt, min, stopGradient, where } from '../../core/ops/map.ts';
+import { add, div, eq, floor, lt, min, stopGradient, where } from '../../core/ops/map.ts';
 import { within } from '../../core/scope.ts';
 import type { Tensor } from '../../core/tensor.ts';
 import type { Context } from '../../nn/context.ts';
@@ -12,14 +13,18 @@ import { checkUpdate, dropped, type Factors, factors, type LoraConfig, update } 
 
 export interface DyloraConfig extends Omit<LoraConfig, 'rankStabilized'> {
   readonly rankMin: number;
+  readonly ranks: readonly number[] | null; // null: all from rankMin to rank
   readonly frozen: boolean;
   readonly inferenceRank: number | null; // the b of evaluation and merging; null: all of them
 }
 
 /** This step's b as a number in a tensor [1], or null where nothing is random. */
-function drawn({ rank, rankMin }: DyloraConfig, field: string, ctx: Context): Tensor | null {
+function drawn({ rank, rankMin, ranks }: DyloraConfig, field: string, ctx: Context): Tensor | null {
   const u = within({ path: '' }, () => ctx.draw.uniform(field, [1])); // no layer's path in its name: the same for all
-  return u === null ? null : min(floor(u.mul(rank - rankMin + 1)).add(rankMin), rank);
+  if (u === null) return null;
+  if (ranks === null) return min(floor(u.mul(rank - rankMin + 1)).add(rankMin), rank);
+  const which = min(floor(u.mul(ranks.length)), ranks.length - 1);
+  return ranks.map((b, k) => eq(which, k).mul(b)).reduce(add);
 }
 
 export const cut = ({ A, B }: Factors, b: number): Factors => ({ A: A.slice(0, 0, b), B: B.slice(1, 0, b) });
@@ -35,9 +40,22 @@ export const dylora = defineMethod<'linear', DyloraConfig, Factors>({
   family: 'reparameterized',
   paper: 'arXiv:2210.07558',
   at: 'linear',
-  defaults: { rank: 8, rankMin: 1, alpha: 8, dropout: 0, init: 'kaiming', frozen: false, inferenceRank: null, where: ['q', 'v'] },
+  defaults: {
+    rank: 8,
+    rankMin: 1,
+    ranks: null,
+    alpha: 8,
+    dropout: 0,
+    init: 'kaiming',
+    frozen: false,
+    inferenceRank: null,
+    where: ['q', 'v'],
+  },
   check: (site, c) => {
     checkUpdate('dylora')(site, { ...c, rankStabilized: false });
+    for (const b of c.ranks ?? []) between('dylora', 'each of ranks', b, 1, c.rank, true);
+    if (c.ranks?.length === 0 || c.ranks?.some((b) => !Number.isInteger(b)))
+      throw new RangeError(`dylora: ranks [${c.ranks.join(', ')}] must name whole numbers, at least one`);
     for (const [name, v] of Object.entries({ rankMin: c.rankMin, inferenceRank: c.inferenceRank ?? c.rank })) {
       wholeNumber('dylora', name, v);
       between('dylora', name, v, 1, c.rank, true);
