@@ -18,9 +18,15 @@ export interface Bucketing {
   readonly multiple: number;
 }
 
-/** Texts as one batch, as wide as the longest of them, rounded up to a multiple. */
-export function batchOf(texts: readonly Encoded[], multiple: number): TextBatch {
-  const width = Math.max(1, Math.ceil(Math.max(...texts.map((t) => t.ids.length)) / multiple)) * multiple;
+/** The longest of some texts, rounded up to a multiple but not beyond `most`, the positions a model has (unless a text is longer itself). */
+export function widthOf(texts: readonly Pick<Encoded, 'ids'>[], multiple: number, most = Number.POSITIVE_INFINITY): number {
+  const longest = Math.max(1, ...texts.map((t) => t.ids.length));
+  return Math.max(longest, Math.min(Math.ceil(longest / multiple) * multiple, most));
+}
+
+/** Texts as one batch, as wide as the longest of them, rounded up to a multiple but not beyond `most`. */
+export function batchOf(texts: readonly Encoded[], multiple: number, most = Number.POSITIVE_INFINITY): TextBatch {
+  const width = widthOf(texts, multiple, most);
   const ids = new Int32Array(texts.length * width);
   const keyMask = new Float32Array(texts.length * width);
   for (const [k, t] of texts.entries()) {

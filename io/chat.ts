@@ -1,8 +1,8 @@
 // Conversations as text, by the template that came with a model (Jinja, as Hugging Face's tokenizers have it).
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { Template } from '@huggingface/jinja';
 import { isJsonObject } from './adapterJson.ts';
+import { jinja } from './boundedJinja.ts';
 import type { Message } from './records.ts';
 
 /** The text of messages; with `answer`, up to where the assistant begins to speak. */
@@ -10,7 +10,7 @@ export type Chat = (messages: readonly Message[], answer?: boolean) => string;
 
 /**
  * The template in a model's folder: `chat_template.jinja`, or `chat_template` in tokenizer_config.json. Null where there is none. Throws where
- * it cannot be parsed; the function throws where it refuses a conversation (two user messages in a row, say), with its own words.
+ * it cannot be parsed; the function throws where it refuses a conversation (two user messages in a row, say), with its own words, or has no end.
  */
 export async function readChat(folder: string): Promise<Chat | null> {
   const settings = await json(join(folder, 'tokenizer_config.json'));
@@ -32,15 +32,15 @@ export function chatOf(source: string, special: Readonly<Record<string, string>>
   const template = parsed(source, from);
   return (messages, answer = false) => {
     try {
-      return template.render({ ...special, messages: messages.map((m) => ({ ...m })), add_generation_prompt: answer });
+      return template({ ...special, messages: messages.map((m) => ({ ...m })), add_generation_prompt: answer });
     } catch (e) {
       throw new Error(`${from}: the template refuses this conversation (${(e as Error).message})`, { cause: e });
     }
   };
 }
-function parsed(source: string, from: string): Template {
+function parsed(source: string, from: string): ReturnType<typeof jinja> {
   try {
-    return new Template(source);
+    return jinja(source);
   } catch (e) {
     throw new Error(`${from}: the chat template cannot be parsed (${(e as Error).message})`, { cause: e });
   }

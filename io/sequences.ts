@@ -1,5 +1,6 @@
 // Records as ids to learn from: which ids are read, and which are answers; and batches of them for a language model.
 import type { Fed } from '../optim/trainer.ts';
+import { widthOf } from './batches.ts';
 import type { Chat } from './chat.ts';
 import type { Message, TextRecord } from './records.ts';
 import type { TextTokenizer } from './tokenizer.ts';
@@ -29,7 +30,7 @@ const SKIP = -100;
 /**
  * Prose is joined, each record ended by the end token, and cut into windows of `longest` ids, all of them learnt. Of a prompt and its completion
  * the completion and the end token are learnt, of a conversation what the assistant says. A longer record loses its end; one whose prompt
- * alone is as long is left out, and counts as cut. Throws for conversations without a template, and when nothing is left to learn.
+ * alone is as long is left out, and counts as cut; what is left may be nothing. Throws for conversations without a template.
  */
 export function sequencesOf(records: readonly TextRecord[], tokenizer: TextTokenizer, chat: Chat | null, longest: number): Sequences {
   if (!Number.isInteger(longest) || longest < 2) throw new RangeError(`sequences: longest must be a whole number from 2, got ${longest}`);
@@ -42,17 +43,16 @@ export function sequencesOf(records: readonly TextRecord[], tokenizer: TextToken
     .map((s) => ({ ids: s.ids.slice(0, longest), targets: s.targets.slice(0, longest) }))
     .filter(({ targets }) => targets.some((t) => t !== SKIP));
   const sequences = [...fitting, ...windows(prose, tokenizer, longest)];
-  if (sequences.length === 0)
-    throw new RangeError(`sequences: nothing is left to learn from ${records.length} records; the longest allowed are ${longest} tokens`);
   return { sequences, cut: whole.filter((s) => s.ids.length > longest).length };
 }
 
-/** What an encoded text begins with (a begin token, or nothing). */
-function beginning(tokenizer: TextTokenizer): number[] {
-  const [around, inner] = [[...tokenizer.encode('a')], [...tokenizer.plain('a')]];
-  const at = around.findIndex((_, k) => inner.every((id, n) => around[k + n] === id));
-  return at === -1 ? [] : around.slice(0, at);
+/** The special tokens before and after an encoded text. */
+export function around(tokenizer: TextTokenizer): { readonly before: readonly number[]; readonly after: readonly number[] } {
+  const [whole, inner] = [[...tokenizer.encode('a')], [...tokenizer.plain('a')]];
+  const at = whole.findIndex((_, k) => inner.every((id, n) => whole[k + n] === id));
+  return at === -1 ? { before: [], after: [] } : { before: whole.slice(0, at), after: whole.slice(at + inner.length) };
 }
+const beginning = (tokenizer: TextTokenizer): readonly number[] => around(tokenizer).before;
 const ended = (tokenizer: TextTokenizer): number[] => (tokenizer.end === null ? [] : [tokenizer.end]);
 
 function pair({ prompt, completion }: { readonly prompt: string; readonly completion: string }, tokenizer: TextTokenizer): Piece[] {
@@ -102,9 +102,9 @@ function windows(texts: readonly string[], tokenizer: TextTokenizer, longest: nu
   return found;
 }
 
-/** Sequences as one batch, as wide as the longest of them, rounded up to a multiple. */
-export function languageBatch(group: readonly Sequence[], multiple: number): LanguageBatch {
-  const width = Math.ceil(Math.max(...group.map((s) => s.ids.length)) / multiple) * multiple;
+/** Sequences as one batch, as wide as the longest of them, rounded up to a multiple but not beyond `most`. */
+export function languageBatch(group: readonly Sequence[], multiple: number, most = Number.POSITIVE_INFINITY): LanguageBatch {
+  const width = widthOf(group, multiple, most);
   const ids = new Int32Array(group.length * width);
   const targets = new Int32Array(group.length * width).fill(SKIP);
   for (const [k, s] of group.entries()) {

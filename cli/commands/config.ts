@@ -1,9 +1,12 @@
 // The configuration of `tinypeft train`: one schema for the file, the flags, the defaults, the checks and the JSON Schema for editors.
 import { readFile } from 'node:fs/promises';
-import { parseArgs } from 'node:util';
 import { z } from 'zod';
+import { nearest } from '../../core/nearest.ts';
 import { engines, modes } from '../../core/open.ts';
+import { parseJson } from '../../io/adapterJson.ts';
 import { UsageError } from '../usage.ts';
+import { parsed } from './flags.ts';
+import { PACKINGS } from './open.ts';
 
 const count = z.int().min(1);
 const positive = z.number().positive();
@@ -18,10 +21,7 @@ export const TrainSchema = z
     held: z.number().min(0).max(0.5).default(0.1).describe('share of the data kept aside where evalData is null'),
     method: text.default('lora').describe('a name of tinypeft methods, or qlora; full trains everything'),
     options: z.record(z.string(), z.json()).default({}).describe('the method’s own options: {"rank": 16, "where": ["q", "v"]}'),
-    quantize: z
-      .enum(['none', 'nf4', 'nf4-double', 'fp4', 'int8', 'int4', 'int2'])
-      .default('none')
-      .describe('how the frozen base is packed'),
+    quantize: z.enum(PACKINGS).default('none').describe('how the frozen base is packed'),
     dtype: z.enum(['float32', 'keep']).default('float32').describe('half-precision weights: widened, or kept in two bytes'),
     epochs: positive.default(1).describe('passes over the data, where steps is null'),
     steps: count.nullable().default(null).describe('optimizer steps'),
@@ -56,6 +56,7 @@ export const TRAIN_HELP = `tinypeft train --model DIR|REPO|FILE.gguf --data FILE
 
 Fine-tunes a model with a PEFT method: a language model on prose, prompts with completions or conversations, a classifier where the data have
 labels. Ctrl-C saves the state; --resume goes on bit for bit. Flags come before what the file says.
+Full fine-tuning (--method full) and methods that Hugging Face PEFT lacks are written in this library's own format.
 
 ${fields
   .map(([key, schema]) => {
@@ -88,7 +89,7 @@ export interface TrainCall {
 
 /** The configuration of a command line, or what to print instead of training. */
 export async function readTrainCall(args: readonly string[]): Promise<TrainCall | string> {
-  const { values } = parseArgs({
+  const { values } = parsed('train', {
     args: [...args],
     options: {
       ...Object.fromEntries(fields.map(([key]) => [dashed(key), { type: 'string' as const }])),
@@ -105,15 +106,21 @@ export async function readTrainCall(args: readonly string[]): Promise<TrainCall 
   const given = values as unknown as Readonly<Record<string, string | undefined>>;
   const file = values.config === undefined ? {} : await readConfigFile(values.config);
   const flags = Object.fromEntries(
-    fields.flatMap(([key]) => (given[dashed(key)] === undefined ? [] : [[key, jsonOf(given[dashed(key)]!)]])),
+    fields.flatMap(([key, schema]) => {
+      const value = given[dashed(key)];
+      return value === undefined ? [] : [[key, schema.safeParse(value).success ? value : jsonOf(value)]]; // a file may be called 7
+    }),
   );
   const own = (values.option ?? []).map((o) => {
     const at = o.indexOf('=');
     if (at < 1) throw new UsageError(`--option ${o}: must be name=value`);
     const value = o.slice(at + 1);
-    return [o.slice(0, at), value.includes(',') ? value.split(',') : jsonOf(value)] as const;
+    const name = o.slice(0, at);
+    if (['__proto__', 'constructor', 'prototype'].includes(name)) throw new UsageError(`--option ${o}: no method has such an option`);
+    return [name, value.includes(',') ? value.split(',').map(jsonOf) : jsonOf(value)] as const;
   });
-  const options = { ...(isRecord(file.options) ? file.options : {}), ...Object.fromEntries(own) };
+  const before = file.options ?? {};
+  const options = isRecord(before) ? { ...before, ...Object.fromEntries(own) } : before; // what is no object is refused below
   return { config: checked({ ...file, ...flags, options }, values.config ?? 'the command line'), resume: values.resume, json: values.json };
 }
 
@@ -122,27 +129,38 @@ export function checked(value: unknown, from: string): TrainConfig {
   const result = TrainSchema.safeParse(value);
   if (!result.success)
     throw new UsageError(
-      `${from}:\n${result.error.issues.map((i) => `  ${i.path.join('.') || 'the whole'}: ${i.message}`).join('\n')}\nAll names with their defaults: tinypeft train --help`,
+      `${from}:\n${result.error.issues.flatMap(issueLines).join('\n')}\nAll names with their defaults: tinypeft train --help`,
     );
   const { $schema: _, ...config } = result.data;
   return config;
+}
+
+function issueLines(issue: z.core.$ZodIssue): string[] {
+  if (issue.code !== 'unrecognized_keys') {
+    const [name] = issue.path;
+    const missing = issue.code === 'invalid_type' && issue.input === undefined && issue.path.length === 1;
+    return [`  ${issue.path.join('.') || 'the whole'}: ${missing ? `is missing: ${describe(String(name))}` : issue.message}`];
+  }
+  return issue.keys.map((k) => `  there is no ${k}. Nearest: ${nearest(k, Object.keys(TrainSchema.shape)).join(', ')}`);
 }
 
 async function readConfigFile(path: string): Promise<Readonly<Record<string, unknown>>> {
   const content = await readFile(path, 'utf8').catch((e: NodeJS.ErrnoException) => {
     throw e.code === 'ENOENT' ? new UsageError(`--config ${path}: no such file`) : e;
   });
-  const json = ((): unknown => {
-    try {
-      return JSON.parse(content);
-    } catch (e) {
-      throw new UsageError(`--config ${path}: ${(e as Error).message}`);
-    }
-  })();
-  if (!isRecord(json)) throw new UsageError(`--config ${path}: must be an object`);
+  try {
+    JSON.parse(content);
+  } catch (e) {
+    throw new UsageError(`--config ${path}: ${(e as Error).message}`, { cause: e });
+  }
+  const json = parseJson(content); // null where a key would reach a prototype
+  if (!isRecord(json)) throw new UsageError(`--config ${path}: must be an object without the keys __proto__, constructor and prototype`);
   return json;
 }
+const describe = (name: string): string =>
+  (Object.entries(TrainSchema.shape) as [string, { readonly description?: string }][]).find(([key]) => key === name)?.[1].description ?? '';
 const isRecord = (v: unknown): v is Readonly<Record<string, unknown>> => typeof v === 'object' && v !== null && !Array.isArray(v);
 
 /** A flag's text as JSON where it is a number, true, false or null. */
-const jsonOf = (v: string): unknown => (/^(-?\d+(\.\d+)?(e-?\d+)?|true|false|null)$/i.test(v) ? JSON.parse(v.toLowerCase()) : v);
+const jsonOf = (v: string): unknown =>
+  /^(-?(0|[1-9]\d*)(\.\d+)?(e[-+]?\d+)?|true|false|null)$/i.test(v) ? JSON.parse(v.toLowerCase()) : v;

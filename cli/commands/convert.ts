@@ -1,15 +1,16 @@
 // `tinypeft convert`: adapters between this library's files and Hugging Face PEFT's, and a GGUF file into a checkpoint.
-import { parseArgs } from 'node:util';
+import { join } from 'node:path';
 import { short } from '../../core/account.ts';
 import { saveAdapter } from '../../io/adapters.ts';
 import { saveCheckpoint } from '../../io/checkpoints/save.ts';
-import { loadPeft } from '../../io/peft/load.ts';
-import { savePeft } from '../../io/peft/save.ts';
+import { writeAtomic } from '../../io/files.ts';
+import { type SaveOptions, savePeft } from '../../io/peft/save.ts';
 import { realize } from '../../nn/freeze.ts';
+import type { Model } from '../../nn/layer.ts';
 import { unpacked } from '../../quant/quantize.ts';
 import { UsageError } from '../usage.ts';
-import { ENGINE_FLAGS, ENGINE_HELP, HELP_FLAG, needed } from './flags.ts';
-import { adapterKind, engineFor, openModel, withAdapter } from './open.ts';
+import { ENGINE_FLAGS, ENGINE_HELP, HELP_FLAG, needed, parsed } from './flags.ts';
+import { adapterKind, engineFor, LABELS_FILE, openAdapted } from './open.ts';
 
 const HELP = `tinypeft convert --model FILE.gguf --out DIR
 tinypeft convert --model DIR|REPO|FILE.gguf --adapter DIR --out DIR
@@ -20,7 +21,7 @@ Hugging Face PEFT, and the other way round; the model is needed to know its laye
 ${ENGINE_HELP}`;
 
 export async function convertCommand(args: readonly string[]): Promise<void> {
-  const { values: v } = parseArgs({
+  const { values: v } = parsed('convert', {
     args: [...args],
     options: { model: { type: 'string' }, adapter: { type: 'string' }, out: { type: 'string' }, ...ENGINE_FLAGS, ...HELP_FLAG },
   });
@@ -30,16 +31,25 @@ export async function convertCommand(args: readonly string[]): Promise<void> {
   if (v.adapter === undefined && !source.endsWith('.gguf'))
     throw new UsageError('convert: a checkpoint is one already; name an --adapter, or a .gguf file as --model');
   await using engine = await engineFor(v);
-  const { model } = await openModel(source);
+  const { model, labels } = await openAdapted(source, v.adapter, engine);
   if (v.adapter === undefined) {
     const saved = await saveCheckpoint(await realize(unpacked(model), engine), out);
     return console.log(`wrote ${out}: ${saved.files.join(', ')} (${short(saved.bytes, 'B')})`);
   }
-  if ((await adapterKind(v.adapter)) === 'peft') {
-    const { model: adapted, method } = await loadPeft(model, v.adapter, { engine, warn: (m) => console.error(m) });
-    const { file, bytes } = await saveAdapter(adapted, out);
-    return console.log(`wrote ${file}: ${method}, ${short(bytes, 'B')}`);
-  }
-  const saved = await savePeft(await withAdapter(model, v.adapter, engine), out, { engine, baseModel: source });
-  console.log(`wrote ${saved.config} and ${saved.weights}: ${saved.peftType}, ${saved.keys.length} tensors`);
+  const kind = await adapterKind(v.adapter);
+  const there = await adapterKind(out).catch(() => null);
+  if (there !== null && there === kind)
+    throw new UsageError(`convert: ${out} holds an adapter of the other kind already; choose another folder`);
+  const said = kind === 'peft' ? await toOwn(model, out) : await toPeft(model, out, { engine, baseModel: source });
+  if (labels !== null) await writeAtomic(join(out, LABELS_FILE), [new TextEncoder().encode(`${JSON.stringify(labels)}\n`)]);
+  console.log(said);
+}
+
+async function toOwn(model: Model, out: string): Promise<string> {
+  const { file, bytes } = await saveAdapter(model, out);
+  return `wrote ${file} (${short(bytes, 'B')})`;
+}
+async function toPeft(model: Model, out: string, options: SaveOptions): Promise<string> {
+  const { config, weights, peftType, keys } = await savePeft(model, out, options);
+  return `wrote ${config} and ${weights}: ${peftType}, ${keys.length} tensors`;
 }

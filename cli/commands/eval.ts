@@ -1,14 +1,10 @@
 // `tinypeft eval`: the loss and perplexity of a language model on texts, or the accuracy of a classifier, with or without an adapter.
-import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
-import { parseArgs } from 'node:util';
-import { rng } from '../../core/rng.ts';
 import { readRecords } from '../../io/records.ts';
 import type { Model } from '../../nn/layer.ts';
 import { evaluate } from '../../optim/evaluate.ts';
 import { UsageError } from '../usage.ts';
-import { ENGINE_FLAGS, ENGINE_HELP, HELP_FLAG, needed, wholeFrom } from './flags.ts';
-import { engineFor, openModel, withAdapter } from './open.ts';
+import { ENGINE_FLAGS, ENGINE_HELP, HELP_FLAG, needed, oneOf, parsed, wholeFrom } from './flags.ts';
+import { engineFor, LABELS_FILE, openAdapted, PACKINGS, reader } from './open.ts';
 import { classification, type Job, language, type Parts } from './task.ts';
 
 const HELP = `tinypeft eval --model DIR|REPO|FILE.gguf --data FILE [--adapter DIR] [options]
@@ -17,18 +13,20 @@ Of a language model: the loss for each token that counts (completions, what the 
 tinypeft train made: the share of texts it gets right.
 
   --adapter DIR   an adapter of tinypeft or of Hugging Face PEFT
+  --quantize NAME packs the base as in training: ${PACKINGS.join(', ')} (none)
   --rows N        texts in a batch (8)
   --longest N     tokens of a text at most (256)
   --json          the result as one JSON object
 ${ENGINE_HELP}`;
 
 export async function evaluateCommand(args: readonly string[]): Promise<void> {
-  const { values: v } = parseArgs({
+  const { values: v } = parsed('eval', {
     args: [...args],
     options: {
       model: { type: 'string' },
       data: { type: 'string' },
       adapter: { type: 'string' },
+      quantize: { type: 'string' },
       rows: { type: 'string', default: '8' },
       longest: { type: 'string', default: '256' },
       json: { type: 'boolean', default: false },
@@ -40,16 +38,19 @@ export async function evaluateCommand(args: readonly string[]): Promise<void> {
   const source = needed(v.model, 'model', 'a folder, a repository or a .gguf file');
   const records = await readRecords(needed(v.data, 'data', 'a file of texts'));
   const how = { rows: wholeFrom(v.rows, 'rows', 1), longest: wholeFrom(v.longest, 'longest', 2), seed: 0, epochs: 1, steps: 1, chunk: 256 };
+  const packing = oneOf(v.quantize, 'quantize', PACKINGS) ?? 'none';
   await using engine = await engineFor(v);
   const labelled = records[0]!.kind === 'label';
   if (labelled && v.adapter === undefined)
     throw new UsageError('data with labels need the classifier that tinypeft train made: name its --adapter');
-  const opened = await openModel(source, { withoutHead: labelled });
-  const labels = labelled ? await labelsOf(v.adapter!) : null;
+  const opened = reader(await openAdapted(source, v.adapter, engine, packing), source);
+  const { model, labels } = opened;
+  if (labelled && labels === null)
+    throw new UsageError(`${v.adapter}: is no classifier's adapter (it has no ${LABELS_FILE}), and the data have labels`);
+  if (!labelled && labels !== null)
+    throw new UsageError(`${v.adapter}: is the adapter of a classifier (${labels.join(', ')}), and the data have no labels`);
   const texts = { train: records, held: records };
   const job: Job = labelled ? classification(texts, opened, { ...how, labels }) : language(texts, opened, how);
-  const headed = job.headed(opened.model, rng(0));
-  const model = v.adapter === undefined ? headed : await withAdapter(headed, v.adapter, engine);
   const began = performance.now();
   const value = await evaluate<Model, Parts>(model, { engine, measure: job.measured, batches: job.held, weigh: job.weigh });
   const seconds = (performance.now() - began) / 1000;
@@ -60,15 +61,4 @@ export async function evaluateCommand(args: readonly string[]): Promise<void> {
       ? `accuracy ${(100 * value).toFixed(1)} % of ${records.length} texts (${seconds.toFixed(1)} s)`
       : `loss ${value.toFixed(4)} nats a token, perplexity ${Math.exp(value).toFixed(3)} (${seconds.toFixed(1)} s)`,
   );
-}
-
-/** The labels of a classifier, in the order of its answers. */
-export async function labelsOf(adapter: string): Promise<readonly string[]> {
-  const path = join(adapter, 'labels.json');
-  const text = await readFile(path, 'utf8').catch(() => {
-    throw new UsageError(`${path}: no such file; a classifier's adapter has its labels there`);
-  });
-  const json: unknown = JSON.parse(text);
-  if (!Array.isArray(json) || !json.every((l) => typeof l === 'string')) throw new Error(`${path}: must be a list of texts`);
-  return json;
 }

@@ -1,15 +1,15 @@
 // `tinypeft generate`: what a language model says to a prompt, token by token as it comes.
-import { parseArgs } from 'node:util';
 import { isDecoder } from '../../io/checkpoints/config.ts';
 import { interrupt } from '../../io/interrupt.ts';
 import { generate } from '../../nn/generate.ts';
 import { UsageError } from '../usage.ts';
-import { ENGINE_FLAGS, ENGINE_HELP, HELP_FLAG, needed, numberFrom, wholeFrom } from './flags.ts';
-import { engineFor, openModel, withAdapter } from './open.ts';
+import { ENGINE_FLAGS, ENGINE_HELP, HELP_FLAG, needed, numberFrom, oneOf, parsed, wholeFrom } from './flags.ts';
+import { engineFor, openAdapted, PACKINGS, reader } from './open.ts';
 
 const HELP = `tinypeft generate --model DIR|REPO|FILE.gguf "a prompt" [options]
 
   --adapter DIR     an adapter of tinypeft or of Hugging Face PEFT
+  --quantize NAME   packs the base as in training: ${PACKINGS.join(', ')} (none)
   --chat            the prompt is what a user says; the model's own template is put around it
   --system TEXT     with --chat: what comes before it
   --tokens N        new tokens at most (64)
@@ -20,13 +20,19 @@ const HELP = `tinypeft generate --model DIR|REPO|FILE.gguf "a prompt" [options]
   --json            one JSON object: prompt, text, tokens, seconds
 ${ENGINE_HELP}`;
 
+/** What ends a text early: Ctrl-C. */
+class Interrupted extends Error {
+  override readonly name = 'Interrupted';
+}
+
 export async function generateCommand(args: readonly string[]): Promise<void> {
-  const { values: v, positionals } = parseArgs({
+  const { values: v, positionals } = parsed('generate', {
     args: [...args],
     allowPositionals: true,
     options: {
       model: { type: 'string' },
       adapter: { type: 'string' },
+      quantize: { type: 'string' },
       chat: { type: 'boolean', default: false },
       system: { type: 'string' },
       tokens: { type: 'string', default: '64' },
@@ -49,15 +55,23 @@ export async function generateCommand(args: readonly string[]): Promise<void> {
     ...(v['top-k'] === undefined ? {} : { topK: wholeFrom(v['top-k'], 'top-k', 1) }),
     ...(v['top-p'] === undefined ? {} : { topP: numberFrom(v['top-p'], 'top-p', 0) }),
   };
-  using stop = interrupt();
+  const seed = wholeFrom(v.seed, 'seed', 0);
+  const packing = oneOf(v.quantize, 'quantize', PACKINGS) ?? 'none';
+  if (v.system !== undefined && !v.chat) throw new UsageError('--system goes with --chat');
+  using stop = interrupt(() => {});
   await using engine = await engineFor(v);
-  const { model: base, tokenizer, chat, config } = await openModel(source);
+  const { model, tokenizer, chat, config, labels } = reader(await openAdapted(source, v.adapter, engine, packing), source);
+  if (labels !== null) throw new UsageError(`${v.adapter}: is the adapter of a classifier (${labels.join(', ')}), which writes no text`);
   if (!isDecoder(config) || config.head !== 'language')
     throw new UsageError(`${source}: a ${config.architecture} with a ${config.head} head writes no text`);
-  const model = v.adapter === undefined ? base : await withAdapter(base, v.adapter, engine);
   if (v.chat && chat === null) throw new UsageError(`${source}: has no chat template; leave --chat out`);
   const messages = [...(v.system === undefined ? [] : [{ role: 'system', content: v.system }]), { role: 'user', content: prompt }];
   const ids = v.chat ? tokenizer.plain(chat!(messages, true)) : tokenizer.encode(prompt);
+  if (ids.length === 0) throw new UsageError('generate: the prompt has no tokens');
+  const { positions } = config.sizes;
+  const room = positions - ids.length + 1; // what is read: the prompt, and every new token but the last
+  if (room < 1) throw new UsageError(`generate: the prompt has ${ids.length} tokens, and the model has ${positions} positions`);
+  if (tokens > room) console.error(`at most ${room} new tokens: the prompt has ${ids.length}, and the model has ${positions} positions`);
   const began = performance.now();
   const made: number[] = [];
   let shown = '';
@@ -67,15 +81,23 @@ export async function generateCommand(args: readonly string[]): Promise<void> {
     process.stdout.write(text.slice(shown.length));
     shown = text;
   };
-  const answer = await generate(model, [...ids], {
-    ...{ engine, tokens, ...sampling, seed: wholeFrom(v.seed, 'seed', 0) },
+  const generating = generate(model, [...ids], {
+    ...{ engine, tokens: Math.min(tokens, room), ...sampling, seed },
     stop: tokenizer.end === null ? [] : [tokenizer.end],
     onToken: (token) => {
-      if (stop.signal.aborted) throw new Error('interrupted');
+      if (stop.signal.aborted) throw new Interrupted();
       made.push(token);
       if (!v.json) show();
     },
   });
+  const answer = await generating.catch((e: unknown) => {
+    if (!(e instanceof Interrupted)) throw e;
+    return null;
+  });
+  if (answer === null) {
+    process.exitCode = 130;
+    return v.json ? undefined : console.log();
+  }
   const text = tokenizer.decode(answer);
   const seconds = (performance.now() - began) / 1000;
   if (v.json) return console.log(JSON.stringify({ prompt, text, tokens: answer.length, seconds }));

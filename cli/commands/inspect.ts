@@ -1,7 +1,6 @@
 // `tinypeft inspect`: what is in a folder or file: a checkpoint, an adapter of either kind, a GGUF file.
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import { short } from '../../core/account.ts';
 import { columns } from '../../core/columns.ts';
 import { float64 } from '../../core/engines/float64.ts';
@@ -13,11 +12,11 @@ import { openSafetensors } from '../../io/files.ts';
 import { openGguf } from '../../io/gguf.ts';
 import { WEIGHTS_FILE } from '../../io/peft/adapter.ts';
 import { PEFT_FORMATS } from '../../io/peft/formats.ts';
-import { loadPeft, readConfig, understood } from '../../io/peft/load.ts';
+import { readConfig, understood } from '../../io/peft/load.ts';
 import { layers } from '../../nn/tree.ts';
 import { UsageError } from '../usage.ts';
-import { HELP_FLAG } from './flags.ts';
-import { adapterKind, openModel, withAdapter } from './open.ts';
+import { HELP_FLAG, parsed } from './flags.ts';
+import { adapterKind, labelsOf, openAdapted } from './open.ts';
 
 const HELP = `tinypeft inspect DIR|FILE [--model DIR|REPO|FILE.gguf] [--all]
 
@@ -32,6 +31,7 @@ interface Entry {
   readonly name: string;
   readonly type: string;
   readonly shape: readonly number[];
+  readonly bytes: number; // in the file
 }
 interface About {
   readonly what: string;
@@ -42,7 +42,7 @@ interface About {
 }
 
 export async function inspectCommand(args: readonly string[]): Promise<void> {
-  const { values: v, positionals } = parseArgs({
+  const { values: v, positionals } = parsed('inspect', {
     args: [...args],
     allowPositionals: true,
     options: {
@@ -67,13 +67,13 @@ async function aboutOf(path: string, model: string | undefined): Promise<About> 
   const kind = await adapterKind(path).catch(() => null);
   if (kind === null) return checkpoint(path);
   const about = kind === 'peft' ? await peft(path) : await own(path);
-  return model === undefined ? about : { ...about, sites: await sites(path, kind, model) };
+  return model === undefined ? about : { ...about, sites: await sites(path, model) };
 }
 
 async function gguf(path: string): Promise<About> {
   await using file = await openGguf(path);
   const facts = [...file.metadata].filter(([, value]) => !Array.isArray(value));
-  const tensors = [...file.entries.values()].map((e) => ({ name: e.name, type: e.format.name, shape: e.shape }));
+  const tensors = [...file.entries.values()].map((e) => ({ name: e.name, type: e.format.name, shape: e.shape, bytes: e.end - e.start }));
   return {
     what: 'GGUF file',
     facts: Object.fromEntries(facts.map(([k, value]) => [k, typeof value === 'bigint' ? Number(value) : value])),
@@ -85,13 +85,18 @@ async function safetensors(path: string): Promise<About> {
   return {
     what: 'safetensors file',
     facts: Object.fromEntries(file.metadata),
-    tensors: [...file.entries.values()].map((e) => ({ name: e.name, type: e.dtype, shape: e.shape })),
+    tensors: [...file.entries.values()].map((e) => ({ name: e.name, type: e.dtype, shape: e.shape, bytes: e.end - e.start })),
   };
 }
 async function checkpoint(folder: string): Promise<About> {
   const { config } = await readCheckpointConfig(folder);
   await using weights = await openWeights(folder);
-  const tensors = [...weights.entries.values()].map(({ entry }) => ({ name: entry.name, type: entry.dtype, shape: entry.shape }));
+  const tensors = [...weights.entries.values()].map(({ entry: e }) => ({
+    name: e.name,
+    type: e.dtype,
+    shape: e.shape,
+    bytes: e.end - e.start,
+  }));
   return { what: `checkpoint, ${config.architecture} with a ${config.head} head`, facts: { ...config.sizes }, tensors };
 }
 async function peft(folder: string): Promise<About> {
@@ -101,7 +106,7 @@ async function peft(folder: string): Promise<About> {
   const set = Object.entries(file.fields).filter(([, value]) => value !== null && value !== false);
   return {
     what: `adapter of Hugging Face PEFT, ${file.peftType}: here ${format.method}`,
-    facts: { ...Object.fromEntries(set), ...(warnings.length > 0 ? { warnings } : {}) },
+    facts: { ...Object.fromEntries(set), ...(await classes(folder)), ...(warnings.length > 0 ? { warnings } : {}) },
     tensors,
   };
 }
@@ -110,32 +115,35 @@ async function own(folder: string): Promise<About> {
   const { tensors } = await safetensors(join(folder, ADAPTER_FILE));
   return {
     what: 'adapter of tinypeft',
-    facts: Object.fromEntries(applications.map((a, k) => [`${k + 1}: ${a.method}`, a.config])),
+    facts: { ...Object.fromEntries(applications.map((a, k) => [`${k + 1}: ${a.method}`, a.config])), ...(await classes(folder)) },
     tensors,
   };
 }
 
-async function sites(folder: string, kind: 'peft' | 'own', source: string): Promise<readonly string[]> {
-  const { model } = await openModel(source);
-  if (kind === 'peft') return (await loadPeft(model, folder, { warn: () => {} })).sites;
+const classes = async (folder: string): Promise<{ labels?: readonly string[] }> => {
+  const labels = await labelsOf(folder);
+  return labels === null ? {} : { labels };
+};
+
+async function sites(folder: string, source: string): Promise<readonly string[]> {
   await using engine = float64();
-  const adapted = await withAdapter(model, folder, engine);
-  return [...layers(adapted)]
-    .filter(({ layer }) => layer.attached !== null)
-    .map(({ path, layer }) => `${path} (${layer.attached!.method})`);
+  const { model } = await openAdapted(source, folder, engine);
+  return [...layers(model)].filter(({ layer }) => layer.attached !== null).map(({ path, layer }) => `${path} (${layer.attached!.method})`);
 }
 
 function text({ what, facts, tensors, sites: at }: About, all: boolean): string {
   const numbers = tensors.reduce((n, t) => n + size(t.shape), 0);
+  const bytes = tensors.reduce((n, t) => n + t.bytes, 0);
+  const types = [...new Set(tensors.map((t) => t.type))];
   const shown = all ? tensors : tensors.slice(0, FIRST);
   const lines = Object.entries(facts).map(([k, value]) => `  ${k}: ${typeof value === 'string' ? value : JSON.stringify(value)}`);
   return [
     what,
     ...lines,
-    `${tensors.length} tensors, ${numbers.toLocaleString('en-US')} numbers (${short(4 * numbers, 'B')} as float32)`,
+    `${tensors.length} tensors, ${numbers.toLocaleString('en-US')} numbers (${short(bytes, 'B')}${types.length === 1 ? ` as ${types[0]}` : ''})`,
     columns(
-      ['tensor', 'type', 'shape'],
-      shown.map((t) => [t.name, t.type, show(t.shape)]),
+      ['tensor', 'type', 'shape', 'bytes'],
+      shown.map((t) => [t.name, t.type, show(t.shape), short(t.bytes, 'B')]),
     ),
     ...(shown.length < tensors.length ? [`… and ${tensors.length - shown.length} more (--all)`] : []),
     ...(at === undefined

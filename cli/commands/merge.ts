@@ -1,12 +1,12 @@
 // `tinypeft merge`: an adapter folded into its model, written as a checkpoint that transformers loads.
-import { parseArgs } from 'node:util';
 import { short } from '../../core/account.ts';
+import type { JsonObject } from '../../io/checkpoints/config.ts';
 import { saveCheckpoint } from '../../io/checkpoints/save.ts';
 import { realize } from '../../nn/freeze.ts';
 import { merge } from '../../peft/merge.ts';
-import { UsageError } from '../usage.ts';
-import { ENGINE_FLAGS, ENGINE_HELP, HELP_FLAG, needed } from './flags.ts';
-import { engineFor, openModel, withAdapter } from './open.ts';
+import { unpacked } from '../../quant/quantize.ts';
+import { ENGINE_FLAGS, ENGINE_HELP, HELP_FLAG, needed, oneOf, parsed } from './flags.ts';
+import { engineFor, openAdapted } from './open.ts';
 
 const HELP = `tinypeft merge --model DIR|REPO|FILE.gguf --adapter DIR --out DIR [options]
 
@@ -18,7 +18,7 @@ ${ENGINE_HELP}`;
 const DTYPES = ['F32', 'F16', 'BF16'] as const;
 
 export async function mergeCommand(args: readonly string[]): Promise<void> {
-  const { values: v } = parseArgs({
+  const { values: v } = parsed('merge', {
     args: [...args],
     options: {
       model: { type: 'string' },
@@ -34,15 +34,18 @@ export async function mergeCommand(args: readonly string[]): Promise<void> {
   const source = needed(v.model, 'model', 'a folder, a repository or a .gguf file');
   const adapter = needed(v.adapter, 'adapter', 'the folder of an adapter');
   const out = needed(v.out, 'out', 'a folder for the merged model');
-  const dtype = DTYPES.find((d) => d === v.dtype);
-  if (dtype === undefined) throw new UsageError(`--dtype: there is no ${v.dtype}; ${DTYPES.join(', ')}`);
+  const dtype = oneOf(v.dtype, 'dtype', DTYPES)!;
   await using engine = await engineFor(v);
-  const { model, checkpoint } = await openModel(source);
-  const merged = await realize(merge(await withAdapter(model, adapter, engine)), engine);
+  const { model, checkpoint, labels } = await openAdapted(source, adapter, engine);
+  const merged = await realize(unpacked(merge(model)), engine);
   const saved = await saveCheckpoint(merged, out, {
     dtype,
     overwrite: v.overwrite,
-    ...(checkpoint === null ? {} : { from: checkpoint }),
+    ...(checkpoint === null ? {} : { from: { folder: checkpoint.folder, json: { ...checkpoint.json, ...named(labels) } } }),
   });
   console.log(`wrote ${out}: ${saved.files.join(', ')} (${short(saved.bytes, 'B')})`);
 }
+
+/** Names of classes, as config.json has them. */
+const named = (labels: readonly string[] | null): JsonObject =>
+  labels === null ? {} : { id2label: Object.fromEntries(labels.entries()), label2id: Object.fromEntries(labels.map((l, k) => [l, k])) };

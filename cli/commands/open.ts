@@ -1,37 +1,47 @@
 // What the commands open: a model by folder, repository or GGUF file, and an adapter of either kind on it.
-import { access } from 'node:fs/promises';
+import { access, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Engine } from '../../core/engine.ts';
-import { type EngineChoice, openEngine } from '../../core/open.ts';
+import { engines, modes, openEngine } from '../../core/open.ts';
+import { type Rng, rng } from '../../core/rng.ts';
+import { parseJson } from '../../io/adapterJson.ts';
 import { ADAPTER_FILE, loadAdapter } from '../../io/adapters.ts';
 import { type Chat, chatOf, readChat } from '../../io/chat.ts';
-import type { CheckpointConfig } from '../../io/checkpoints/config.ts';
+import { type CheckpointConfig, isDecoder } from '../../io/checkpoints/config.ts';
 import { type Checkpoint, openCheckpoint } from '../../io/checkpoints/open.ts';
-import { openGguf } from '../../io/gguf.ts';
+import { type GgufFile, openGguf } from '../../io/gguf.ts';
 import { readGgufModel } from '../../io/ggufLlama.ts';
 import { ggufTokenizer } from '../../io/ggufTokenizer.ts';
 import { CONFIG_FILE } from '../../io/peft/adapter.ts';
 import { loadPeft } from '../../io/peft/load.ts';
 import type { TextTokenizer } from '../../io/tokenizer.ts';
+import { backboneOf } from '../../nn/backbone.ts';
+import { freeze } from '../../nn/freeze.ts';
+import { textClassifier } from '../../nn/heads.ts';
 import type { Model } from '../../nn/layer.ts';
+import { newLinear } from '../../nn/linear.ts';
 import { methods } from '../../peft/all.ts';
 import type { AnyMade } from '../../peft/listed.ts';
 import { int2, int4 } from '../../quant/affine.ts';
 import { doubleQuant } from '../../quant/doubleQuant.ts';
 import { int8 } from '../../quant/int8.ts';
 import { fp4, nf4 } from '../../quant/nf4.ts';
-import type { Scheme } from '../../quant/quantize.ts';
+import { inBlocks, quantize, type Scheme } from '../../quant/quantize.ts';
 import { UsageError } from '../usage.ts';
+import { oneOf } from './flags.ts';
 
 export interface Opened {
   readonly model: Model; // frozen
-  readonly tokenizer: TextTokenizer;
+  /** Null where the folder has none. */
+  readonly tokenizer: TextTokenizer | null;
   readonly chat: Chat | null;
   readonly config: CheckpointConfig;
   /** The checkpoint it is from, for saving one like it; null for GGUF. */
   readonly checkpoint: Checkpoint | null;
 }
-export const SCHEMES: Readonly<Record<string, () => Scheme>> = {
+export const PACKINGS = ['none', 'nf4', 'nf4-double', 'fp4', 'int8', 'int4', 'int2'] as const;
+export type Packing = (typeof PACKINGS)[number];
+const SCHEMES: Readonly<Record<Exclude<Packing, 'none'>, () => Scheme>> = {
   nf4: () => nf4(),
   'nf4-double': () => nf4({ scales: doubleQuant() }),
   fp4: () => fp4(),
@@ -40,21 +50,20 @@ export const SCHEMES: Readonly<Record<string, () => Scheme>> = {
   int2: () => int2(),
 };
 
-/** A model with its tokenizer. With `withoutHead`, a classifier's head is left aside. */
-export async function openModel(
-  source: string,
-  { withoutHead = false, dtype = 'float32' }: { withoutHead?: boolean; dtype?: 'float32' | 'keep' } = {},
-): Promise<Opened> {
+/** The matrices of the blocks packed. */
+export const packed = (model: Model, how: Packing): Model => (how === 'none' ? model : quantize(model, inBlocks, SCHEMES[how]()));
+
+/** A model with its tokenizer. */
+export async function openModel(source: string, dtype: 'float32' | 'keep' = 'float32'): Promise<Opened> {
   if (source.endsWith('.gguf')) {
     await using file = await openGguf(source);
     const { model, config } = await readGgufModel(file, { dtype });
     const template = file.metadata.get('tokenizer.chat_template');
-    const chat = typeof template === 'string' ? chatOf(template, {}, source) : null;
+    const chat = typeof template === 'string' ? chatOf(template, specialOf(file.metadata), source) : null;
     const sizes: CheckpointConfig = { architecture: 'llama', head: 'language', classes: 0, sizes: config };
     return { model, tokenizer: ggufTokenizer(file.metadata, config.positions, source), chat, config: sizes, checkpoint: null };
   }
-  const checkpoint = await openCheckpoint(source, { withoutHead, dtype });
-  if (checkpoint.tokenizer === null) throw new UsageError(`${source}: has no tokenizer.json, which the commands need to read texts`);
+  const checkpoint = await openCheckpoint(source, { dtype });
   return {
     model: checkpoint.model,
     tokenizer: checkpoint.tokenizer,
@@ -62,6 +71,28 @@ export async function openModel(
     config: checkpoint.config,
     checkpoint,
   };
+}
+
+/** Begin and end tokens of a GGUF file as texts, for its chat template. */
+function specialOf(metadata: GgufFile['metadata']): Readonly<Record<string, string>> {
+  const words = metadata.get('tokenizer.ggml.tokens');
+  return Object.fromEntries(
+    ['bos', 'eos', 'unknown', 'padding'].flatMap((name) => {
+      const word = Array.isArray(words) ? words[Number(metadata.get(`tokenizer.ggml.${name}_token_id`) ?? -1)] : undefined;
+      return typeof word === 'string' ? [[`${{ bos: 'bos', eos: 'eos', unknown: 'unk', padding: 'pad' }[name]}_token`, word]] : [];
+    }),
+  );
+}
+
+/** What reads and writes texts. */
+export interface Reader extends Opened {
+  readonly tokenizer: TextTokenizer;
+}
+export function reader<T extends Opened>(opened: T, source: string): T & Reader {
+  const { tokenizer } = opened;
+  if (tokenizer === null)
+    throw new UsageError(`${source}: has no tokenizer.json, which is needed to read texts; put the model's own there`);
+  return { ...opened, tokenizer };
 }
 
 const exists = (path: string): Promise<boolean> =>
@@ -77,6 +108,55 @@ export async function adapterKind(folder: string): Promise<AdapterKind> {
   throw new UsageError(`${folder}: is no adapter; it would hold ${CONFIG_FILE} (Hugging Face PEFT) or ${ADAPTER_FILE} (this library)`);
 }
 
+/** The labels of a classifier's adapter, in the order of its answers. */
+export const LABELS_FILE = 'labels.json';
+/** What tinypeft train wrote beside a classifier's adapter; null beside any other adapter. */
+export async function labelsOf(adapter: string): Promise<readonly string[] | null> {
+  const path = join(adapter, LABELS_FILE);
+  const text = await readFile(path, 'utf8').catch((e: NodeJS.ErrnoException) => {
+    if (e.code === 'ENOENT' || e.code === 'ENOTDIR') return null;
+    throw e;
+  });
+  if (text === null) return null;
+  const json = parseJson(text);
+  const labels = Array.isArray(json) ? json.filter((l): l is string => typeof l === 'string') : [];
+  if (!Array.isArray(json) || labels.length !== json.length || labels.length < 2 || new Set(labels).size < labels.length)
+    throw new Error(`${path}: must be a list of two or more different texts`);
+  return labels;
+}
+
+/**
+ * A fresh classifier's head, as transformers has it for the network: an encoder's first token through a dense layer and tanh, a decoder's last
+ * token through a matrix without bias. So the adapter's files mean there what they mean here, and the merged model is a checkpoint.
+ */
+export function withHead(model: Model, config: CheckpointConfig, classes: number, r: Rng): Model {
+  const { width } = config.sizes;
+  const head = newLinear(width, classes, r.split('head'), { bias: !isDecoder(config) });
+  return isDecoder(config)
+    ? textClassifier(backboneOf(model), 'last', null, head)
+    : textClassifier(backboneOf(model), 'first', newLinear(width, width, r.split('pooler')), head);
+}
+
+export interface Adapted extends Opened {
+  /** The classes of a classifier that tinypeft train made. */
+  readonly labels: readonly string[] | null;
+}
+/** A model with an adapter on it (and beneath the adapter of a classifier the head that it fills), or as it is where none is named. */
+export async function openAdapted(
+  source: string,
+  adapter: string | undefined,
+  engine: Engine,
+  packing: Packing = 'none',
+): Promise<Adapted> {
+  if (adapter !== undefined) await adapterKind(adapter); // before the model is read
+  const opened = await openModel(source);
+  const base = packed(opened.model, packing);
+  if (adapter === undefined) return { ...opened, model: base, labels: null };
+  const labels = await labelsOf(adapter);
+  const headed = labels === null ? base : freeze(withHead(base, opened.config, labels.length, rng(0)));
+  return { ...opened, model: await withAdapter(headed, adapter, engine), labels };
+}
+
 /** Every method that an adapter of our own format may name. */
 export const CONFIGURABLES: readonly AnyMade[] = methods.flatMap((m) => m.configurable ?? []);
 
@@ -90,7 +170,10 @@ export async function engineFor(choice: {
   readonly engine?: string | null | undefined;
   readonly mode?: string | null | undefined;
 }): Promise<Engine> {
-  const engine = await openEngine({ engine: choice.engine ?? undefined, mode: choice.mode ?? undefined } as EngineChoice);
+  const engine = await openEngine({
+    engine: oneOf(choice.engine ?? undefined, 'engine', engines) ?? undefined,
+    mode: oneOf(choice.mode ?? undefined, 'mode', modes) ?? undefined,
+  });
   const { report: r } = engine;
   console.error(`engine   ${r.engine} (${r.mode})${r.adapter === null ? '' : ` on ${r.adapter}`}: ${r.why}`);
   return engine;

@@ -95,7 +95,7 @@ export async function runOf(job: Job, model: Model, c: TrainConfig, o: Running):
     },
   });
   o.view.stop();
-  if (run.step < steps) await saveState(await t.state(), o.state, { ...kept });
+  await saveState(await t.state(), o.state, { ...kept }); // after the last step too: should writing the adapter fail, --resume writes it
   return {
     model: await t.model(),
     step: run.step,

@@ -1,15 +1,19 @@
 // `tinypeft train`: a model, a file of texts and a method become an adapter, with a curve, a state to go on from, and a table.
-import { mkdir, readFile, rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { randomBytes } from 'node:crypto';
+import { access, mkdir, readdir, readFile, rename, rm } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+import { z } from 'zod';
 import { short } from '../../core/account.ts';
 import { columns } from '../../core/columns.ts';
 import type { Engine } from '../../core/engine.ts';
 import { nearest } from '../../core/nearest.ts';
 import { rng } from '../../core/rng.ts';
+import { isJsonObject, parseJson } from '../../io/adapterJson.ts';
 import { saveAdapter } from '../../io/adapters.ts';
 import { curves, writeFigure } from '../../io/figure.ts';
 import { writeAtomic } from '../../io/files.ts';
 import { interrupt } from '../../io/interrupt.ts';
+import { PEFT_FORMATS } from '../../io/peft/formats.ts';
 import { savePeft } from '../../io/peft/save.ts';
 import { progress } from '../../io/progress.ts';
 import { readRecords, type TextRecord } from '../../io/records.ts';
@@ -19,15 +23,15 @@ import { methods } from '../../peft/all.ts';
 import type { Transform } from '../../peft/method.ts';
 import { qlora } from '../../peft/reparameterized/qlora.ts';
 import { report } from '../../peft/report.ts';
-import { inBlocks, quantize } from '../../quant/quantize.ts';
 import { UsageError } from '../usage.ts';
 import { readTrainCall, type TrainConfig } from './config.ts';
-import { engineFor, type Opened, openModel, SCHEMES } from './open.ts';
+import { engineFor, LABELS_FILE, type Opened, openModel, packed, reader } from './open.ts';
 import { type Run, runOf } from './run.ts';
 import { classification, type Job, language, type Texts } from './task.ts';
 
 const CONFIG = 'train.json';
 const STATE = 'state.safetensors';
+const QLORA = z.strictObject({ rank: z.int().min(1), alpha: z.number().positive(), dropout: z.number().min(0).max(0.99) }).partial();
 
 export async function train(args: readonly string[]): Promise<void> {
   const call = await readTrainCall(args);
@@ -40,7 +44,7 @@ export async function train(args: readonly string[]): Promise<void> {
   using stop = interrupt();
   await using engine = await engineFor(c);
   const labelled = records[0]!.kind === 'label';
-  const opened = await openModel(c.model, { withoutHead: labelled, dtype: c.dtype });
+  const opened = reader(await openModel(c.model, c.dtype), c.model);
   const texts = split(records, measured, c);
   const job = labelled ? classification(texts, opened, c) : language(texts, opened, c);
   console.error(`data     ${job.described}`);
@@ -56,7 +60,7 @@ export async function train(args: readonly string[]): Promise<void> {
   });
   if (run.step < run.steps) {
     process.exitCode = 130;
-    const again = args.filter((a) => a !== '--resume');
+    const again = args.filter((a) => a !== '--resume').map(quoted);
     return console.error(`Stopped after step ${run.step} of ${run.steps}. To go on: tinypeft train ${again.join(' ')} --resume`);
   }
   const written = await write(run, job, c, engine);
@@ -66,21 +70,30 @@ export async function train(args: readonly string[]): Promise<void> {
   if (call.json) console.log(JSON.stringify(result));
 }
 
+/** As a shell reads it. */
+const quoted = (arg: string): string => (/^[\w@%+=:,./-]+$/.test(arg) ? arg : `'${arg.replaceAll("'", "'\\''")}'`);
+
 /** The method with its options; null for full fine-tuning. */
-function methodOf(c: TrainConfig): ((steps: number) => Transform) | null {
+function methodOf(c: TrainConfig): (() => Transform) | null {
   const { seed, options } = c;
-  if (c.method === 'full') return null;
+  if (c.method === 'full') {
+    const [name] = Object.keys(options);
+    if (name !== undefined) throw new UsageError(`full fine-tuning has no options, got ${name}`);
+    if (c.quantize !== 'none') throw new UsageError('full trains every weight, and packed weights cannot be trained; leave quantize out');
+    if (c.format === 'peft')
+      throw new UsageError('full fine-tuning is no adapter of Hugging Face PEFT; leave format out, then tinypeft merge');
+    return null;
+  }
   if (c.method === 'qlora') {
     if (c.quantize !== 'none')
       throw new UsageError('qlora packs the base itself (nf4-double); leave quantize out, or take lora with quantize');
-    const { rank, alpha, dropout } = options;
-    return () =>
-      qlora({
-        seed,
-        ...(typeof rank === 'number' ? { rank } : {}),
-        ...(typeof alpha === 'number' ? { alpha } : {}),
-        ...(typeof dropout === 'number' ? { dropout } : {}),
-      });
+    const own = QLORA.safeParse(options);
+    if (!own.success)
+      throw new UsageError(
+        `qlora: its options are rank, alpha and dropout, all numbers (${own.error.issues.map((i) => `${i.path.join('.')} ${i.message}`.trim()).join('; ')}). For others: --method lora --quantize nf4-double`,
+      );
+    const given = Object.fromEntries(Object.entries(own.data).filter(([, v]) => v !== undefined));
+    return () => qlora({ seed, ...given });
   }
   const listed = methods.find((m) => m.name === c.method);
   if (listed === undefined)
@@ -92,6 +105,13 @@ function methodOf(c: TrainConfig): ((steps: number) => Transform) | null {
     );
   try {
     const made = listed.configured({ seed, ...options });
+    if (c.format === 'peft') {
+      const names = made.parts.map((p) => p.method.name);
+      if (names.length !== 1 || !PEFT_FORMATS.some((f) => f.method === names[0]))
+        throw new RangeError(
+          `format: Hugging Face PEFT has no file for ${c.method}; leave format out, and it is written as tinypeft's own`,
+        );
+    }
     return () => made;
   } catch (e) {
     throw new UsageError((e as Error).message, { cause: e });
@@ -102,18 +122,14 @@ function methodOf(c: TrainConfig): ((steps: number) => Transform) | null {
 async function prepared(
   job: Job,
   { model }: Opened,
-  method: ((steps: number) => Transform) | null,
+  method: (() => Transform) | null,
   c: TrainConfig,
   engine: Engine,
   calibration: Job['calibration'],
 ): Promise<Model> {
-  const packed = c.quantize === 'none' ? model : quantize(model, inBlocks, SCHEMES[c.quantize]!());
-  const headed = job.headed(packed, rng(c.seed).split('head'));
-  if (method === null) {
-    if (c.quantize !== 'none') throw new UsageError('full trains every weight, and packed weights cannot be trained; leave quantize out');
-    return unfreeze(headed, () => true);
-  }
-  const transform = method(job.steps);
+  const headed = job.headed(packed(model, c.quantize), rng(c.seed).split('head'));
+  if (method === null) return unfreeze(headed, () => true);
+  const transform = method();
   return (await transform.prepare(headed, { engine, batches: calibration.batches, loss: calibration.loss, seed: c.seed }))(headed);
 }
 
@@ -122,7 +138,9 @@ function split(records: readonly TextRecord[], measured: readonly TextRecord[] |
   if (measured !== null) return { train: records, held: measured };
   if (records.length === 1 && records[0]!.kind === 'text') {
     const { text } = records[0]!;
-    const at = Math.floor(text.length * (1 - c.held));
+    const place = Math.floor(text.length * (1 - c.held));
+    const blank = text.slice(0, place).search(/\s\S*$/); // between two words, and so never inside a character
+    const at = c.held === 0 || blank <= 0 ? place : blank;
     return { train: [{ kind: 'text', text: text.slice(0, at) }], held: c.held === 0 ? [] : [{ kind: 'text', text: text.slice(at) }] };
   }
   const n = Math.floor(records.length * c.held);
@@ -130,22 +148,36 @@ function split(records: readonly TextRecord[], measured: readonly TextRecord[] |
   return { train: order.slice(n).map((k) => records[k]!), held: order.slice(0, n).map((k) => records[k]!) };
 }
 
+/** What may differ in a resumed run: it changes no number. */
+const FREE: ReadonlySet<string> = new Set(['save', 'format']);
+
 /** Writes down the configuration, or compares it with that of the run to go on with. */
 async function begin(c: TrainConfig, resume: boolean): Promise<void> {
-  const path = join(c.out, CONFIG);
+  const [path, state] = [join(c.out, CONFIG), join(c.out, STATE)];
+  const there = await access(state).then(
+    () => true,
+    () => false,
+  );
   if (!resume) {
-    await mkdir(c.out, { recursive: true });
-    await rm(join(c.out, STATE), { force: true });
+    if (there)
+      throw new UsageError(
+        `${c.out}: holds an interrupted run; --resume goes on with it. To start anew, name another --out, or delete ${state}`,
+      );
+    await mkdir(c.out, { recursive: true }).catch((e: NodeJS.ErrnoException) => {
+      if (e.code === 'EEXIST' || e.code === 'ENOTDIR')
+        throw new UsageError(`--out ${c.out}: it, or a part of it, is a file; name a folder`);
+      throw e.code === 'EACCES' || e.code === 'EROFS' ? new UsageError(`--out ${c.out}: cannot be made (${e.code})`) : e;
+    });
     return writeAtomic(path, [new TextEncoder().encode(`${JSON.stringify(c, null, 2)}\n`)]);
   }
-  const before = await readFile(path, 'utf8').catch(() => {
-    throw new UsageError(`--resume: there is no interrupted run in ${c.out}; start one without --resume`);
-  });
-  const then = JSON.parse(before) as Readonly<Record<string, unknown>>;
-  const changed = Object.entries(c).filter(([k, v]) => JSON.stringify(then[k]) !== JSON.stringify(v));
+  const before = there ? await readFile(path, 'utf8').catch(() => null) : null;
+  if (before === null) throw new UsageError(`--resume: there is no interrupted run in ${c.out}; start one without --resume`);
+  const then = parseJson(before);
+  if (!isJsonObject(then)) throw new Error(`${path}: is not the configuration of a run; put back what it was, or start anew elsewhere`);
+  const changed = Object.entries(c).filter(([k, v]) => !FREE.has(k) && JSON.stringify(then[k]) !== JSON.stringify(v));
   if (changed.length > 0)
     throw new UsageError(
-      `--resume: the interrupted run had ${changed.map(([k]) => `${k} ${JSON.stringify(then[k])}`).join(', ')}; give the same, or start anew without --resume`,
+      `--resume: the interrupted run had ${changed.map(([k]) => `${k} ${JSON.stringify(then[k])}`).join(', ')}; give the same, or name another --out and start anew`,
     );
 }
 
@@ -165,9 +197,29 @@ async function write(run: Run, job: Job, c: TrainConfig, engine: Engine): Promis
       { name: `${job.measure} on texts kept aside`, points: run.measured, dashed: true },
     ]),
   );
-  const saved = await save(run.model, folder, c, engine, job);
-  if (job.labels !== null) await writeAtomic(join(folder, 'labels.json'), [new TextEncoder().encode(`${JSON.stringify(job.labels)}\n`)]);
+  const saved = await replaced(folder, async (fresh) => {
+    const answer = await save(run.model, fresh, c, engine, job);
+    if (job.labels !== null) await writeAtomic(join(fresh, LABELS_FILE), [new TextEncoder().encode(`${JSON.stringify(job.labels)}\n`)]);
+    return answer;
+  });
   return { adapter: folder, ...saved, curve };
+}
+
+/**
+ * Replaces a folder by one that is written beside it first. Killed between the two renames, what was there before is whole in `….old`, and the
+ * state to resume from is there still: it is removed last.
+ */
+async function replaced<T>(folder: string, write: (fresh: string) => Promise<T>): Promise<T> {
+  const [parent, name] = [dirname(folder), basename(folder)];
+  const [fresh, old] = ['tmp', 'old'].map((what) => join(parent, `.${name}.${randomBytes(6).toString('hex')}.${what}`)) as [string, string];
+  const answer = await write(fresh);
+  await rename(folder, old).catch((e: NodeJS.ErrnoException) => {
+    if (e.code !== 'ENOENT') throw e;
+  });
+  await rename(fresh, folder);
+  for (const left of await readdir(parent))
+    if (left.startsWith(`.${name}.`)) await rm(join(parent, left), { recursive: true, force: true });
+  return answer;
 }
 
 async function save(model: Model, folder: string, c: TrainConfig, engine: Engine, job: Job): Promise<{ bytes: number; format: string }> {
