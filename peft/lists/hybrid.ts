@@ -1,7 +1,10 @@
 // The hybrid methods, each with a small configuration for small networks.
+
+import { nf4 } from '../../quant/nf4.ts';
 import { autopeft } from '../hybrid/autopeft.ts';
 import { llmAdapters } from '../hybrid/llmAdapters.ts';
 import { longlora } from '../hybrid/longlora.ts';
+import { longQlora } from '../hybrid/longQlora.ts';
 import { mam } from '../hybrid/mam.ts';
 import { noah } from '../hybrid/noah.ts';
 import { s4 } from '../hybrid/s4.ts';
@@ -54,5 +57,11 @@ export const hybrid: readonly Listed[] = [
     { name: 'llmAdapters', family: 'hybrid', paper: 'arXiv:2304.01933', file: 'peft/hybrid/llmAdapters.ts' },
     (seed) => llmAdapters('series', { seed }),
     (seed) => llmAdapters('series', { bottleneck: 3, seed }),
+  ),
+  composition(
+    { name: 'longQlora', family: 'hybrid', paper: 'arXiv:2311.04879', file: 'peft/hybrid/longQlora.ts' },
+    (seed) => longQlora({ seed }),
+    (seed) => longQlora({ rank: 2, alpha: 3, dropout: 0.25, scheme: nf4({ block: 8 }), seed }),
+    { gpt2: 'its positions are not rotary', bert: 'its positions are not rotary' },
   ),
 ];
