@@ -7,6 +7,7 @@ import { decoder, gpt2 } from '../nn/decoder.ts';
 import { freeze } from '../nn/freeze.ts';
 import type { Model } from '../nn/layer.ts';
 import type { Listed } from '../peft/listed.ts';
+import type { Program } from '../peft/lists/programs.ts';
 import type { Part, Start } from '../peft/method.ts';
 import { pick } from '../peft/site.ts';
 import { COMPOSABLE, type Composable } from './methodComposes.ts';
@@ -94,3 +95,20 @@ export const table = (rows: readonly Row[]): string =>
       r.startsAsBase,
     ]),
   )}\n\n${rows.length} methods. Scalars trained and stored: defaults, on ${REFERENCE_NAME}. Composable: whether it can be put on top of another method. Details: npm run methods -- show NAME`;
+
+/** A program's record: it attaches nowhere by itself, so that places, counts and merging are those of its methods. */
+export const programRow = ({ name, family, paper, file, says }: Program): object => ({
+  name,
+  family,
+  place: [],
+  paper,
+  file,
+  program: says,
+});
+export const programTable = (programs: readonly Program[]): string =>
+  programs.length === 0
+    ? ''
+    : `\n\n${columns(
+        ['program', 'family', 'paper', 'what it does'],
+        programs.map((p) => [p.name, p.family, p.paper, p.says]),
+      )}`;

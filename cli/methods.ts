@@ -2,9 +2,10 @@
 import { parseArgs } from 'node:util';
 import { nearest } from '../core/nearest.ts';
 import { methods } from '../peft/all.ts';
+import { programs } from '../peft/lists/programs.ts';
 import { composing } from './methodComposes.ts';
 import { details } from './methodDetails.ts';
-import { keeps, type Row, referenceModel, rowOf, table } from './methodRows.ts';
+import { keeps, programRow, programTable, type Row, referenceModel, rowOf, table } from './methodRows.ts';
 
 const help = `npm run methods -- [show NAME] [--family NAME] [--place KIND] [--mergeable] [--max-params N] [--json]
 npm run methods -- --train [--steps N] [--seeds N] [--only A,B] [--quick] [--resume] [--docs]
@@ -109,7 +110,8 @@ async function main(): Promise<void> {
   const [composes, rows]: [ReturnType<typeof composing>, Row[]] = [composing(), []];
   for (const m of methods) rows.push(await rowOf(m, model, composes));
   const kept = rows.filter(keeps(filter));
-  console.log(v.json ? JSON.stringify(kept, null, 2) : table(kept));
+  const shown = Object.values(filter).every((f) => f === undefined || f === false) ? programs : [];
+  console.log(v.json ? JSON.stringify([...kept, ...shown.map(programRow)], null, 2) : `${table(kept)}${programTable(shown)}`);
 }
 
 try {

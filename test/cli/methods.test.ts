@@ -12,6 +12,7 @@ import { docstringOf, formulaOf, headerOf } from '../../cli/methodSource.ts';
 import { formatTrained, type Outcome, pageName, trainedFigure, trainedPage } from '../../cli/methodTrained.ts';
 import { rng } from '../../core/rng.ts';
 import { methods } from '../../peft/all.ts';
+import { programs } from '../../peft/lists/programs.ts';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const run = (...args: string[]): Promise<{ code: number; out: string; err: string }> =>
@@ -29,9 +30,15 @@ const listed = (name: string) => methods.find((m) => m.name === name)!;
 describe('records', () => {
   it('are one per method, with exactly the fields that programs rely on', async () => {
     const { out } = await run('--json');
-    const found = JSON.parse(out) as Row[];
+    const all = JSON.parse(out) as (Row & { readonly program?: string; readonly file?: string })[];
+    const found = all.filter((r) => r.program === undefined);
     expect(found.map((r) => r.name)).toEqual(methods.map((m) => m.name));
-    expect(new Set(found.map((r) => r.name)).size).toBe(methods.length);
+    expect(new Set(all.map((r) => r.name)).size).toBe(all.length);
+    expect(all.slice(found.length).map((r) => r.name)).toEqual(programs.map((p) => p.name));
+    for (const p of programs)
+      expect(readFileSync(new URL(p.file, `file://${root}`), 'utf8')).toMatch(
+        new RegExp(`^export (async )?(function|const) ${p.name}\\b`, 'm'),
+      );
     for (const r of found) {
       expect(Object.keys(r)).toEqual(['name', 'family', 'place', 'paper', 'count', 'mergeable', 'composable', 'startsAsBase']);
       expect(r.count.formula, `${r.name} states no count: write "Count: …." into its docstring, or into cli/methodNotes.ts`).not.toBeNull();
