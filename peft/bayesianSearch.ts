@@ -1,10 +1,12 @@
 // Multi-objective Bayesian optimisation: evaluate next what is expected to add most to the area that the Pareto front dominates.
 //   α(c) = mean over kernels θ and draws f ~ p(f(X) | y, θ) of  E[ HV(front(f) ∪ (size(c), Y)) − HV(front(f)) ],  Y = f(c) | f(X), θ
 // Noisy expected hypervolume improvement (Daulton et al. 2021, arXiv 2105.08195) over fully Bayesian SAAS processes (saas.ts).
+
+import { normalQuantile } from '../core/normal.ts';
 import { type Rng, rng } from '../core/rng.ts';
 import { interpolation, type Points, posterior } from './gaussianProcess.ts';
 import { cholesky, product } from './linalg.ts';
-import { expectedImprovement, normalQuantile, type Point, paretoFront } from './pareto.ts';
+import { expectedImprovement, type Point, paretoFront } from './pareto.ts';
 import { type SaasOptions, saasKernels } from './saas.ts';
 import { type SearchOptions, type Space, search, type Tried } from './search.ts';
 

@@ -1,4 +1,5 @@
 // Two aims at once, a loss to make small and a size to make small: what nothing beats in both, and the area that it beats.
+import { normalCdf, normalDensity } from '../core/normal.ts';
 export interface Point {
   readonly loss: number;
   readonly size: number;
@@ -33,28 +34,6 @@ function overSteps(front: readonly Point[], reference: Point, size: number, f: (
 export const hypervolume = (front: readonly Point[], reference: Point): number =>
   overSteps(front, reference, Math.min(reference.size, front[0]?.size ?? reference.size), (level) => reference.loss - level);
 
-const phi = (z: number): number => Math.exp((-z * z) / 2) / Math.sqrt(2 * Math.PI);
-/** Φ(z) = ½ + φ(z)·Σ z^(2n+1)/(2n+1)!!, whose terms all have z's sign (Marsaglia 2004). */
-export function normalCdf(z: number): number {
-  if (Math.abs(z) > 8) return z < 0 ? 0 : 1;
-  let [sum, term] = [z, z];
-  for (let k = 3; sum + term !== sum; k += 2) {
-    term *= (z * z) / k;
-    sum += term;
-  }
-  return 0.5 + sum * phi(z);
-}
-/** Φ⁻¹(p) for 0 < p < 1, by halving. */
-export function normalQuantile(p: number): number {
-  let [low, high] = [-8, 8];
-  for (let k = 0; k < 60; k++) {
-    const middle = (low + high) / 2;
-    if (normalCdf(middle) < p) low = middle;
-    else high = middle;
-  }
-  return (low + high) / 2;
-}
-
 /**
  * What a point of a known size and a loss ~ N(mean, deviation²) is expected to add to the hypervolume: by E max(l − Y, 0) =
  * (l − μ)Φ(z) + σφ(z), z = (l − μ)/σ, at every level l of the front from its size on.
@@ -67,5 +46,5 @@ export const expectedImprovement = (
   overSteps(front, reference, size, (level) => {
     if (deviation === 0) return Math.max(level - mean, 0);
     const z = (level - mean) / deviation;
-    return (level - mean) * normalCdf(z) + deviation * phi(z);
+    return (level - mean) * normalCdf(z) + deviation * normalDensity(z);
   });

@@ -63,7 +63,7 @@ export function newBottleneck(c: BottleneckConfig, d: number, init: BottleneckIn
 }
 
 /** N(0, std²), redrawn where it falls beyond 2·std. */
-function truncatedNormal(r: Rng, n: number, std: number): Float32Array {
+export function truncatedNormal(r: Rng, n: number, std: number): Float32Array {
   const draw = (): number => {
     for (;;) {
       const [v] = r.normal(1, std);

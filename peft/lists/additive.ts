@@ -6,6 +6,7 @@ import { adapterFusion } from '../additive/adapterFusion.ts';
 import { adapterPlus } from '../additive/adapterPlus.ts';
 import { apt } from '../additive/apt.ts';
 import { attempt } from '../additive/attempt.ts';
+import { biAdapter } from '../additive/biAdapter.ts';
 import { cartridge } from '../additive/cartridge.ts';
 import { coda } from '../additive/coda.ts';
 import { compacter, compacterPlusPlus } from '../additive/compacter.ts';
@@ -142,4 +143,5 @@ export const additive: readonly Listed[] = [
   listed('peft/additive/coda.ts', coda, { bottleneck: 3, activation: 'silu', tokens: 0.5, epsilon: 1, turns: 4 }, wholeText),
   listed('peft/additive/hyperformer.ts', hyperformer, { bottleneck: 3, embedding: 2, hidden: 6, projected: 3 }),
   listed('peft/additive/pha.ts', pha, { bottleneck: 3, activation: 'silu', embedding: 3, hidden: 6 }),
+  listed('peft/additive/biAdapter.ts', biAdapter, { bottleneck: 3, bits: 2, dropout: 0.25, scale: 2 }),
 ];

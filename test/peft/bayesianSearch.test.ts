@@ -2,10 +2,11 @@
 import fc from 'fast-check';
 import { determinant, inverse, Matrix } from 'ml-matrix';
 import { describe, expect, it } from 'vitest';
+import { normalCdf, normalQuantile } from '../../core/normal.ts';
 import { type Rng, rng } from '../../core/rng.ts';
 import { bayesianSearch, noisyImprovement, normalScores } from '../../peft/bayesianSearch.ts';
 import { interpolation, type Kernel, type Points, posterior } from '../../peft/gaussianProcess.ts';
-import { expectedImprovement, hypervolume, normalCdf, normalQuantile, type Point, paretoFront } from '../../peft/pareto.ts';
+import { expectedImprovement, hypervolume, type Point, paretoFront } from '../../peft/pareto.ts';
 import { logPrior, saasKernels, sliceSweep } from '../../peft/saas.ts';
 import { randomSearch } from '../../peft/search.ts';
 import { sevenDigits, sevenLoss } from './spaces.ts';
