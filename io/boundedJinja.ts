@@ -24,7 +24,7 @@ const Globals = Environment as unknown as new () => Scope;
 const STEPS = 1_000_000;
 const TURN = 10;
 /** Characters of any text, and items of any list, on the way. */
-const LONGEST = 1 << 23;
+const LONGEST = 1 << 22;
 
 class Bounded extends Running {
   #left = STEPS;

@@ -73,12 +73,14 @@ export function language(texts: Texts, { tokenizer, chat, config }: Reader, c: K
   const asParts = (group: readonly Sequence[]): Batch<Parts> => languageBatch(group, MULTIPLE, most) as unknown as Batch<Parts>; // a seam: language has no mask and no labels
   const batch = (step: number): Batch<Parts> => all.at(step) as unknown as Batch<Parts>;
   const notes = [
-    ...(train.cut > 0 ? [`${train.cut} records were longer than ${longest} tokens and lost their end`] : []),
+    ...(train.cut > 0
+      ? [`${train.cut} ${train.cut === 1 ? 'record was' : 'records were'} longer than ${longest} tokens and lost the end`]
+      : []),
     ...(tokenizer.end === null ? ['the tokenizer names no end token, so answers do not learn where to stop'] : []),
   ];
   return {
     described: [
-      `${train.sequences.length} sequences to train on (${tokens.toLocaleString('en-US')} tokens), ${aside(held.length)}`,
+      `${train.sequences.length} ${train.sequences.length === 1 ? 'sequence' : 'sequences'} to train on (${tokens.toLocaleString('en-US')} tokens), ${aside(held.length)}`,
       ...notes,
     ].join('; '),
     measure: 'loss',

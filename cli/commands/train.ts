@@ -232,7 +232,7 @@ async function save(model: Model, folder: string, c: TrainConfig, engine: Engine
     bytes: (await saveAdapter(model, folder)).bytes,
     format: 'tinypeft',
   });
-  if (c.format === 'own') return own();
+  if (c.format === 'own' || c.method === 'full') return own();
   if (c.format === 'peft') return peft();
   try {
     return await peft();

@@ -1,0 +1,93 @@
+// Training texts from files: every kind comes back as it was written, and every bad line is named by its number and its fault.
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { parseRecords, type TextRecord } from '../../io/records.ts';
+
+const word = fc.string({ unit: 'grapheme', minLength: 1, maxLength: 12 }).filter((s) => s.trim() !== '');
+const message = fc.record({ role: fc.constantFrom('system', 'user', 'assistant', 'tool'), content: fc.string({ unit: 'grapheme' }) });
+const kinds: Readonly<Record<TextRecord['kind'], fc.Arbitrary<TextRecord>>> = {
+  text: word.map((text) => ({ kind: 'text', text })),
+  pair: fc.tuple(word, word).map(([prompt, completion]) => ({ kind: 'pair', prompt, completion })),
+  label: fc.tuple(word, word).map(([text, label]) => ({ kind: 'label', text, label })),
+  chat: fc
+    .tuple(fc.array(message, { maxLength: 3 }), fc.string())
+    .map(([before, content]) => ({ kind: 'chat', messages: [...before, { role: 'assistant', content }] })),
+};
+const plain = ({ kind: _, ...fields }: TextRecord): object => fields;
+const quoted = (s: string): string => `"${s.replaceAll('"', '""')}"`;
+
+describe('what is written is read', () => {
+  for (const [kind, one] of Object.entries(kinds))
+    test(`JSON lines of ${kind}`, () =>
+      fc.assert(
+        fc.property(fc.array(one, { minLength: 1, maxLength: 5 }), fc.constantFrom('\n', '\r\n', '\n\n'), (records, end) => {
+          expect(parseRecords(records.map((r) => JSON.stringify(plain(r))).join(end), 'f.jsonl')).toEqual(records);
+        }),
+        { numRuns: 40 },
+      ));
+
+  test('tables of labels and pairs, with commas, quotes and line breaks inside', () =>
+    fc.assert(
+      fc.property(fc.constantFrom('label', 'pair'), fc.constantFrom(',', '\t'), fc.gen(), (kind, by, g) => {
+        const records = g(() => fc.array(kinds[kind], { minLength: 1, maxLength: 5 }));
+        const names = Object.keys(plain(records[0]!));
+        const rows = records.map((r) => names.map((n) => quoted((plain(r) as Record<string, string>)[n]!)).join(by));
+        expect(parseRecords(`\ufeff${[names.join(by), ...rows].join('\n')}\n`, by === ',' ? 'f.csv' : 'f.tsv')).toEqual(records);
+      }),
+      { numRuns: 60 },
+    ));
+
+  test('prose is one record; numbers are labels; unknown fields and empty labels are nothing', () => {
+    expect(parseRecords('a\n\nb', 'f.md')).toEqual([{ kind: 'text', text: 'a\n\nb' }]);
+    expect(parseRecords('{"text":"a","label":3,"id":9}', 'f.jsonl')).toEqual([{ kind: 'label', text: 'a', label: '3' }]);
+    expect(parseRecords('{"text":"a","label":null}\n{"text":"b","label":""}', 'f.ndjson').map((r) => r.kind)).toEqual(['text', 'text']);
+  });
+});
+
+describe('what is wrong is named by line', () => {
+  const said = (content: string, path: string): string => {
+    try {
+      parseRecords(content, path);
+    } catch (e) {
+      return (e as Error).message;
+    }
+    return 'read';
+  };
+  const cases: readonly (readonly [content: string, path: string, what: RegExp])[] = [
+    ['{"text":"a"}\nnope', 'f.jsonl', /line 2: is not JSON/],
+    ['{"text":"a"}\n\n[1]', 'f.jsonl', /line 3: is not an object/],
+    ['{"text":"a"}\n{"prompt":"a","completion":"b"}', 'f.jsonl', /line 2: is \{"prompt".*earlier lines are \{"text".*one kind/],
+    ['{"prompt":"a"}', 'f.jsonl', /line 1: has a prompt but no completion/],
+    ['{"completion":"a"}', 'f.jsonl', /line 1: has a completion but no prompt/],
+    ['{"text":"  "}', 'f.jsonl', /line 1: its text is empty/],
+    ['{"note":"a"}', 'f.jsonl', /line 1: has neither text nor prompt nor messages/],
+    ['{"text":"a","label":0.5}', 'f.jsonl', /line 1: label is 0.5; it must be a text or a whole number/],
+    ['{"messages":[]}', 'f.jsonl', /line 1: messages is no list, or empty/],
+    ['{"messages":[{"role":"bot","content":"a"}]}', 'f.jsonl', /line 1: message 0: role must be one of system, user, assistant, tool/],
+    ['{"messages":[{"role":"user","content":1}]}', 'f.jsonl', /line 1: message 0: content must be a text/],
+    ['{"messages":[{"role":"user","content":"a"}]}', 'f.jsonl', /line 1: no message is the assistant/],
+    ['text,label\na,b\nc', 'f.csv', /f.csv: .*line 3/],
+    ['text,label\n"a,b', 'f.csv', /f.csv: .*/],
+    ['', 'f.jsonl', /there is no record in it/],
+    ['text,label\n', 'f.csv', /there is no record in it/],
+    [' \n', 'f.txt', /f.txt: is empty/],
+    ['a', 'f.pdf', /f.pdf: is .pdf; data are read from/],
+    ['a', 'f', /without an ending/],
+  ];
+  for (const [content, path, what] of cases)
+    test(`${path}: ${JSON.stringify(content).slice(0, 60)}`, () => expect(said(content, path)).toMatch(what));
+
+  test('of many, the first ten, and how many more', () => {
+    const text = said(Array.from({ length: 25 }, () => '0').join('\n'), 'f.jsonl');
+    expect(text).toMatch(/25 lines are no record/);
+    expect(text.match(/line \d+:/g)).toHaveLength(10);
+    expect(text).toMatch(/… and 15 more/);
+  });
+
+  test('keys that would reach a prototype are fields like any other', () => {
+    const [r] = parseRecords('{"text":"a","__proto__":{"polluted":1},"constructor":{"prototype":{"polluted":1}}}', 'f.jsonl');
+    expect(r).toEqual({ kind: 'text', text: 'a' });
+    expect(({} as { polluted?: number }).polluted).toBeUndefined();
+    expect(parseRecords('text,__proto__\na,b', 'f.csv')).toEqual([{ kind: 'text', text: 'a' }]);
+  });
+});
