@@ -34,7 +34,7 @@ export async function smallAttached(m: Listed, base: Model, engine: Engine = flo
 
 /** A layer in the tree, and what it computes of inputs of the right shapes. */
 function call({ layer: l, path }: { readonly layer: AnyLayer; readonly path: string }, base: Model): Tensor {
-  const ctx = context(TOKENS, { keyMask: null, causal: false });
+  const ctx = context(TOKENS, { keyMask: null, causal: false, seen: () => ({ ids: input('ids', [1, TOKENS]), used: null }) });
   const { width, heads } = SMALL;
   const x = (n: number): Tensor => input('x', [1, TOKENS, n]);
   switch (l.kind) {
