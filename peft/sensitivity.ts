@@ -7,7 +7,7 @@ import { type Data, input, leaf, type Param, param, paramOf, stateOf, Tensor, to
 import { BASE, type Batch, type Layer, layer, type Model } from '../nn/layer.ts';
 import { substitute } from '../nn/tree.ts';
 import type { Env } from './method.ts';
-import type { Site } from './site.ts';
+import { pick, type Site } from './site.ts';
 
 /** The model with a tensor added to the weight of every site. */
 export function shifted(sites: readonly Site<'weight'>[], shifts: readonly Tensor[]): Model {
@@ -23,6 +23,19 @@ export function shifted(sites: readonly Site<'weight'>[], shifts: readonly Tenso
         );
   });
 }
+
+/** The weights of linear layers, as sites of their own. */
+export const weightsOf = (method: string, sites: readonly Site<'linear'>[]): Site<'weight'>[] => {
+  const found = new Map(
+    pick(
+      sites[0]!.root,
+      'weight',
+      sites.map((s) => `${s.path}.weight`),
+      method,
+    ).map((s) => [s.path, s]),
+  );
+  return sites.map((s) => found.get(`${s.path}.weight`)!);
+};
 
 /** The data a method was given, or an error that says how to give some. */
 export function dataOf(

@@ -7,6 +7,7 @@ import { alora } from '../reparameterized/alora.ts';
 import { arrow } from '../reparameterized/arrow.ts';
 import { autoLora } from '../reparameterized/autoLora.ts';
 import { bdLora } from '../reparameterized/bdLora.ts';
+import { bitDelta } from '../reparameterized/bitDelta.ts';
 import { boft } from '../reparameterized/boft.ts';
 import { bone } from '../reparameterized/bone.ts';
 import { c3a } from '../reparameterized/c3a.ts';
@@ -188,4 +189,5 @@ export const reparameterized: readonly Listed[] = [
     (seed) => qdylora({ seed }),
     (seed) => qdylora({ rank: 4, alpha: 3, dropout: 0.25, ranks: [1, 3], scheme: nf4({ block: 8 }), seed }),
   ),
+  listed('peft/reparameterized/bitDelta.ts', bitDelta, { where: ['q', 'down'] }),
 ];
