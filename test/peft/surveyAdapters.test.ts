@@ -1,0 +1,522 @@
+// The adapters and side networks of the survey's index that have no file of their own here: each from its equation by hand, special laws, refusals.
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { float64 } from '../../core/engines/float64.ts';
+import { grad } from '../../core/grad.ts';
+import { rng } from '../../core/rng.ts';
+import { leaf, paramOf, stateOf, type Tensor } from '../../core/tensor.ts';
+import { context, quiet } from '../../nn/context.ts';
+import { realize, withValues } from '../../nn/freeze.ts';
+import { generate } from '../../nn/generate.ts';
+import { type Field, type Layer, type Model, ofKind } from '../../nn/layer.ts';
+import { nextToken } from '../../nn/losses.ts';
+import { layers, tensors, trainable } from '../../nn/tree.ts';
+import { adapterBias } from '../../peft/additive/adapterBias.ts';
+import { adapterPlus } from '../../peft/additive/adapterPlus.ts';
+import { coda, softTopK } from '../../peft/additive/coda.ts';
+import { hyperformer } from '../../peft/additive/hyperformer.ts';
+import { hyperTuned, hyperTuner } from '../../peft/additive/hyperTuning.ts';
+import { ipa } from '../../peft/additive/ipa.ts';
+import { meft } from '../../peft/additive/meft.ts';
+import { mera, unitActivations } from '../../peft/additive/mera.ts';
+import { pfeiffer } from '../../peft/additive/pfeiffer.ts';
+import { pha } from '../../peft/additive/pha.ts';
+import { instanceLoss, prototypeLoss, prototypeScores } from '../../peft/additive/phaLoss.ts';
+import { resTuning } from '../../peft/additive/resTuning.ts';
+import { sideTuning } from '../../peft/additive/sideTuning.ts';
+import { tinyAttn } from '../../peft/additive/tinyAttn.ts';
+import { assignment } from '../../peft/assignment.ts';
+import { merge } from '../../peft/merge.ts';
+import { lora } from '../../peft/reparameterized/lora.ts';
+import { mtlLora } from '../../peft/reparameterized/mtlLora.ts';
+import { backwardPaths, gradients } from '../laws/graph.ts';
+import { bertNetwork, gpt2Network, llamaNetwork, type Network, perturb, run } from '../laws/models.ts';
+import {
+  affine,
+  apart,
+  attention,
+  each,
+  flat,
+  layerAt,
+  type Matrix,
+  own,
+  plus,
+  random,
+  relu,
+  rowsOf,
+  scaled,
+  sigmoid,
+  softmax,
+  trained,
+} from './naive.ts';
+
+const engine = float64();
+const D = 8;
+const T = 4;
+const x = random(5, [1, T, D]);
+const ctx = context(T, { causal: true });
+const read = async (t: Tensor, feed = {}): Promise<number[][]> => rowsOf(await engine.read(t, feed), t.shape.at(-1)!);
+const tensorOf = (m: Matrix): Tensor => leaf(Float64Array.from(flat(m)), [1, m.length, m[0]!.length]);
+const mean = (v: readonly number[]): number => v.reduce((a, b) => a + b, 0) / v.length;
+const layerNorm = (m: Matrix, gain: readonly number[] | null = null, shift: readonly number[] | null = null, eps = 1e-5): number[][] =>
+  m.map((row) => {
+    const mu = mean(row);
+    const s = Math.sqrt(mean(row.map((v) => (v - mu) ** 2)) + eps);
+    return row.map((v, i) => ((v - mu) / s) * (gain?.[i] ?? 1) + (shift?.[i] ?? 0));
+  });
+type Own = Record<string, number[][]>;
+const bottleneck = (m: Matrix, p: Own, k = ''): number[][] =>
+  affine(each(affine(m, p[`down${k}`]!, p[`downBias${k}`]!.flat()), relu), p[`up${k}`]!, p[`upBias${k}`]!.flat());
+const close = (a: Matrix, b: Matrix): void => expect(apart(flat(a), flat(b))).toBeLessThan(1e-9);
+const block = (m: Model, k: number): Layer<'block'> => layerAt(m, 'block', `trunk.blocks.${k}`);
+const at = (m: Model, k: number) => ({
+  norm1: layerAt(m, 'norm', `trunk.blocks.${k}.norm1`),
+  norm2: layerAt(m, 'norm', `trunk.blocks.${k}.norm2`),
+  attn: layerAt(m, 'branch', `trunk.blocks.${k}.attn`),
+  mlp: layerAt(m, 'branch', `trunk.blocks.${k}.mlp`),
+});
+/** The states between the blocks: what enters the first, and what each answers. */
+const states = (m: Model, h: Tensor): Tensor[] => {
+  const first = block(m, 0)(h, ctx);
+  return [h, first, block(m, 1)(first, ctx)];
+};
+
+/** Many recipes in one run. */
+const readAll = async (all: readonly Tensor[], feed = {}): Promise<number[][]> => {
+  const plan = await engine.compile(engine.store(), { outputs: Object.fromEntries(all.map((t, k) => [`o${k}`, t])) });
+  const out = await plan.run(feed);
+  return all.map((_, k) => Array.from(out[`o${k}`]!));
+};
+const largest = (v: readonly number[]): number => Math.max(...v.map(Math.abs));
+
+describe('adapterBias', () => {
+  it('adds its vector as much as the linear layer says, and merges; one α for all layers where shared', async () => {
+    const { base } = gpt2Network(1);
+    const model = perturb(adapterBias()(base), 1);
+    const at = 'trunk.blocks.1.mlp.down';
+    const inner = random(2, [1, T, 12]);
+    const p = await own(engine, model, `${at}.adapterBias`);
+    const y = await read(layerAt(base, 'linear', at)(inner, ctx));
+    const xi = affine(await read(inner), p.alpha!, p.c!.flat());
+    const expected = y.map((row, i) => row.map((v, j) => v + xi[i]![0]! * p.v!.flat()[j]!));
+    close(await read(layerAt(model, 'linear', at)(inner, ctx)), expected);
+    close(await read(layerAt(merge(model), 'linear', at)(inner, ctx)), expected);
+    expect(trained(adapterBias()(base))).toBe(2 * (8 + 12 + 1));
+    expect(trained(adapterBias({ shared: true })(base))).toBe(2 * 8 + 12 + 1);
+    expect(() => adapterBias({ shared: true, where: ['down', 'up'] })(base)).toThrow(/cannot share one α/);
+  });
+});
+
+describe('adapterPlus', () => {
+  it('is the scaled bottleneck behind a block; a text that is dropped keeps the block, the others count more', async () => {
+    const { base } = bertNetwork(2);
+    const model = perturb(adapterPlus({ bottleneck: 3, activation: 'relu', stochasticDepth: 0.2 })(base), 1);
+    const p = await own(engine, model, 'trunk.blocks.0.adapterPlus');
+    const c = context(T);
+    const h = await read(block(base, 0)(x, c));
+    const change = scaled(bottleneck(h, p), (_, j) => p.s!.flat()[j]!);
+    close(await read(block(model, 0)(x, c)), plus(h, change));
+    const twice = leaf(Float64Array.from([...(await engine.read(x)), ...(await engine.read(x))]), [2, T, D]);
+    const draw = { ...quiet, bernoulli: () => leaf([0, 1], [2, 1, 1]) };
+    const rows = await read(block(model, 0)(twice, { ...c, draw }));
+    close(rows.slice(0, T), h);
+    close(
+      rows.slice(T),
+      plus(
+        h,
+        scaled(change, () => 1 / 0.8),
+      ),
+    );
+    expect(() => adapterPlus({ stochasticDepth: 1 })(base)).toThrow(/stochasticDepth/);
+  });
+});
+
+describe('mtlLora', () => {
+  it('gives each row the update of its task; one task merges, several refuse', async () => {
+    const { base } = llamaNetwork(3);
+    const c = { rank: 2, alpha: 3, ups: 2, sharpness: 0.5 };
+    const model = perturb(mtlLora({ ...c, tasks: 2 })(base), 1);
+    const place = 'trunk.blocks.0.attn.q';
+    const p = await own(engine, model, `${place}.mtlLora`);
+    const two = random(4, [2, T, D]);
+    const got = await read(layerAt(model, 'linear', place)(two, ctx), { task: [1, 0] });
+    const y = await read(layerAt(base, 'linear', place)(two, ctx));
+    const rows = await read(two);
+    for (const [row, task] of [1, 0].entries()) {
+      const part = (m: Matrix): Matrix => m.slice(row * T, (row + 1) * T);
+      const w = softmax(p.omega![task]!.map((v) => v / 0.5));
+      const h = scaled(affine(part(rows), p.A!), (_, j) => p.lambda![task]![j]!);
+      const ups = [0, 1].map((i) => scaled(affine(h, p.B!.slice(8 * i, 8 * (i + 1))), () => (w[i]! * 3) / 2));
+      close(part(got), plus(part(y), plus(ups[0]!, ups[1]!)));
+    }
+    expect(() => merge(model)).toThrow(/another for each of 2 tasks/);
+    expect(() => mtlLora({ sharpness: 0 })(base)).toThrow(/sharpness/);
+  });
+});
+
+/** The narrow attention by hand. */
+function tiny(z: Matrix, p: Own, e: number, heads: number, sees: (i: number, j: number) => boolean): number[][] {
+  const into = affine(layerNorm(z, p.gain!.flat(), p.shift!.flat()), p.into!, p.intoBias!.flat());
+  const projected = [0, 1, 2].map((k) =>
+    affine(
+      into.map((r) => r.slice(k * e, (k + 1) * e)),
+      p.project!.slice(k * e, (k + 1) * e),
+      p.projectBias!.flat().slice(k * e, (k + 1) * e),
+    ),
+  );
+  const per = e / heads;
+  const all = Array.from({ length: heads }, (_, n) => {
+    const [q, k, v] = projected.map((m) => m.map((r) => r.slice(n * per, (n + 1) * per))) as unknown as [Matrix, Matrix, Matrix];
+    return attention(q, k, v, sees);
+  });
+  const joined = z.map((_, i) => all.flatMap((h) => h[i]!));
+  return affine(affine(joined, p.join!, p.joinBias!.flat()), p.out!, p.outBias!.flat());
+}
+
+describe('tinyAttn', () => {
+  it('stands between attention and feed-forward, causal in LLaMA and after the norm in BERT', async () => {
+    const c = { width: 4, heads: 2 };
+    const llama = llamaNetwork(4).base;
+    const m1 = perturb(tinyAttn(c)(llama), 1);
+    const p1 = await own(engine, m1, 'trunk.blocks.0.tinyAttn');
+    const l = at(llama, 0);
+    const a = await read(x.add(l.attn(l.norm1(x, ctx), ctx)));
+    const z = tensorOf(
+      plus(
+        a,
+        tiny(a, p1, 4, 2, (i, j) => j <= i),
+      ),
+    );
+    close(await read(block(m1, 0)(x, ctx)), await read(z.add(l.mlp(l.norm2(z, ctx), ctx))));
+
+    const bert = bertNetwork(4).base;
+    const m2 = perturb(tinyAttn(c)(bert), 1);
+    const p2 = await own(engine, m2, 'trunk.blocks.1.tinyAttn');
+    const [b, open] = [at(bert, 1), context(T)];
+    const n = await read(b.norm1(x.add(b.attn(x, open)), open));
+    const y = tensorOf(
+      plus(
+        n,
+        tiny(n, p2, 4, 2, () => true),
+      ),
+    );
+    close(await read(block(m2, 1)(x, open)), await read(b.norm2(y.add(b.mlp(y, open)), open)));
+    expect(() => tinyAttn({ width: 3, heads: 2 })(bert)).toThrow(/do not divide/);
+  });
+
+  it('keeps keys and values of its own while text is generated', async () => {
+    const model = perturb(tinyAttn({ width: 2, heads: 1 })(gpt2Network(4).base), 3);
+    const text = [1, 2, 3];
+    const made = await generate(model, text, { engine, tokens: 2, temperature: 0 });
+    for (const token of made) {
+      const logits = (await read(model({ ids: leaf(text, [1, text.length]) }, context(text.length)))).at(-1)!;
+      expect(token).toBe(logits.indexOf(Math.max(...logits)));
+      text.push(token);
+    }
+  });
+});
+
+describe('meft', () => {
+  for (const form of [1, 2] as const)
+    it(`is the two streams of form ${form}, and what enters the blocks can be computed from what leaves them`, async () => {
+      const { base } = llamaNetwork(5);
+      const c = { bottleneck: 3, activation: 'relu', form, lambda: 0.3, beta: 0.7 } as const;
+      const model = perturb(meft(c)(base), 1);
+      const p = await own(engine, model, 'trunk.meft');
+      const inner = async (k: number, m: Matrix): Promise<number[][]> => {
+        const l = at(base, k);
+        const h = tensorOf(m);
+        const a = h.add(l.attn(l.norm1(h, ctx), ctx));
+        const n = l.norm2(a, ctx);
+        return plus(await read(a.add(l.mlp(n, ctx))), bottleneck(await read(n), p, `.${2 * k}`));
+      };
+      const outer = async (k: number, m: Matrix): Promise<number[][]> => bottleneck(m, p, `.${2 * k + 1}`);
+      const [F, G] = form === 1 ? [inner, outer] : [outer, inner];
+      const times = (m: Matrix, s: number): Matrix => scaled(m, () => s);
+      const start = await read(x);
+      let [x1, x2]: [Matrix, Matrix] = [start, start];
+      for (const k of [0, 1]) {
+        const y1 = plus(times(x1, 0.3), await F(k, x2));
+        [x1, x2] = [plus(times(x2, 0.7), await G(k, y1)), y1];
+      }
+      const final = layerAt(base, 'norm', 'trunk.norm')(tensorOf(times(plus(x1, x2), 0.5)), ctx);
+      close(await read(layerAt(model, 'trunk', 'trunk')(x, ctx)), await read(final));
+      for (const k of [1, 0]) {
+        const y1 = x2;
+        const back = times(plus(x1, times(await G(k, y1), -1)), 1 / 0.7);
+        [x1, x2] = [times(plus(y1, times(await F(k, back), -1)), 1 / 0.3), back];
+      }
+      close(x1, start);
+      close(x2, start);
+    });
+
+  it('has the same gradients whether it computes again or keeps', async () => {
+    const net = gpt2Network(5);
+    const of = async (recompute: boolean): Promise<number[]> => {
+      const model = perturb(meft({ bottleneck: 3, recompute })(net.base), 1);
+      return flat(await readAll(gradients(run(net, model).loss, model)));
+    };
+    expect(apart(await of(true), await of(false))).toBeLessThan(1e-12);
+    expect(() => meft({ beta: 0 })(net.base)).toThrow(/reversed/);
+  });
+});
+
+describe('coda', () => {
+  it('has a soft top-k in [0, 1] whose sum is k once settled, and hardens as ε falls', async () => {
+    await fc.assert(
+      fc.asyncProperty(fc.nat(1e6), fc.integer({ min: 1, max: 5 }), async (seed, k) => {
+        const s = leaf(rng(seed).normal(6), [1, 6]);
+        const soft = Array.from(await engine.read(softTopK(s, k, { epsilon: 0.5, turns: 40 })));
+        expect(Math.abs(soft.reduce((a, b) => a + b) - k)).toBeLessThan(1e-2);
+        expect(soft.every((v) => v >= 0 && v <= 1 + 1e-12)).toBe(true);
+        const values = await engine.read(s);
+        const order = [...soft.keys()].sort((a, b) => values[b]! - values[a]!);
+        expect(order.every((i, n) => n === 0 || soft[i]! <= soft[order[n - 1]!]! + 1e-12)).toBe(true);
+      }),
+      { numRuns: 5 },
+    );
+  });
+
+  it('computes the frozen layers for the picked tokens alone, and its adapter for all', async () => {
+    const { base } = bertNetwork(6);
+    const c = { bottleneck: 3, tokens: 0.5, epsilon: 1, turns: 3 };
+    const model = perturb(coda(c)(base), 1);
+    const p = await own(engine, model, 'trunk.blocks.0.coda');
+    const s = affine(await read(x), p.w!).flat();
+    let [v, u, e] = [s.map((a) => -a), s, 4];
+    for (const turn of [0, 1, 2]) {
+      const lse = Math.log(s.reduce((n, a, i) => n + Math.exp((a + v[i]!) / e), 0));
+      u = s.map(() => e * (Math.log(2) - lse));
+      v = s.map((a, i) => Math.min(-a - u[i]!, 0));
+      if (turn < 2) e = Math.max(1, 0.7 * e);
+    }
+    const cut = [...s].sort((a, b) => b - a)[1]!;
+    const share = s.map((a, i) => (a >= cut ? Math.exp((a + u[i]! + v[i]!) / e) : 0));
+    const [l, open] = [at(base, 0), context(T)];
+    const shared = async (t: Tensor): Promise<Tensor> => tensorOf(scaled(await read(t), (i) => share[i]!));
+    const h = l.norm1(x.add(await shared(l.attn(x, open))), open);
+    const out = h.add(await shared(l.mlp(h, open))).add(tensorOf(bottleneck(await read(h), p)));
+    close(await read(block(model, 0)(x, open)), await read(l.norm2(out, open)));
+    expect(() => coda()(gpt2Network(1).base)).toThrow(/use an encoder/);
+    expect(() => coda({ tokens: 0 })(base)).toThrow(/tokens/);
+  });
+});
+
+const two = random(9, [2, T, D]);
+describe('hyperformer', () => {
+  it('makes each adapter from task, block and place; a row has the adapter of its task', async () => {
+    const { base } = gpt2Network(7);
+    const c = { bottleneck: 3, activation: 'relu', embedding: 2, hidden: 6, projected: 3, tasks: 2 } as const;
+    const model = perturb(hyperformer(c)(base), 1);
+    const place = 'trunk.blocks.1.mlp';
+    const p = await own(engine, model, `${place}.hyperformer`);
+    const got = await read(layerAt(model, 'branch', place)(two, ctx), { task: [1, 0] });
+    const h = await read(layerAt(base, 'branch', place)(two, ctx));
+    for (const [row, task] of [1, 0].entries()) {
+      const joint = [[...p.task![task]!, ...p.block!.flat(), ...p.place!.flat()]];
+      const inner = affine(each(affine(joint, p.a!, p.aBias!.flat()), relu), p.b!, p.bBias!.flat());
+      const I = layerNorm(inner, p.gain!.flat(), p.shift!.flat(), 1e-6);
+      const head = (k: number): number[] => affine(I, p[`heads.${2 * k}`]!, p[`heads.${2 * k + 1}`]!.flat())[0]!;
+      const mine = h.slice(row * T, (row + 1) * T);
+      const up = affine(each(affine(mine, rowsOf(head(0), D), head(1)), relu), rowsOf(head(2), 3), head(3));
+      close(got.slice(row * T, (row + 1) * T), plus(mine, layerNorm(up, head(4), head(5))));
+    }
+    const one = new Set([...tensors(model)].filter(({ path }) => path.endsWith('.hyperformer.place')).map(({ tensor }) => paramOf(tensor)));
+    expect(one.size).toBe(2);
+    expect(() => hyperformer({ tasks: 0 })(base)).toThrow(/tasks/);
+  });
+});
+
+describe('pha', () => {
+  const c = { bottleneck: 3, embedding: 3, hidden: 6 };
+  it('makes each adapter from the prototype of the row’s task, and asks for the retriever’s losses', async () => {
+    const { base } = bertNetwork(8);
+    const model = perturb(pha({ ...c, tasks: 2 })(base), 1);
+    const p = await own(engine, model, 'trunk.pha');
+    const aux: Tensor[] = [];
+    const open = context(T, { aux: (_, loss) => aux.push(loss) });
+    const task = { task: [1, 0] };
+    const got = await read(layerAt(model, 'trunk', 'trunk')(two, open), task);
+    const all = await read(two);
+    for (const [row, k] of task.task.entries()) {
+      let h = tensorOf(all.slice(row * T, (row + 1) * T));
+      const start = layerAt(base, 'embedding', 'trunk.positions');
+      h = layerAt(base, 'norm', 'trunk.first')(h.add(start(open.positions, open)), open);
+      for (const i of [0, 1]) {
+        const [l, g] = [at(base, i), (n: number) => p[`generator.${n}`]!];
+        const inner = affine(each(affine([[...p.prototypes![k]!, ...p.blocks![i]!]], g(0), g(1).flat()), relu), g(2), g(3).flat());
+        const I = layerNorm(inner, g(4).flat(), g(5).flat(), 1e-6);
+        const head = (n: number): number[] => affine(I, p[`heads.${2 * n}`]!, p[`heads.${2 * n + 1}`]!.flat())[0]!;
+        const a = l.norm1(h.add(l.attn(h, open)), open);
+        const change = affine(each(affine(await read(a), rowsOf(head(0), D), head(1)), relu), rowsOf(head(2), 3), head(3));
+        h = l.norm2(a.add(l.mlp(a, open)).add(tensorOf(change)), open);
+      }
+      close(got.slice(row * T, (row + 1) * T), await read(h));
+    }
+    expect(aux).toHaveLength(1);
+    const own2 = [...trainable(model)].filter(([, path]) => path.includes('.retriever.')).map(([q]) => stateOf(q));
+    for (const g of await readAll(grad(aux[0]!, own2), task)) expect(largest(g)).toBeGreaterThan(0);
+    const scores = await read(prototypeScores(model, { ids: leaf([1, 2, 3, 4], [2, 2]) }, context(2)), task);
+    expect(scores.flat().every((v) => Math.abs(v) <= 1 + 1e-12)).toBe(true);
+    expect(() => prototypeScores(pha(c)(base), { ids: leaf([1], [1, 1]) }, context(1))).toThrow(/nothing retrieves/);
+    expect(() => pha({ temperature: 0 })(base)).toThrow(/temperature/);
+  });
+
+  it('has the losses of their equations', async () => {
+    const [z, k, task] = [random(11, [4, 3]), random(12, [3, 3]), [0, 2, 0, 1]];
+    const unit = (m: Matrix): number[][] => m.map((r) => r.map((v) => v / Math.hypot(...r)));
+    const dots = (a: Matrix, b: Matrix): number[][] => affine(a, b).map((r) => r.map((v) => v / 0.5));
+    const [u, w] = [unit(await read(z)), unit(await read(k))];
+    const s = dots(u, u);
+    const among = (i: number): number => Math.log(s[i]!.reduce((n, v, j) => n + (j === i ? 0 : Math.exp(v)), 0));
+    const instances = -mean([s[0]![2]! - among(0), s[2]![0]! - among(2)]); // rows 1 and 3 are alone
+    const t = dots(u, w);
+    const prototypes = -mean(task.map((own, i) => t[i]![own]! - Math.log(t[i]!.reduce((n, v, j) => n + (j === own ? 0 : Math.exp(v)), 0))));
+    const labels = leaf(task, [4]);
+    expect((await engine.read(instanceLoss(z, labels, 0.5)))[0]).toBeCloseTo(instances, 9);
+    expect((await engine.read(prototypeLoss(z, k, labels, 0.5)))[0]).toBeCloseTo(prototypes, 9);
+  });
+});
+
+describe('side networks', () => {
+  it('sideTuning blends the base with its side network, through which alone it learns', async () => {
+    const net = llamaNetwork(9);
+    const model = perturb(sideTuning({ reduction: 2, blocks: 2 })(net.base), 1);
+    const withAlpha = async (v: number): Promise<number[][]> => {
+      const alpha = [...trainable(model)].find(([, path]) => path.endsWith('.alpha'))![0];
+      return read(layerAt(withValues(model, new Map([[alpha, Float64Array.of(v)]])), 'trunk', 'trunk')(x, ctx));
+    };
+    const base = await read(layerAt(net.base, 'trunk', 'trunk')(x, ctx));
+    close(await withAlpha(40), base);
+    const side = await withAlpha(-60);
+    close(
+      await withAlpha(0.7),
+      plus(
+        scaled(base, () => sigmoid(0.7)),
+        scaled(side, () => 1 - sigmoid(0.7)),
+      ),
+    );
+    const paths = backwardPaths(gradients(run(net, model).loss, model));
+    expect(paths.filter((p) => /trunk\.blocks\.\d/.test(p))).toEqual([]);
+    expect(() => sideTuning({ reduction: 3 })(net.base)).toThrow(/sideTuning: at trunk a reduction of 3/);
+  });
+
+  it('resTuning answers with its bypass, and backward never enters the blocks', async () => {
+    const net = gpt2Network(9);
+    const model = perturb(resTuning({ bottleneck: 3, activation: 'relu' })(net.base), 1);
+    const p = await own(engine, model, 'trunk.resTuning');
+    const into = x.add(layerAt(net.base, 'embedding', 'trunk.positions')(ctx.positions, ctx));
+    const h = await Promise.all(states(net.base, into).map((t) => read(t)));
+    const tuned = (m: Matrix, k: number): Matrix => plus(m, bottleneck(m, p, `.${k}`));
+    const first = plus(tuned(h[1]!, 0), tuned(h[0]!, 1));
+    const second = plus(tuned(h[2]!, 2), tuned(first, 3));
+    close(await read(layerAt(model, 'trunk', 'trunk')(x, ctx)), await read(layerAt(net.base, 'norm', 'trunk.norm')(tensorOf(second), ctx)));
+    const paths = backwardPaths(gradients(run(net, model).loss, model));
+    expect(paths.filter((q) => /\.(attn|mlp)/.test(q))).toEqual([]);
+    const zero = resTuning({ bottleneck: 3, zeroLast: true })(net.base);
+    expect(
+      [...tensors(zero)].filter(({ path, tensor }) => /\.up\.[23]$/.test(path) && paramOf(tensor)!.value.every((v) => v === 0)),
+    ).toHaveLength(2);
+  });
+});
+
+describe('ipa', () => {
+  it('adds the logits of a small model to those of a frozen one, and generates by their sum', async () => {
+    const [large, small] = [gpt2Network(10).base, perturb(lora({ rank: 2 })(llamaNetwork(11).base), 1)];
+    const model = ipa(large, small, { alpha: 2 });
+    const text = [1, 5, 2];
+    const made = await generate(model, text, { engine, tokens: 2, temperature: 0 });
+    for (const token of made) {
+      const logits = async (m: Model): Promise<number[]> =>
+        (await read(m({ ids: leaf(text, [1, text.length]) }, context(text.length)))).at(-1)!;
+      const [a, b] = [await logits(large), await logits(small)];
+      const both = a.map((v, i) => v + 2 * b[i]!);
+      expect(token).toBe(both.indexOf(Math.max(...both)));
+      text.push(token);
+    }
+    expect([...trainable(model).values()].every((path) => path.startsWith('policy.'))).toBe(true);
+    const batch = { ids: leaf(text.slice(0, 3), [1, 3]), targets: leaf(text.slice(1, 4), [1, 3]) };
+    const paths = backwardPaths(gradients(nextToken(model, batch, context(3)), model));
+    expect(paths.length).toBeGreaterThan(0);
+    expect(paths.filter((path) => path.startsWith('trunk') || path.startsWith('head'))).toEqual([]);
+    expect(() => ipa(large, small, { alpha: Number.NaN })).toThrow(/alpha/);
+  });
+});
+
+describe('hyperTuning', () => {
+  it('writes LoRA from examples: at first what LoRA starts with, then another for other examples, trained through the reader', async () => {
+    const net = gpt2Network(12);
+    const downstream = lora({ rank: 2, alpha: 3 })(net.base);
+    for (const reader of [gpt2Network(13), bertNetwork(13)]) {
+      const hyper = perturb(lora({ rank: 1, where: 'v' })(reader.base), 2);
+      const tuner = hyperTuner(hyper, downstream, 4, rng(1));
+      const examples = { ids: leaf([1, 2, 3, 4, 5, 6], [2, 3]), keyMask: leaf([1, 1, 1, 1, 1, 0], [2, 3]) };
+      const output = async (m: Model): Promise<number[][]> => read(run(net, m).output);
+      close(await output(hyperTuned(tuner, downstream, examples)), await output(downstream));
+      if (reader.name === 'bert') continue;
+      const moved = perturb<Field>(tuner, 3) as typeof tuner;
+      const model = hyperTuned(moved, downstream, examples);
+      expect(trained(model)).toBe(0);
+      const a = await output(await realize(model, engine));
+      close(a, await output(model));
+      expect(apart(flat(a), flat(await output(hyperTuned(moved, downstream, { ids: leaf([9, 8, 7], [1, 3]) }))))).toBeGreaterThan(1e-6);
+      const own = [...trainable(moved)];
+      const grads = await readAll(
+        grad(
+          run(net, model).loss,
+          own.map(([q]) => stateOf(q)),
+        ),
+      );
+      for (const [k, [, path]] of own.entries()) expect(largest(grads[k]!), path).toBeGreaterThan(0);
+    }
+    expect(() => hyperTuner(net.base, net.base, 4, rng(1))).toThrow(/nothing is trained/);
+    expect(() => hyperTuned(hyperTuner(net.base, downstream, 4, rng(1)), lora({ rank: 1 })(net.base), { ids: leaf([1], [1, 1]) })).toThrow(
+      /writes no/,
+    );
+  });
+});
+
+describe('mera', () => {
+  /** The same adapters with their units in another order. */
+  const shuffled = (model: Model, order: readonly number[]): Model => {
+    const values = new Map(
+      [...trainable(model)].flatMap(([p, path]) => {
+        const name = path.split('.').at(-1)!;
+        const cols = p.shape.at(-1)!;
+        const m = name === 'downBias' ? [...p.value].map((v) => [v]) : rowsOf(p.value, cols);
+        if (name === 'down' || name === 'downBias') return [[p, Float64Array.from(order.flatMap((j) => m[j]!))] as const];
+        return name === 'up' ? [[p, Float64Array.from(m.flatMap((row) => order.map((j) => row[j]!)))] as const] : [];
+      }),
+    );
+    return withValues(model, values);
+  };
+  const output = async (net: Network, m: Model): Promise<number[][]> => read(run(net, m).output);
+
+  it('finds units that are only in another order, by weights and by what they compute: the merged adapter is the adapter', async () => {
+    const net = bertNetwork(14);
+    const model = perturb(pfeiffer({ bottleneck: 4 })(net.base), 1);
+    const all = [model, shuffled(model, [2, 0, 3, 1]), shuffled(model, [3, 2, 1, 0])];
+    const expected = await output(net, model);
+    close(await output(net, mera(all)), expected);
+    const units = await Promise.all(all.map((m) => unitActivations(m, net.batch, context(5), engine)));
+    expect([...units[0]!.values()][0]!.map((u) => u.length)).toEqual([8, 8, 8, 8]); // real tokens
+    close(await output(net, mera(all, units)), expected);
+    expect([...layers(mera(all))].some(({ layer: l }) => ofKind(l, l.kind).attached?.method === 'pfeiffer')).toBe(true);
+    expect(() => mera([net.base])).toThrow(/no bottleneck/);
+    expect(() => mera([model, pfeiffer({ bottleneck: 3 })(net.base)])).toThrow(/differ at/);
+  });
+
+  it('assigns at the least cost', () => {
+    const orders = (n: number): number[][] =>
+      n === 0 ? [[]] : orders(n - 1).flatMap((o) => Array.from({ length: n }, (_, i) => [...o.slice(0, i), n - 1, ...o.slice(i)]));
+    fc.assert(
+      fc.property(fc.integer({ min: 1, max: 5 }), fc.nat(1e6), (n, seed) => {
+        const cost = rowsOf(rng(seed).uniform(n * n), n);
+        const of = (o: readonly number[]): number => o.reduce((s, c, r) => s + cost[r]![c]!, 0);
+        const found = assignment(cost);
+        expect([...found].sort()).toEqual([...Array(n).keys()]);
+        expect(of(found)).toBeCloseTo(Math.min(...orders(n).map(of)), 9);
+      }),
+    );
+  });
+});
