@@ -5,8 +5,7 @@ import { nearest } from '../../core/nearest.ts';
 import { engines, modes } from '../../core/open.ts';
 import { parseJson } from '../../io/adapterJson.ts';
 import { UsageError } from '../usage.ts';
-import { parsed } from './flags.ts';
-import { PACKINGS } from './open.ts';
+import { PACKINGS, parsed } from './flags.ts';
 
 const count = z.int().min(1);
 const positive = z.number().positive();
@@ -138,7 +137,7 @@ export function checked(value: unknown, from: string): TrainConfig {
 function issueLines(issue: z.core.$ZodIssue): string[] {
   if (issue.code !== 'unrecognized_keys') {
     const [name] = issue.path;
-    const missing = issue.code === 'invalid_type' && issue.input === undefined && issue.path.length === 1;
+    const missing = issue.path.length === 1 && issue.message.endsWith('received undefined');
     return [`  ${issue.path.join('.') || 'the whole'}: ${missing ? `is missing: ${describe(String(name))}` : issue.message}`];
   }
   return issue.keys.map((k) => `  there is no ${k}. Nearest: ${nearest(k, Object.keys(TrainSchema.shape)).join(', ')}`);

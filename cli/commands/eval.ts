@@ -3,8 +3,8 @@ import { readRecords } from '../../io/records.ts';
 import type { Model } from '../../nn/layer.ts';
 import { evaluate } from '../../optim/evaluate.ts';
 import { UsageError } from '../usage.ts';
-import { ENGINE_FLAGS, ENGINE_HELP, HELP_FLAG, needed, oneOf, parsed, wholeFrom } from './flags.ts';
-import { engineFor, LABELS_FILE, openAdapted, PACKINGS, reader } from './open.ts';
+import { ENGINE_FLAGS, ENGINE_HELP, HELP_FLAG, needed, oneOf, PACKINGS, parsed, wholeFrom } from './flags.ts';
+import { engineFor, LABELS_FILE, openAdapted, reader } from './open.ts';
 import { classification, type Job, language, type Parts } from './task.ts';
 
 const HELP = `tinypeft eval --model DIR|REPO|FILE.gguf --data FILE [--adapter DIR] [options]

@@ -10,6 +10,10 @@ export const ENGINE_HELP = `  --engine NAME   gpujs, simd or float64 (default: t
   --mode NAME     webgpu, webasm or cpu, inside gpujs
   --help          this text`;
 
+/** How the frozen base may be packed. */
+export const PACKINGS = ['none', 'nf4', 'nf4-double', 'fp4', 'int8', 'int4', 'int2'] as const;
+export type Packing = (typeof PACKINGS)[number];
+
 /** Node's parseArgs, whose errors name the command, the flags that were probably meant, and where all of them are listed. */
 export function parsed<T extends ParseArgsConfig & { readonly options: object }>(
   command: string,

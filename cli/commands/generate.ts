@@ -3,8 +3,8 @@ import { isDecoder } from '../../io/checkpoints/config.ts';
 import { interrupt } from '../../io/interrupt.ts';
 import { generate } from '../../nn/generate.ts';
 import { UsageError } from '../usage.ts';
-import { ENGINE_FLAGS, ENGINE_HELP, HELP_FLAG, needed, numberFrom, oneOf, parsed, wholeFrom } from './flags.ts';
-import { engineFor, openAdapted, PACKINGS, reader } from './open.ts';
+import { ENGINE_FLAGS, ENGINE_HELP, HELP_FLAG, needed, numberFrom, oneOf, PACKINGS, parsed, wholeFrom } from './flags.ts';
+import { engineFor, openAdapted, reader } from './open.ts';
 
 const HELP = `tinypeft generate --model DIR|REPO|FILE.gguf "a prompt" [options]
 

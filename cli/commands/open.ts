@@ -28,7 +28,7 @@ import { int8 } from '../../quant/int8.ts';
 import { fp4, nf4 } from '../../quant/nf4.ts';
 import { inBlocks, quantize, type Scheme } from '../../quant/quantize.ts';
 import { UsageError } from '../usage.ts';
-import { oneOf } from './flags.ts';
+import { oneOf, type Packing } from './flags.ts';
 
 export interface Opened {
   readonly model: Model; // frozen
@@ -39,8 +39,6 @@ export interface Opened {
   /** The checkpoint it is from, for saving one like it; null for GGUF. */
   readonly checkpoint: Checkpoint | null;
 }
-export const PACKINGS = ['none', 'nf4', 'nf4-double', 'fp4', 'int8', 'int4', 'int2'] as const;
-export type Packing = (typeof PACKINGS)[number];
 const SCHEMES: Readonly<Record<Exclude<Packing, 'none'>, () => Scheme>> = {
   nf4: () => nf4(),
   'nf4-double': () => nf4({ scales: doubleQuant() }),
