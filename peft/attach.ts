@@ -105,7 +105,8 @@ function attach<K extends Kind, C, T extends Tensors, S, P>(
     control:
       m.control === undefined
         ? null
-        : (at) => m.control!(at.filter(({ path, own }) => live.get(path)!(own)) as unknown as readonly { path: string; own: T }[], c),
+        : (at) =>
+            m.control!(at.filter(({ path, own }) => live.get(path)!(own)) as unknown as readonly { path: string; own: T }[], c, prepared),
   };
   const live = new Map<string, (own: Fields) => boolean>();
   const byPath = new Map(sites.map((s) => [s.path, s]));

@@ -72,7 +72,7 @@ export interface Method<K extends Kind, C, T extends Tensors, S = null, P = null
   /** The same method as new weights, where that is exact. */
   readonly fold?: (w: Weights, p: T, c: C, site: Site<K>) => Weights;
   readonly hooks?: (p: T, c: C, site: Site<K>) => Hooks;
-  readonly control?: (at: readonly { readonly path: string; readonly own: T }[], c: C) => Controller;
+  readonly control?: (at: readonly { readonly path: string; readonly own: T }[], c: C, prepared: P) => Controller;
   /** A smaller equivalent of the trained tensors (a flattened prefix). `around` must understand it. */
   readonly finish?: (p: T, c: C) => Partial<T>;
   /** The paper's count: scalars trained, and scalars stored after `finish`; of what `prepare` chose, where that matters and is known. */

@@ -1,8 +1,10 @@
 // How much a loss depends on each entry of some weights: sums of functions of gradients over data, for methods that choose by them.
+import type { Engine } from '../core/engine.ts';
 import { grad } from '../core/grad.ts';
 import { add, square } from '../core/ops/map.ts';
 import { sum } from '../core/ops/reduce.ts';
 import { show, size } from '../core/shape.ts';
+import type { Store } from '../core/store.ts';
 import { type Data, input, leaf, type Param, param, paramOf, stateOf, Tensor, topological } from '../core/tensor.ts';
 import { BASE, type Batch, type Layer, layer, type Model } from '../nn/layer.ts';
 import { substitute } from '../nn/tree.ts';
@@ -67,49 +69,82 @@ const each = (batch: Batch, f: (t: Tensor, name: string) => Tensor): Batch =>
 /** What is summed for one batch: recipes in the shapes of the sites' weights. `gradients` differentiates by these weights. */
 export type Score = (model: Model, batch: Batch, gradients: (loss: Tensor) => readonly Tensor[]) => readonly Tensor[];
 
-/** Σ of a score over batches, for every site, accumulated where the engine computes. One plan for each shape of batch. */
+/** Σ of a score over batches, for every site, accumulated where the engine computes; weights are shifted by `at`, which is 0 if left out. */
 export async function scoreSums(
   method: string,
   sites: readonly Site<'weight'>[],
   { engine }: Env,
   batches: readonly Batch[],
   score: Score,
+  at?: readonly Data[],
 ): Promise<Float64Array[]> {
-  const probes = sites.map((s) => leaf(new Float32Array(size(s.shape)), s.shape));
+  const probes = sites.map((s, k) => leaf(at?.[k] ?? new Float32Array(size(s.shape)), s.shape));
   const model = shifted(sites, probes);
   const sums = sites.map((s) => param(new Float32Array(size(s.shape)), s.shape, { active: false }));
   const store = engine.store();
   try {
-    const plans = new Map<string, (batch: Batch) => Promise<number>>();
-    for (const [k, batch] of batches.entries()) {
-      const shape = Object.entries(batch)
-        .map(([name, t]) => `${name} ${t instanceof Tensor ? show(t.shape) : t}`)
-        .join();
-      const ready = plans.get(shape) ?? (await compiled(batch));
-      plans.set(shape, ready);
-      if (!Number.isFinite(await ready(batch)))
-        throw new Error(`${method}: the gradients of batch ${k} are not finite, so nothing can be chosen by them; look at its loss`);
-    }
+    await overBatches(engine, store, batches, method, (batch) => {
+      const scores = score(model, batch, (loss) => grad(loss, probes));
+      const next = new Map<Param, Tensor>(sums.map((s, k) => [paramOf(s)!, add(stateOf(paramOf(s)!), scores[k]!)]));
+      return { value: scores.map((s) => sum(square(s))).reduce(add), next };
+    });
     const now = await store.read(sums.map((s) => paramOf(s)!));
     return sums.map((s) => Float64Array.from(now.get(paramOf(s)!)!));
   } finally {
     store.close();
   }
+}
+
+/** The loss of each batch. */
+export async function lossesOf(
+  method: string,
+  { engine }: Env,
+  batches: readonly Batch[],
+  loss: (batch: Batch) => Tensor,
+): Promise<number[]> {
+  const store = engine.store();
+  try {
+    return await overBatches(engine, store, batches, method, (batch) => ({ value: loss(batch), next: new Map() }));
+  } finally {
+    store.close();
+  }
+}
+
+/** One number for each batch, which must be finite, and updates as it is computed. One plan for each shape of batch. */
+async function overBatches(
+  engine: Engine,
+  store: Store,
+  batches: readonly Batch[],
+  method: string,
+  build: (batch: Batch) => { readonly value: Tensor; readonly next: ReadonlyMap<Param, Tensor> },
+): Promise<number[]> {
+  const plans = new Map<string, (batch: Batch) => Promise<number>>();
+  const values: number[] = [];
+  for (const [k, batch] of batches.entries()) {
+    const shape = Object.entries(batch)
+      .map(([name, t]) => `${name} ${t instanceof Tensor ? show(t.shape) : t}`)
+      .join();
+    const ready = plans.get(shape) ?? (await compiled(batch));
+    plans.set(shape, ready);
+    const value = await ready(batch);
+    if (!Number.isFinite(value))
+      throw new Error(`${method}: the gradients of batch ${k} are not finite, so nothing can be chosen by them; look at its loss`);
+    values.push(value);
+  }
+  return values;
 
   async function compiled(first: Batch): Promise<(batch: Batch) => Promise<number>> {
     const fed = (t: Tensor, name: string): Tensor => (t.source.kind === 'leaf' ? input(`batch ${name}`, t.shape) : t);
-    const scores = score(model, each(first, fed), (loss) => grad(loss, probes));
-    const next = new Map<Param, Tensor>(sums.map((s, k) => [paramOf(s)!, add(stateOf(paramOf(s)!), scores[k]!)]));
-    const magnitude = scores.map((s) => sum(square(s))).reduce(add);
-    const read = new Set(topological([magnitude]).flatMap(({ source: s }) => (s.kind === 'input' ? [s.name] : []))); // a loss may not look at all of a batch
-    const plan = await engine.compile(store, { outputs: { magnitude }, next });
+    const { value, next } = build(each(first, fed));
+    const read = new Set(topological([value]).flatMap(({ source: s }) => (s.kind === 'input' ? [s.name] : []))); // a loss may not look at all of a batch
+    const plan = await engine.compile(store, { outputs: { value }, next });
     return async (batch) => {
       const feed: Record<string, Data> = {};
       each(batch, (t, name) => {
         if (t.source.kind === 'leaf' && read.has(`batch ${name}`)) feed[`batch ${name}`] = t.source.data;
         return t;
       });
-      return (await plan.run(feed)).magnitude[0]!;
+      return (await plan.run(feed)).value[0]!;
     };
   }
 }

@@ -8,6 +8,7 @@ import { childTuning } from '../selective/childTuning.ts';
 import { childTuningD } from '../selective/childTuningD.ts';
 import { diffPruning } from '../selective/diffPruning.ts';
 import { far } from '../selective/far.ts';
+import { fishDip } from '../selective/fishDip.ts';
 import { fishMask } from '../selective/fishMask.ts';
 import { headOnly } from '../selective/headOnly.ts';
 import { lastLayers } from '../selective/lastLayers.ts';
@@ -46,4 +47,5 @@ export const selective: readonly Listed[] = [
   listed('peft/selective/far.ts', far, { share: 0.3 }),
   listed('peft/selective/trainableTokens.ts', trainableTokens, { tokens: [1, 3, 4, 9, 10] }),
   listed('peft/selective/spt.ts', spt, { density: 0.15, rank: 1 }),
+  listed('peft/selective/fishDip.ts', fishDip, { density: 0.1, every: 5, least: 1, where: ['q.weight', 'down.weight', 'norm1.weight'] }),
 ];
