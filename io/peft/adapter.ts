@@ -66,12 +66,13 @@ export const ownOf = (own: Field): ReadonlyMap<string, Tensor> => new Map([...te
 /** What a format may ask about an attachment. */
 export function spotOf<C>(
   model: Model,
-  { place, path, options, config }: Pick<Spot<C>, 'place' | 'path' | 'options' | 'config'>,
+  { place, places, path, options, config }: Pick<Spot<C>, 'place' | 'places' | 'path' | 'options' | 'config'>,
   own: ReadonlyMap<string, readonly number[]>,
 ): Spot<C> {
   return {
     options,
     place,
+    places,
     path,
     config,
     own,

@@ -41,8 +41,8 @@ export interface Found {
   readonly config: Options | null;
 }
 /** What a format may ask about one of these. */
-export const spot = (model: Model, f: Found): Spot<Options> =>
-  spotOf(model, f, new Map(Object.entries(f.own).map(([name, t]) => [name, t.shape])));
+export const spot = (model: Model, f: Found, places: readonly Place[] = []): Spot<Options> =>
+  spotOf(model, { ...f, places }, new Map(Object.entries(f.own).map(([name, t]) => [name, t.shape])));
 
 /** What is attached, place by place. */
 export async function attachmentsOf(

@@ -4,11 +4,14 @@ import type { Data } from '../../core/tensor.ts';
 import type { Transform } from '../../peft/method.ts';
 import type { Json } from '../adapterJson.ts';
 import type { Place, Rows } from '../names.ts';
+import type { Dtype } from '../numbers.ts';
 import type { Common } from './config.ts';
 
 export interface Table {
   readonly data: Data;
   readonly shape: readonly number[];
+  /** Its number type in the file, where that is not the others'. */
+  readonly dtype?: Dtype;
 }
 export type Tables = Readonly<Record<string, Table>>;
 
@@ -27,6 +30,8 @@ export interface Spot<C> {
   readonly options: C;
   /** The layer; null for what stands on the whole network. */
   readonly place: Place | null;
+  /** All layers it is attached to, in the network's order: for what they share. */
+  readonly places: readonly Place[];
   /** Our path of the attachment: the layer's, or that of its weight or bias. */
   readonly path: string;
   /** The configuration in the file; null where a new one is being made. */
@@ -134,6 +139,23 @@ export function same<C, V>(at: readonly At<C>[], name: string, value: (c: C) => 
     );
   return first;
 }
+/** A table with its dimensions in another order: [2, 0, 1] makes [c, a, b] of [a, b, c]; its shape is `shape` when it is read as such. */
+export function permuted({ data, shape: own }: Table, order: readonly number[], shape: readonly number[] = own): Table {
+  const strides = shape.map((_, d) => shape.slice(d + 1).reduce((a, b) => a * b, 1));
+  const to = order.map((d) => shape[d]!);
+  const turned = Float64Array.from({ length: data.length }, (_, k) => {
+    let [rest, at] = [k, 0];
+    for (let d = to.length - 1; d >= 0; d--) {
+      at += (rest % to[d]!) * strides[order[d]!]!;
+      rest = Math.floor(rest / to[d]!);
+    }
+    return data[at]!;
+  });
+  return { data: turned, shape: to };
+}
+/** Half to even, as Python rounds. */
+export const evenly = (x: number): number => (Math.abs(x % 1) === 0.5 ? 2 * Math.round(x / 2) : Math.round(x));
+
 /** The value that most modules have, and the others by module. */
 export function mostly<C>(
   at: readonly At<C>[],

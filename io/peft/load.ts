@@ -233,7 +233,9 @@ function fill(
   { file: configFile, fields: config }: ConfigFile,
 ): Map<Param | Tensor, Tensor> {
   const values = new Map<Param | Tensor, Tensor>();
+  const from = new Map<Param | Tensor, Table>();
   const wrong: string[] = [];
+  const places = [...attachedAt.at.values()].flatMap((a) => a.place ?? []);
   for (const { path, layer } of layers(attachedAt.model)) {
     const { attached } = layer;
     const known = attachedAt.at.get(path);
@@ -246,14 +248,22 @@ function fill(
     };
     const get: Get = Object.assign(read, { has: (suffix: string) => file.has(keyOf(place, suffix)) });
     const own = ownOf(layer.fields[attached.field] ?? null);
-    const spot = spotOf(attachedAt.model, { ...known, place, path, config }, new Map([...own].map(([name, t]) => [name, t.shape])));
+    const spot = spotOf(attachedAt.model, { ...known, place, places, path, config }, new Map([...own].map(([name, t]) => [name, t.shape])));
     const tables = format.decode(get, spot);
     for (const [name, t] of own) {
       if (format.unsaved?.some((u) => name === u || name.startsWith(`${u}.`))) continue;
       const table = tables[name];
       if (table === undefined) wrong.push(`${path}: the method has ${name}, which the file does not give`);
       else if (!same(t.shape, table.shape)) wrong.push(`${name} of ${place?.module ?? path} is ${shapes(table.shape, t.shape)}`);
-      else values.set(identity(t), valued(t, table.data));
+      else {
+        const before = from.get(identity(t));
+        if (before !== undefined && before.data !== table.data && !before.data.every((v, k) => v === table.data[k]))
+          throw new Error(
+            `${file.file}: ${name} of ${place?.module ?? path} is shared with another layer here, and the file has two different ones`,
+          );
+        from.set(identity(t), table);
+        if (before === undefined) values.set(identity(t), valued(t, table.data));
+      }
     }
   }
   if (wrong.length > 0)

@@ -53,12 +53,23 @@ export const LORA_FIELDS = {
   layer_replication: variant,
   lora_bias: yes(false),
   target_parameters: field(z.array(z.string()).nullable().optional(), null),
-  use_bdlora: variant,
+  use_bdlora: field(
+    z
+      .looseObject({
+        target_modules_bd_a: z.array(z.string()).nullable().optional(),
+        target_modules_bd_b: z.array(z.string()).nullable().optional(),
+        nblocks: count.optional(),
+        match_strict: flag.optional(),
+      })
+      .nullable()
+      .optional(),
+    null,
+  ),
   arrow_config: variant,
-  kasa_config: variant,
+  kasa_config: field(z.looseObject({ beta: real.optional(), gamma: real.optional() }).nullable().optional(), null),
   ensure_weight_tying: yes(false),
 } as const;
-type Lora = ConfigOf<typeof LORA_FIELDS>;
+export type Lora = ConfigOf<typeof LORA_FIELDS>;
 
 const VARIANTS = [
   'use_qalora',
@@ -76,9 +87,9 @@ const VARIANTS = [
 const isSet = (v: unknown): boolean =>
   !(v === undefined || v === null || v === false || (typeof v === 'object' && Object.keys(v).length === 0));
 
-/** Refuses variants of LoRA that change its equation, its tensors or the network. */
-export function refuseVariants(c: Pick<Lora, (typeof VARIANTS)[number] | 'init_lora_weights'>): void {
-  const found = VARIANTS.find((name) => isSet(c[name]));
+/** Refuses variants of LoRA that change its equation, its tensors or the network; all but one. */
+export function refuseVariants(c: Pick<Lora, (typeof VARIANTS)[number] | 'init_lora_weights'>, but?: (typeof VARIANTS)[number]): void {
+  const found = VARIANTS.find((name) => name !== but && isSet(c[name]));
   if (found !== undefined)
     throw new Unsupported(`${found} is ${JSON.stringify(c[found])}: a variant of LoRA that this library does not have`);
   const init = c.init_lora_weights;
@@ -90,8 +101,8 @@ export function refuseVariants(c: Pick<Lora, (typeof VARIANTS)[number] | 'init_l
 const init = (c: Lora): string => (typeof c.init_lora_weights === 'string' ? c.init_lora_weights : '');
 
 /** Rank, alpha and scaling at each module. */
-function optionsOf(c: Lora, places: readonly Place[]): (place: Place | null) => LoraConfig {
-  refuseVariants(c);
+export function optionsOf(c: Lora, places: readonly Place[], but?: (typeof VARIANTS)[number]): (place: Place | null) => LoraConfig {
+  refuseVariants(c, but);
   const modules = [...new Set(places.map((p) => p.module))];
   const rank = byPattern(c.rank_pattern as Readonly<Record<string, number>> | null, modules, c.r ?? 8);
   const alpha = byPattern(c.alpha_pattern as Readonly<Record<string, number>> | null, modules, c.lora_alpha ?? 8);
@@ -103,7 +114,7 @@ function optionsOf(c: Lora, places: readonly Place[]): (place: Place | null) => 
     init: init(c) === 'gaussian' ? 'gaussian' : 'kaiming',
   });
 }
-const configOf = (at: readonly At<UpdateConfig & { readonly init?: string }>[]): NewConfig<typeof LORA_FIELDS> => {
+export const configOf = (at: readonly At<UpdateConfig & { readonly init?: string }>[]): NewConfig<typeof LORA_FIELDS> => {
   const [rank, alpha] = [mostly(at, (o) => o.rank), mostly(at, (o) => o.alpha)];
   return {
     r: rank.usual,
@@ -146,7 +157,7 @@ function joined(pieces: readonly Piece<LoraConfig>[]): Joined<LoraConfig> | null
   return { options: { ...first!.options, rank, alpha }, own: { A: stacked(pieces.map((p) => p.own.A!)), B: onDiagonal(pieces) } };
 }
 
-const names = { A: 'lora_A.weight', B: 'lora_B.weight' };
+export const names = { A: 'lora_A.weight', B: 'lora_B.weight' };
 const shared = { peftType: 'LORA', fields: LORA_FIELDS, on: 'linear', conv1d: true, options: optionsOf } as const;
 const kept = (
   method: 'pissa' | 'olora',

@@ -53,11 +53,18 @@ const PROMPT_TUNING = asAny<PromptTuningConfig, typeof TUNING_FIELDS>({
   refuses: onEncoder('prompt'),
   options: (c) => {
     checked(c);
-    return () => ({ length: c.num_virtual_tokens, init: 'normal' });
+    return () => ({ length: c.num_virtual_tokens, init: 'normal', place: 'embedding' });
   },
   normal: (o) => ({ ...o, init: 'normal' }),
   attach: (o) => promptTuning(o),
-  config: (at, of) => sizes(of, at[0]!.options.length),
+  config: (at, of) => {
+    const { place, length } = at[0]!.options;
+    if (place !== 'embedding')
+      throw new Error(
+        "savePeft: this promptTuning stands behind the positions (place: 'blocks'), and Hugging Face PEFT puts a prompt before them; save it with saveAdapter",
+      );
+    return sizes(of, length);
+  },
 });
 
 const ENCODER_FIELDS = {
@@ -80,7 +87,7 @@ const pTuning = (method: string, reads: boolean): AnyFormat =>
     refuses: onEncoder('prompt'),
     options: (c) => {
       checked(c);
-      return () => ({ length: c.num_virtual_tokens, init: 'normal' });
+      return () => ({ length: c.num_virtual_tokens, init: 'normal', place: 'embedding' });
     },
     normal: (o) => ({ ...o, init: 'normal' }),
     attach: (o) => promptTuning(o),
@@ -148,15 +155,22 @@ const PREFIX = asAny<PrefixTuningConfig, typeof PREFIX_FIELDS>({
   finished: true,
   options: (c) => {
     checked(c);
-    return () => ({ length: c.num_virtual_tokens, bottleneck: null, init: 'normal', attend: 'attend', dropout: 0 });
+    return () => ({ length: c.num_virtual_tokens, bottleneck: null, init: 'normal', attend: 'attend', dropout: 0, shift: true });
   },
-  normal: ({ length }) => ({ length, bottleneck: null, init: 'normal', attend: 'attend', dropout: 0 }),
+  normal: ({ length, shift }) => ({ length, bottleneck: null, init: 'normal', attend: 'attend', dropout: 0, shift }),
   attach: (o) => prefixTuning(o),
-  config: (at, of) => ({
-    ...sizes(of, at[0]!.options.length),
-    token_dim: of.size('kvHeads') * of.size('headWidth'),
-    num_attention_heads: of.size('kvHeads'),
-  }),
+  config: (at, of) => {
+    const { shift, length } = at[0]!.options;
+    if (!shift)
+      throw new Error(
+        'savePeft: this prefixTuning leaves the positions of the text alone (shift: false), and Hugging Face PEFT moves them; save it with saveAdapter',
+      );
+    return {
+      ...sizes(of, length),
+      token_dim: of.size('kvHeads') * of.size('headWidth'),
+      num_attention_heads: of.size('kvHeads'),
+    };
+  },
   decode: (get, { own }) => {
     const { data, shape } = get(EMBEDDINGS);
     const [length, width] = shape as readonly [number, number];

@@ -82,8 +82,9 @@ export async function savePeft(model: Model, folder: string, options: SaveOption
   const pieces = whole(format, found, ready);
   const at = pieces.map(({ place, path, options: o }) => ({ module: place?.module ?? '', path, place, options: o }));
   const written = new Map<string, Table>();
+  const places = pieces.flatMap((p) => p.place ?? []);
   for (const p of pieces)
-    for (const [suffix, table] of Object.entries(format.encode(p.own, spot(ready, p)))) put(written, keyOf(p.place, suffix), table);
+    for (const [suffix, table] of Object.entries(format.encode(p.own, spot(ready, p, places)))) put(written, keyOf(p.place, suffix), table);
   const task = options.task ?? taskOf(names, ready);
   const base = baseOf(names, found, task, like);
   for (const [key, table] of [...base.tables, ...(like?.useless ?? [])]) put(written, key, table);
@@ -92,7 +93,7 @@ export async function savePeft(model: Model, folder: string, options: SaveOption
   const asBefore = (key: string): string =>
     like?.dtypes.has(key) === false && like.dtypes.has(key.replace(ROOT, '')) ? key.replace(ROOT, '') : key;
   const writable = new Map(
-    [...written].map(([key, t]) => [asBefore(key), stored(t, like?.dtypes.get(asBefore(key)) ?? options.dtype ?? 'F32')]),
+    [...written].map(([key, t]) => [asBefore(key), stored(t, like?.dtypes.get(asBefore(key)) ?? t.dtype ?? options.dtype ?? 'F32')]),
   );
   if (like !== undefined) sameKeys(like, writable);
   const [configFile, weightsFile] = [join(folder, CONFIG_FILE), join(folder, WEIGHTS_FILE)];

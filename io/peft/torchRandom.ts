@@ -1,4 +1,4 @@
-// PyTorch's random permutation on the CPU, for files that keep a seed instead of what was drawn with it (FourierFT's places).
+// What PyTorch draws at random on the CPU, for files that keep a seed instead of the numbers: places (FourierFT, WaveFT) and matrices (VeRA, PVeRA).
 
 /** The 32-bit Mersenne Twister (Matsumoto & Nishimura 1998), seeded as mt19937's init_genrand: whole numbers below 2³². */
 export function mersenne(seed: number): () => number {
@@ -40,4 +40,14 @@ export function firstOfRandperm(n: number, k: number, seed: number): number[] {
     moved.set(i, there).set(j, here);
     return there;
   });
+}
+
+/** Float32 tensors as torch's uniform_(−bound, bound) fills them, one after the other, from one generator seeded with `seed`. */
+export function uniforms(seed: number): (n: number, bound: number) => Float32Array {
+  const draw = mersenne(seed);
+  return (n, bound) => {
+    const from = Math.fround(-bound);
+    const width = Math.fround(Math.fround(bound) - from);
+    return Float32Array.from({ length: n }, () => Math.fround((draw() & 0xffffff) * 2 ** -24 * width) + from);
+  };
 }

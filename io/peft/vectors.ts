@@ -1,13 +1,12 @@
-// Files of methods that train vectors: (IA)³, norm tuning, bias tuning (BEFT), VeRA.
+// Files of methods that train vectors: (IA)³, norm tuning, and BitFit, which is written as BEFT.
 import { z } from 'zod';
 import { type Ia3Config, ia3 } from '../../peft/additive/ia3.ts';
 import { lnTuning } from '../../peft/additive/lnTuning.ts';
-import { type VeraConfig, vera } from '../../peft/reparameterized/vera.ts';
 import { bitfit } from '../../peft/selective/bitfit.ts';
 import { matches } from '../../peft/site.ts';
 import { orNull } from './config.ts';
-import { BIAS, count1, dropout, EXCLUDE, FAN, INIT, number, TARGETS, whole0, yes } from './fields.ts';
-import { type AnyFormat, asAny, field, renamed, same, type Table, Unsupported } from './format.ts';
+import { EXCLUDE, FAN, INIT, TARGETS, yes } from './fields.ts';
+import { type AnyFormat, asAny, field, type Table } from './format.ts';
 import { matching } from './patterns.ts';
 import { namedShortly } from './targets.ts';
 
@@ -98,21 +97,15 @@ const LN_TUNING = asAny<object, typeof LN_FIELDS>({
 });
 
 const BEFT_FIELDS = { target_modules, ...INIT } as const;
-/** beft_bias [1, out], added to the bias. */
-const BEFT = asAny<object, typeof BEFT_FIELDS>({
+/** beft_bias [1, out], added to the bias; read back as `beft`. */
+const BITFIT = asAny<object, typeof BEFT_FIELDS>({
   peftType: 'BEFT',
   method: 'bitfit',
   fields: BEFT_FIELDS,
   on: 'bias',
   conv1d: false,
-  options: (_, places) => {
-    const without = places.find((p) => p.layer.fields.bias === null);
-    if (without !== undefined)
-      throw new Unsupported(
-        `target_modules names ${without.module}, which has no bias in this model; build it with bias: true, or merge the adapter where it was made`,
-      );
-    return () => ({});
-  },
+  is: () => false,
+  options: () => () => ({}),
   attach: (o) => bitfit(o),
   config: () => ({}),
   decode: (get) => {
@@ -122,38 +115,4 @@ const BEFT = asAny<object, typeof BEFT_FIELDS>({
   encode: ({ delta }) => ({ beft_bias: shaped(delta!, 1, delta!.data.length) }),
 });
 
-const VERA_FIELDS = {
-  ...TARGETS,
-  ...FAN,
-  ...BIAS,
-  ...INIT,
-  r: count1(256),
-  projection_prng_key: whole0(0),
-  save_projection: yes(true),
-  vera_dropout: dropout,
-  d_initial: number(0.1),
-} as const;
-/** vera_lambda_d [r], vera_lambda_b [out]; base_model.vera_A [r, largest in] and vera_B [largest out, r] once for all. */
-const VERA = asAny<VeraConfig, typeof VERA_FIELDS>({
-  peftType: 'VERA',
-  method: 'vera',
-  fields: VERA_FIELDS,
-  on: 'linear',
-  conv1d: true,
-  options: (c) => {
-    if (c.save_projection === false)
-      throw new Unsupported(
-        'save_projection is false: the random matrices are in the seed of another generator only. Where the adapter was trained, set save_projection=True and save it again',
-      );
-    return () => ({ rank: c.r ?? 256, dInitial: c.d_initial ?? 0.1, dropout: c.vera_dropout ?? 0 });
-  },
-  attach: (o) => vera(o),
-  config: (at) => ({
-    r: same(at, 'rank', (o) => o.rank),
-    d_initial: same(at, 'dInitial', (o) => o.dInitial),
-    vera_dropout: same(at, 'dropout', (o) => o.dropout),
-  }),
-  ...renamed({ lambdaB: 'vera_lambda_b', lambdaD: 'vera_lambda_d', A: 'base_model.vera_A', B: 'base_model.vera_B' }),
-});
-
-export const VECTORS: readonly AnyFormat[] = [IA3, LN_TUNING, BEFT, VERA];
+export const VECTORS: readonly AnyFormat[] = [IA3, LN_TUNING, BITFIT];

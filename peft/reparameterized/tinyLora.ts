@@ -17,9 +17,11 @@ export interface TinyLoraConfig {
 }
 type TinyLora = { A: Tensor; B: Tensor; P: Tensor; v: Tensor };
 
-const groups = (sites: number, tying: number): number => Math.max(1, Math.round(sites * (1 - tying)));
+/** Half to even, as Python rounds: files have the groups that it makes. */
+const evenly = (x: number): number => (x % 1 === 0.5 ? 2 * Math.round(x / 2) : Math.round(x));
+const groups = (sites: number, tying: number): number => Math.max(1, evenly(sites * (1 - tying)));
 /** Which group the k-th of n layers is in: groups of equal size in order, the last takes the rest. */
-const groupOf = (k: number, n: number, tying: number): number =>
+export const groupOf = (k: number, n: number, tying: number): number =>
   Math.min(Math.floor(k / Math.max(1, Math.floor(n / groups(n, tying)))), groups(n, tying) - 1);
 /** R = Σ vᵢ Pᵢ, [r, r] */
 const mixed = ({ P, v }: TinyLora, { rank, size }: TinyLoraConfig): Tensor => v.reshape(1, size).matmul(P).reshape(rank, rank);

@@ -20,10 +20,12 @@ import warnings
 
 import torch
 from peft import (
-    AdaLoraConfig, AdaptionPromptConfig, BeftConfig, BOFTConfig, FourierFTConfig, HiraConfig, HRAConfig, IA3Config, LNTuningConfig, LoHaConfig, LoKrConfig,
-    LoraConfig, MissConfig, MultitaskPromptTuningConfig, OFTConfig, PeftModel, PolyConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig,
-    ShiraConfig, VBLoRAConfig, VeraConfig, get_peft_model,
+    AdaLoraConfig, AdaptionPromptConfig, BeftConfig, BOFTConfig, C3AConfig, DeftConfig, DeloraConfig, FourierFTConfig, GloraConfig, GraloraConfig, HiraConfig,
+    HRAConfig, IA3Config, LilyConfig, LNTuningConfig, LoHaConfig, LoKrConfig, LoraConfig, MissConfig, MultitaskPromptTuningConfig, OFTConfig, OSFConfig,
+    PeanutConfig, PeftModel, PolyConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, PveraConfig, RandLoraConfig, RoadConfig, ShiraConfig,
+    SupertuningConfig, TinyLoraConfig, UniLoraConfig, VBLoRAConfig, VeraConfig, WaveFTConfig, get_peft_model,
 )
+from peft.tuners.lora.config import BdLoraConfig, KasaConfig
 
 from transformers import RobertaConfig, RobertaForTokenClassification
 
@@ -108,6 +110,38 @@ CASES = {
     "mpt-llama": lambda: MultitaskPromptTuningConfig(num_virtual_tokens=3, num_tasks=2, num_ranks=2, prompt_tuning_init="RANDOM", **LM),
     "adaption-llama": lambda: AdaptionPromptConfig(adapter_len=3, adapter_layers=1, **LM),
     "adaption-gpt2": lambda: AdaptionPromptConfig(adapter_len=3, adapter_layers=2, **LM),
+    "mica-llama": lambda: LoraConfig(**LORA, init_lora_weights="mica", **AT),
+    "orthogonal-llama": lambda: LoraConfig(**LORA, init_lora_weights="orthogonal", **AT),
+    "kasa-llama": lambda: LoraConfig(**LORA, kasa_config=KasaConfig(beta=0.01), **AT),
+    "bdlora-llama": lambda: LoraConfig(**LORA, use_bdlora=BdLoraConfig(target_modules_bd_a=["down_proj"], target_modules_bd_b=["v_proj"], nblocks=2), **AT),
+    "vera-seed-llama": lambda: VeraConfig(r=3, projection_prng_key=11, save_projection=False, **AT),
+    "pvera-llama": lambda: PveraConfig(r=3, **AT),
+    "pvera-seed-gpt2": lambda: PveraConfig(r=3, save_projection=False, **CONV1D),
+    "randlora-llama": lambda: RandLoraConfig(r=3, randlora_alpha=6, **AT),
+    "randlora-sparse-gpt2": lambda: RandLoraConfig(r=5, randlora_alpha=6, very_sparse=True, **CONV1D),
+    "unilora-llama": lambda: UniLoraConfig(r=2, theta_d_length=7, save_indices=True, **AT),
+    "unilora-gpt2": lambda: UniLoraConfig(r=2, theta_d_length=7, save_indices=True, **CONV1D),
+    "unilora-seed-llama": lambda: UniLoraConfig(r=2, theta_d_length=27, **AT),
+    "tinylora-llama": lambda: TinyLoraConfig(r=2, u=5, **AT),
+    "tinylora-tied-gpt2": lambda: TinyLoraConfig(r=2, u=5, weight_tying=0.5, init_weights="uniform", **CONV1D),
+    "c3a-llama": lambda: C3AConfig(block_size=4, block_size_pattern={"down_proj": 8}, **AT),
+    "gralora-llama": lambda: GraloraConfig(r=4, alpha=3, gralora_k=2, hybrid_r=1, **AT),
+    "gralora-gpt2": lambda: GraloraConfig(r=4, alpha=3, gralora_k=2, **CONV1D),
+    "delora-llama": lambda: DeloraConfig(r=2, delora_lambda=2, rank_pattern={"down_proj": 3}, lambda_pattern={"v_proj": 5}, **AT),
+    "road-bert": lambda: RoadConfig(group_size=8, **CLS),
+    "road-two-bert": lambda: RoadConfig(variant="road_2", group_size=8, **CLS),
+    "road-four-llama": lambda: RoadConfig(variant="road_4", group_size=4, **AT),
+    "deft-llama": lambda: DeftConfig(r=2, alpha=3, **AT),
+    "deft-para-gpt2": lambda: DeftConfig(r=2, para=True, **CONV1D),
+    "peanut-llama": lambda: PeanutConfig(r=3, depth=2, scaling=0.5, **AT),
+    "glora-bert": lambda: GloraConfig(r=2, **CLS),
+    "glora-vector-llama": lambda: GloraConfig(r=2, config_A_B="vector", config_C="none", config_D_E="vector", **AT),
+    "waveft-llama": lambda: WaveFTConfig(n_frequency=9, scaling=4.0, n_frequency_pattern={"down_proj": 5}, **AT),
+    "waveft-plain-gpt2": lambda: WaveFTConfig(n_frequency=9, scaling=4.0, use_idwt=False, random_loc_seed=3, **CONV1D),
+    "supertuning-llama": lambda: SupertuningConfig(sparsity=0.9, **AT),
+    "supertuning-order-bert": lambda: SupertuningConfig(sparsity=0.9, select_top=False, save_precomputed_indices=False, **CLS),
+    "osf-llama": lambda: OSFConfig(effective_rank=5, **AT),
+    "lily-llama": lambda: LilyConfig(r=2, stride_A=2, num_B=2, scaling=2.0, **AT),
     # a task without a type: the model's class is written instead
     "lora-untyped-llama": lambda: LoraConfig(r=1, target_modules={"v_proj", "k_proj"}),
 }
