@@ -1,7 +1,7 @@
 // The curvature of a trained LoRA's loss, factor by factor: what its inputs and the gradients of its answers are like (K-FAC).
 //   F ≈ (Σ g gᵀ) ⊗ (Σ a aᵀ)/n = Q diag(σ_o α_i/n) Qᵀ, Q = Q_g ⊗ Q_a, for a factor [out, in] with inputs a and answers' gradients g of n tokens
 //   g for every class c, weighed by the chance p(c) that the model gives it: the exact Fisher, which reads no labels
-// Martens & Grosse 2015, arXiv 1503.05671; for LoRA: Yang et al. 2024, arXiv 2308.13111, §4.
+// Martens & Grosse 2015, arXiv 1503.05671; for LoRA: Yang et al. 2024, arXiv 2308.13111, §4. Longer than 100 lines: inputs and gradients are written down on the way.
 import type { Engine } from '../../core/engine.ts';
 import { grad } from '../../core/grad.ts';
 import { logSoftmax, softmax } from '../../core/ops/fused.ts';
@@ -38,7 +38,7 @@ export function watched<B extends Batch>(model: Model, batch: B, logits: Logits<
     const { A, B } = l.fields[l.attached.field] as Factors; // a seam: a layer does not know its method's types
     const s = scaling(l.attached.application.config as LoraConfig);
     const beneath = rewrite(ofKind(l.fields[BASE], 'linear'), watch);
-    return layer('linear', { [BASE]: beneath }, () => (x, ctx) => {
+    return layer('linear', { [BASE]: beneath }, ({ [BASE]: beneath }) => (x, ctx) => {
       const z = x.matmul(A.T);
       const u = z.matmul(B.T);
       uses.push({ name: `${path} A`, weight: A, input: x, answer: z }, { name: `${path} B`, weight: B, input: z, answer: u });

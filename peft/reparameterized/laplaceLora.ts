@@ -4,6 +4,7 @@
 //   logits(x) ~ N(f_MAP(x), J P⁻¹ Jᵀ), J = ∂f/∂M: the linearised model;   p(class) = mean of softmax over samples of the logits
 //   log p(D | λ) = log p(D | M_MAP) − λ‖M_MAP‖²/2 + (d log λ − log det P)/2
 // Yang et al. 2024 (ICLR), arXiv 2308.13111, §4, and the authors' code. Their factors of large layers are cut to rank 10; here all are whole.
+// Longer than 100 lines: the posterior, its evidence and its predictions read the same curvature.
 import type { Engine } from '../../core/engine.ts';
 import { grad } from '../../core/grad.ts';
 import { rng } from '../../core/rng.ts';
