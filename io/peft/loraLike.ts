@@ -1,11 +1,17 @@
 // Methods of ours that leave an ordinary LoRA behind when training is over: written as one, and read back as `lora`.
-import { product } from '../../peft/linalg.ts';
+import type { Data } from '../../core/tensor.ts';
+import { inverse, product } from '../../peft/linalg.ts';
 import type { LoraConfig } from '../../peft/reparameterized/lora.ts';
 import { type AnyFormat, asAny, type Table, type Tables } from './format.ts';
 import { type LORA_FIELDS, plainLora } from './lora.ts';
 
 /** Options of any of them: what is not LoRA's is for training, and has no place in the file. */
-type Like = Partial<LoraConfig> & { readonly rank: number; readonly alpha: number; readonly inferenceRank?: number | null };
+type Like = Partial<LoraConfig> & {
+  readonly rank: number;
+  readonly alpha: number;
+  readonly inferenceRank?: number | null;
+  readonly neumann?: number;
+};
 interface Made {
   readonly own: Tables;
   readonly alpha: number; // for the rank that A has
@@ -45,6 +51,30 @@ const cut: Make = ({ A, B }, o) => {
     alpha: o.alpha,
   };
 };
+/** PSOFT's R − I goes into B, R = diag(β) C diag(α): its own file has R alone, in a basis whose signs depend on who computed it. */
+const rotated: Make = ({ A, B, Q, before, after }, { rank: r, alpha, neumann: terms = 0 }) => {
+  const eye = Float64Array.from({ length: r * r }, (_, k) => (k % (r + 1) === 0 ? 1 : 0));
+  const q = new Float64Array(r * r); // the strict upper triangle, row by row
+  let next = 0;
+  for (let i = 0; i < r; i++)
+    for (let j = i + 1; j < r; j++) {
+      q[i * r + j] = Q!.data[next++]!;
+      q[j * r + i] = -q[i * r + j]!;
+    }
+  const added = (a: Data, b: Data, by: number): Float64Array => Float64Array.from(a, (v, k) => v + by * b[k]!);
+  let c = added(eye, q, 2);
+  if (terms === 0) c = product(added(eye, q, 1), inverse(added(eye, q, -1), r), r, r, r);
+  else {
+    let power: Data = q;
+    for (let k = 2; k < terms; k++) {
+      power = product(power, q, r, r, r);
+      c = added(c, power, k === terms - 1 ? 1 : 2);
+    }
+  }
+  const change = c.map((v, k) => v * after!.data[Math.floor(k / r)]! * before!.data[k % r]! - eye[k]!);
+  const out = B!.shape[0]!;
+  return { own: { A: A!, B: { data: product(B!.data, change, out, r, r), shape: [out, r] } }, alpha };
+};
 
 const HOW: Readonly<Record<string, Make>> = {
   loraPlus: asTheyAre,
@@ -56,9 +86,10 @@ const HOW: Readonly<Record<string, Make>> = {
   loraXs: mixed('R'),
   sora: gated,
   dylora: cut,
+  psoft: rotated,
 };
 /** Methods whose dropout is LoRA's: of the input. */
-const DROPS_INPUT: ReadonlySet<string> = new Set(['loraPlus', 'loraFa', 'eva', 'loraDrop', 'moslora', 'loraXs', 'sora', 'dylora']);
+const DROPS_INPUT: ReadonlySet<string> = new Set(['loraPlus', 'loraFa', 'eva', 'loraDrop', 'moslora', 'loraXs', 'sora', 'dylora', 'psoft']);
 
 const like = (method: string, make: Make): AnyFormat =>
   asAny<LoraConfig, typeof LORA_FIELDS>({

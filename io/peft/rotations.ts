@@ -1,11 +1,13 @@
-// Files of methods that rotate a layer's input: OFT, BOFT, HRA.
+// Files of methods that rotate a layer's input: OFT, BOFT, HRA; why PSOFT's cannot be read.
+import { z } from 'zod';
 import { type BoftConfig, boft } from '../../peft/reparameterized/boft.ts';
 import { hra } from '../../peft/reparameterized/hra.ts';
 import { type OftConfig, oft } from '../../peft/reparameterized/oft.ts';
+import { type PsoftConfig, psoft } from '../../peft/reparameterized/psoft.ts';
 import type { Place } from '../names.ts';
 import { weightShape } from './adapter.ts';
 import { BIAS, count1, dropout, EXCLUDE, FAN, INIT, number, TARGETS, whole0, yes } from './fields.ts';
-import { type AnyFormat, asAny, renamed, same, Unsupported } from './format.ts';
+import { type AnyFormat, asAny, field, renamed, same, Unsupported } from './format.ts';
 
 const inputs = (place: Place | null): number => weightShape(place!)[1];
 
@@ -127,4 +129,43 @@ const HRA = asAny<{ readonly rank: number }, typeof HRA_FIELDS>({
   ...renamed({ U: 'hra_u' }),
 });
 
-export const ROTATIONS: readonly AnyFormat[] = [OFT, BOFT, HRA];
+const PSOFT_FIELDS = {
+  ...TARGETS,
+  ...EXCLUDE,
+  ...FAN,
+  ...INIT,
+  r: count1(32),
+  psoft_alpha: number(32, false),
+  psoft_dropout: dropout,
+  ab_svd_init: field(z.string().optional(), 'psoft_init'),
+  psoft_svd: field(z.string().optional(), 'full'),
+  psoft_svd_lowrank_niter: whole0(10),
+  random_seed: whole0(0),
+  psoft_orth: yes(true),
+  psoft_mag_b: yes(true),
+  psoft_mag_a: yes(true),
+  use_cayley_neumann: yes(false),
+  num_cayley_neumann_terms: whole0(5),
+  cayley_neumann_eps: field(z.number().nullable().optional(), null),
+} as const;
+/**
+ * psoft_R.weight [r(r − 1)/2], psoft_R.vector_a, vector_b [r]: a rotation in the basis of the weight's singular vectors, each of which may be turned
+ * round together with its twin. Which way they point follows from the program that computed them, and no file says it. Ours is written as a LoRA.
+ */
+const PSOFT = asAny<PsoftConfig, typeof PSOFT_FIELDS>({
+  peftType: 'PSOFT',
+  method: 'psoft',
+  fields: PSOFT_FIELDS,
+  on: 'linear',
+  conv1d: true,
+  options: (c) => {
+    throw new Unsupported(
+      `an adapter of PSOFT turns singular vectors of the weight, whose signs are those of the routine that computed them where it was trained, and are not in the file. There, write it as a LoRA, which is exact: from peft import save_as_lora; save_as_lora(folder, model, rank=${c.r ?? 32})`,
+    );
+  },
+  attach: (o) => psoft(o),
+  config: () => ({}),
+  ...renamed({ Q: 'psoft_R.weight', before: 'psoft_R.vector_a', after: 'psoft_R.vector_b' }),
+});
+
+export const ROTATIONS: readonly AnyFormat[] = [OFT, BOFT, HRA, PSOFT];

@@ -20,15 +20,23 @@ import { promptTuning } from '../../peft/additive/promptTuning.ts';
 import { pTuning } from '../../peft/additive/pTuning.ts';
 import type { Transform } from '../../peft/method.ts';
 import { adalora } from '../../peft/reparameterized/adalora.ts';
+import { bdLora } from '../../peft/reparameterized/bdLora.ts';
 import { boft } from '../../peft/reparameterized/boft.ts';
 import { bone } from '../../peft/reparameterized/bone.ts';
+import { c3a } from '../../peft/reparameterized/c3a.ts';
 import { corda } from '../../peft/reparameterized/corda.ts';
+import { deft } from '../../peft/reparameterized/deft.ts';
+import { delora } from '../../peft/reparameterized/delora.ts';
 import { dora } from '../../peft/reparameterized/dora.ts';
 import { dylora } from '../../peft/reparameterized/dylora.ts';
 import { eva } from '../../peft/reparameterized/eva.ts';
 import { fourierft } from '../../peft/reparameterized/fourierft.ts';
+import { glora } from '../../peft/reparameterized/glora.ts';
+import { gralora } from '../../peft/reparameterized/gralora.ts';
 import { hira } from '../../peft/reparameterized/hira.ts';
 import { hra } from '../../peft/reparameterized/hra.ts';
+import { kasa } from '../../peft/reparameterized/kasa.ts';
+import { lily } from '../../peft/reparameterized/lily.ts';
 import { loha } from '../../peft/reparameterized/loha.ts';
 import { lokr } from '../../peft/reparameterized/lokr.ts';
 import { lora } from '../../peft/reparameterized/lora.ts';
@@ -36,19 +44,32 @@ import { loraDrop } from '../../peft/reparameterized/loraDrop.ts';
 import { loraDropout } from '../../peft/reparameterized/loraDropout.ts';
 import { loraFa } from '../../peft/reparameterized/loraFa.ts';
 import { loraGa } from '../../peft/reparameterized/loraGa.ts';
+import { loraOrthogonal } from '../../peft/reparameterized/loraOrthogonal.ts';
 import { loraPlus } from '../../peft/reparameterized/loraPlus.ts';
 import { loraXs } from '../../peft/reparameterized/loraXs.ts';
+import { mica } from '../../peft/reparameterized/mica.ts';
 import { miss } from '../../peft/reparameterized/miss.ts';
 import { moslora } from '../../peft/reparameterized/moslora.ts';
 import { oft } from '../../peft/reparameterized/oft.ts';
 import { olora } from '../../peft/reparameterized/olora.ts';
+import { osf } from '../../peft/reparameterized/osf.ts';
+import { peanut } from '../../peft/reparameterized/peanut.ts';
 import { pissa } from '../../peft/reparameterized/pissa.ts';
 import { poly } from '../../peft/reparameterized/poly.ts';
+import { psoft } from '../../peft/reparameterized/psoft.ts';
+import { pvera } from '../../peft/reparameterized/pvera.ts';
+import { randlora } from '../../peft/reparameterized/randlora.ts';
+import { road } from '../../peft/reparameterized/road.ts';
 import { sora } from '../../peft/reparameterized/sora.ts';
+import { tinyLora } from '../../peft/reparameterized/tinyLora.ts';
+import { uniLora } from '../../peft/reparameterized/uniLora.ts';
 import { vblora } from '../../peft/reparameterized/vblora.ts';
 import { vera } from '../../peft/reparameterized/vera.ts';
+import { waveft } from '../../peft/reparameterized/waveft.ts';
+import { beft } from '../../peft/selective/beft.ts';
 import { bitfit } from '../../peft/selective/bitfit.ts';
 import { shira } from '../../peft/selective/shira.ts';
+import { supertuning } from '../../peft/selective/supertuning.ts';
 import { atHand } from '../../peft/site.ts';
 import { feedOf, logitsOf, networkOf } from './hfFiles.ts';
 import { networks } from './networks.ts';
@@ -135,6 +156,38 @@ export const ours: Readonly<Record<string, Make>> = {
   'hira-llama': hira({ rank: 2, where: W(AT) }),
   'hira-gpt2': hira({ rank: 2, where: W(FUSED) }),
   'hira-split-gpt2': hira({ rank: 2, where: W(['k', 'v']) }),
+  'mica-llama': mica({ ...r2, where: AT }),
+  'orthogonal-llama': loraOrthogonal({ ...r2, where: AT }),
+  'kasa-llama': kasa({ ...r2, beta: 0.25, where: AT }),
+  'bdlora-llama': bdLora({ ...r2, blocks: 2, where: AT }),
+  'psoft-llama': psoft({ rank: 3, alpha: 2, where: AT }),
+  'psoft-neumann-gpt2': psoft({ rank: 3, alpha: 2, split: 'both', neumann: 5, where: FUSED }),
+  'pvera-llama': pvera({ rank: 3, where: AT }),
+  'pvera-gpt2': pvera({ rank: 3, where: FUSED }),
+  'randlora-llama': randlora({ rank: 3, alpha: 6, where: AT }),
+  'randlora-gpt2': randlora({ rank: 5, alpha: 6, bases: 'sparse', where: FUSED }),
+  'unilora-llama': uniLora({ rank: 2, size: 7, where: AT }),
+  'unilora-gpt2': uniLora({ rank: 2, size: 9, where: FUSED }),
+  'tinylora-llama': tinyLora({ rank: 2, size: 5, where: AT }),
+  'tinylora-tied-gpt2': tinyLora({ rank: 2, size: 5, tying: 0.5, where: FUSED }),
+  'c3a-llama': c3a({ blockSize: 4, where: AT }),
+  'gralora-llama': gralora({ rank: 4, alpha: 3, hybrid: 1, where: AT }),
+  'gralora-gpt2': gralora({ rank: 4, alpha: 3, where: FUSED }),
+  'delora-llama': (base) => delora({ rank: 3, lambda: 5, where: 'down' })(delora({ rank: 2, lambda: 2, where: 'v' })(base)),
+  'road-bert': road({ groupSize: 8, where: DENSE }),
+  'road-four-llama': road({ variant: 4, groupSize: 4, where: AT }),
+  'deft-llama': deft({ ...r2, where: W(AT) }),
+  'deft-para-gpt2': deft({ rank: 2, removal: true, where: W(FUSED) }),
+  'peanut-llama': peanut({ rank: 3, depth: 2, scale: 0.5, where: W(AT) }),
+  'glora-bert': glora({ rank: 2, where: DENSE }),
+  'glora-vector-llama': glora({ rank: 2, A: 'vector', B: 'vector', where: AT }),
+  'waveft-llama': (base) => withTorchPlaces(waveft({ coefficients: 9, scaling: 4, where: AT })(base)),
+  'waveft-plain-gpt2': (base) => withTorchPlaces(waveft({ coefficients: 9, scaling: 4, haar: false, where: FUSED })(base)),
+  'supertuning-llama': supertuning({ sparsity: 0.9, where: W(AT) }),
+  'osf-llama': osf({ kept: 5, where: AT }),
+  'osf-half-llama': osf({ where: AT }),
+  'lily-llama': lily({ rank: 2, stride: 2, experts: 2, scale: 2, where: AT }),
+  'values-llama': beft({}),
   'poly-llama': poly({ rank: 2, tasks: 3, skills: 3, splits: 2, where: AT }),
   'miss-llama': miss({ rank: 5, where: AT }),
   'miss-mini-bert': miss({ rank: 4, miniRank: 2, where: DENSE }),
