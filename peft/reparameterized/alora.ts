@@ -2,11 +2,11 @@
 //   y_t = W x_t + b + a_t·s·B A drop(x_t),   a_t = 1 from the start of the last invocation w₁ … w_n in the text on, 0 before it
 // Greenewald et al. 2025, arXiv 2504.12397, as built in PEFT. With a cache the text is remembered (Context.seen): a token that is decoded is
 // adapted when the whole invocation stands before it or ends with it. There is no one weight to merge into.
-import { iota, takeAlong } from '../../core/ops/index.ts';
+import { iota } from '../../core/ops/index.ts';
 import { eq, full, ge, gt } from '../../core/ops/map.ts';
 import { pad } from '../../core/ops/move.ts';
 import { maxOver } from '../../core/ops/reduce.ts';
-import { ShapeError, show } from '../../core/shape.ts';
+import { ShapeError } from '../../core/shape.ts';
 import type { Tensor } from '../../core/tensor.ts';
 import type { Context, Seen } from '../../nn/context.ts';
 import { defineMethod } from '../attach.ts';
@@ -28,22 +28,18 @@ function lastStart({ ids, used }: Seen, w: readonly number[]): Tensor {
   return maxOver(real.mul(iota(places).add(1)), [1], true);
 }
 
-/** a [B, T, 1] for the tokens x [B, T, in] of this pass. */
-function active(x: Tensor, { invocation, absent }: AloraConfig, { path }: Site<'linear'>, ctx: Context): Tensor {
-  if (ctx.seen === undefined || x.shape.length !== 3)
-    throw new ShapeError(
-      `alora at ${path}: ${ctx.seen === undefined ? 'it acts on the ids of the text, which this pass does not say; run the whole model' : `it acts token by token, but is given ${show(x.shape)}; choose layers of the blocks`}`,
-    );
+/** a [B, T, 1] for the tokens x [B, T, in] of this pass; null for rows that are no tokens of the text (LLaMA-Adapter's prompt passes k and v too). */
+function active(x: Tensor, { invocation, absent }: AloraConfig, { path }: Site<'linear'>, ctx: Context): Tensor | null {
+  if (ctx.seen === undefined)
+    throw new ShapeError(`alora at ${path}: it acts on the ids of the text, which this pass does not say; run the whole model`);
   const seen = ctx.seen();
   const start = lastStart(seen, invocation);
   const [b, t] = [x.shape[0]!, x.shape[1]!];
-  const there = gt(start, 0); // [B, 1]
-  const rows = absent === 'all' ? full([b, 1], 1) : there;
+  const rows = absent === 'all' ? full([b, 1], 1) : gt(start, 0); // [B, 1]
+  if (ctx.cache?.filled) return x.shape.length === 3 ? rows.add(full([b, t], 0)).reshape(b, t, 1) : null;
   const n = seen.ids.shape[1]!;
-  if (ctx.cache?.filled) return rows.add(full([b, t], 0)).reshape(b, t, 1);
-  const tokens = ge(iota(n).add(1), start).mul(rows); // [B, n]
-  if (t < n && ctx.only != null) return takeAlong(tokens, ctx.only.reshape(b, 1)).reshape(b, 1, 1); // a head that answers one token
-  return pad(tokens, 1, t - n, 0).reshape(b, t, 1); // a prompt in front is before the invocation
+  if (x.shape.length !== 3 || t < n) return null;
+  return pad(ge(iota(n).add(1), start).mul(rows), 1, t - n, 0).reshape(b, t, 1); // a prompt in front is before the invocation
 }
 
 /** Count: r(in + out). */
@@ -64,6 +60,10 @@ export const alora = defineMethod<'linear', AloraConfig, Factors>({
   },
   check: (site, c) => {
     checkUpdate('alora')(site, c);
+    if (site.block === null)
+      throw new RangeError(
+        `alora: ${site.path} is outside the blocks, where it may be given other things than tokens; choose layers of the blocks`,
+      );
     if (c.invocation.length === 0 || !c.invocation.every((id) => Number.isInteger(id) && id >= 0))
       throw new RangeError(
         `alora: the invocation [${c.invocation.join(', ')}] must be one id or more; encode its text with the model's tokenizer`,
@@ -73,8 +73,9 @@ export const alora = defineMethod<'linear', AloraConfig, Factors>({
   around:
     (call, { A, B }, c, site) =>
     (x, ctx) => {
-      const change = dropped(x, c, site, ctx).matmul(A.T).matmul(B.T).mul(scaling(c));
-      return call(x, ctx).add(change.mul(active(x, c, site, ctx)));
+      const a = active(x, c, site, ctx);
+      const y = call(x, ctx);
+      return a === null ? y : y.add(dropped(x, c, site, ctx).matmul(A.T).matmul(B.T).mul(scaling(c)).mul(a));
     },
   byRow: true,
   count: update.count,

@@ -109,7 +109,8 @@ const xloraOver = (known: LoraExperts['at'] | null): Configurable<XloraConfig> =
             const k = at.get(path);
             if (k === undefined) return null;
             const own = counted(lambda.slice(2, c.layerwise ? k : 0, c.layerwise ? k + 1 : 1).reshape(...h.shape.slice(0, 2), E), c);
-            return layer('linear', { [BASE]: l }, () => (x, inner) => {
+            return layer('linear', { [BASE]: l }, ({ [BASE]: l }) => (x, inner) => {
+              if (x.shape.length !== 3 || x.shape[1]! < own.shape[1]!) return l(x, inner); // rows that are no tokens (LLaMA-Adapter's prompt)
               const shares = pad(own, 1, x.shape[1]! - own.shape[1]!, 0); // a prompt beneath has no experts
               return c.experts
                 .map(({ scale }, e) => {

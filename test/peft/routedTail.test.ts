@@ -6,6 +6,7 @@ import { type Cache, type Context, context } from '../../nn/context.ts';
 import { decoding } from '../../nn/generate.ts';
 import { BASE, layer, type Model } from '../../nn/layer.ts';
 import { mapTensors, substitute, trainable } from '../../nn/tree.ts';
+import { llamaAdapter } from '../../peft/additive/llamaAdapter.ts';
 import { promptTuning } from '../../peft/additive/promptTuning.ts';
 import { svd } from '../../peft/linalg.ts';
 import { alora } from '../../peft/reparameterized/alora.ts';
@@ -114,6 +115,16 @@ describe.each([gpt2Network(7), llamaNetwork(7)])('alora on $name', (net) => {
     }
   });
 
+  it('leaves rows that are no tokens alone: LLaMA-Adapter’s prompt', async () => {
+    const both = perturb(llamaAdapter({ length: 2 })(make([3])), 4, 0.5);
+    const values = valuesOf(both);
+    const under = filled(make([7]), (path, now) => values.get(path) ?? now); // an invocation that is not there
+    const without = filled(llamaAdapter({ length: 2 })(under), (path) => values.get(path)!);
+    const [y, plain] = [await answers(both, [[8, 1, 3]]), await answers(without, [[8, 1, 3]])];
+    expect(places(y, 0, 2)).toEqual(places(plain, 0, 2));
+    expect(apart(places(y, 2), places(plain, 2))).toBeGreaterThan(1e-3);
+  });
+
   it('leaves a prompt in front of the text alone', async () => {
     const prompted = promptTuning({ length: 2 })(net.base);
     const both = make([4], 'base', prompted);
@@ -132,6 +143,7 @@ describe.each([gpt2Network(7), llamaNetwork(7)])('alora on $name', (net) => {
   it('says what it needs', () => {
     expect(() => layerAt(make([1]), 'linear', Q)(random(1, [1, 3, 8]), context(3))).toThrow(/alora at .*ids of the text/);
     expect(() => alora({ rank: 2, invocation: [], where: 'q' })(net.base)).toThrow(/one id or more/);
+    expect(() => alora({ rank: 2, where: 'head' })(net.base)).toThrow(/head is outside the blocks/);
   });
 });
 
