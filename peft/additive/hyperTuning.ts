@@ -29,10 +29,10 @@ const queryOf = (path: string): number => (blockNumber(path) ?? -1) + 1;
  * of the base, trained as a whole as in the paper or with a method on it. Queries ~ N(0, 0.02²); W₁ ~ N(0, 0.02²), W₂ = 0, so that the
  * written parameters begin where the method's own do.
  */
-export function hyperTuner(hyper: Model, downstream: Model, hidden: number, r: Rng): HyperTuner {
+export function hyperTuning(hyper: Model, downstream: Model, hidden: number, r: Rng): HyperTuner {
   const own = [...trainable(downstream)];
   if (own.length === 0)
-    throw new Error('hyperTuner: nothing is trained in the downstream model; freeze it and attach lora, a prefix, … first');
+    throw new Error('hyperTuning: nothing is trained in the downstream model; freeze it and attach lora, a prefix, … first');
   const d = numberOf(backboneOf(hyper).trunk, 'width')!;
   const kinds = new Map(own.map(([p, path]) => [kindOf(path), size(p.shape)]));
   const zeros = (n: number): Tensor => param(new Float32Array(n), [n], { decay: false });
@@ -76,7 +76,7 @@ export function hyperTuned(tuner: HyperTuner, downstream: Model, { ids, keyMask 
       const q = queryOf(path);
       if (w2 === undefined || q >= n || w2.shape[0] !== size(p.shape))
         throw new Error(
-          `hyperTuned: the tuner writes no ${path} of ${size(p.shape)} numbers; make it with hyperTuner(hyper, downstream, …) for this model`,
+          `hyperTuned: the tuner writes no ${path} of ${size(p.shape)} numbers; make it with hyperTuning(hyper, downstream, …) for this model`,
         );
       const change = gelu(
         h

@@ -32,7 +32,7 @@ export const programs: readonly Program[] = [
     says: 'the logits of a small language model added to those of a large one that is not touched',
   },
   {
-    name: 'hyperTuner',
+    name: 'hyperTuning',
     family: 'additive',
     paper: 'arXiv:2211.12485',
     file: 'peft/additive/hyperTuning.ts',
