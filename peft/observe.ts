@@ -14,7 +14,7 @@ export function inputsOf(model: Model, paths: ReadonlySet<string>, batch: Batch)
   const watched = substitute(model, 'linear', (l, path) => {
     const calls = seen.get(path);
     if (calls === undefined) return null;
-    return layer('linear', { [BASE]: l }, () => (x, ctx) => {
+    return layer('linear', { [BASE]: l }, ({ [BASE]: l }) => (x, ctx) => {
       calls.push(x);
       return l(x, ctx);
     });

@@ -152,7 +152,11 @@ function wrap(
     made.map((l, i) => l?.with({ [BASE]: beneath, [l.attached!.field]: (f[FIELD] as unknown as Own).members[i]! }) ?? null);
   // Every member calls what is beneath, but it adds its losses once.
   const silent = (call: AnyLayer): AnyLayer =>
-    layer(call.kind, { [BASE]: call }, () => ((...args: readonly unknown[]) => (call as unknown as Call)(...args.map(hushed))) as never);
+    layer(
+      call.kind,
+      { [BASE]: call },
+      ({ [BASE]: call }) => ((...args: readonly unknown[]) => (call as unknown as Call)(...args.map(hushed))) as never,
+    );
   return layer(
     base.kind,
     fields,

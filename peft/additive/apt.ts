@@ -67,7 +67,7 @@ export const apt = defineMethod<'trunk', AptConfig, Apt>({
       (l, path) => {
         const i = place.get(path);
         if (i === undefined) return null;
-        return layer('block', { [BASE]: l }, () => (h, ctx) => {
+        return layer('block', { [BASE]: l }, ({ [BASE]: l }) => (h, ctx) => {
           const alpha = sigmoid(pool(h, realTokens(h, ctx), reads).matmul(gate[i]!.T)).mul(scale[i]!); // [B, p]
           const weigh = (heads: Tensor): Tensor => heads.mul(reshape(alpha, [h.shape[0]!, 1, p, 1])); // [B, Hk, p, D]
           return substitute(l, 'attend', (a) => attendWith(a, table[2 * i]!, table[2 * i + 1]!, weigh), path)(h, ctx);

@@ -93,7 +93,7 @@ export const coda = defineMethod<'block', CodaConfig, Bottleneck & { readonly w:
       'branch',
       (l, path) => {
         const own = path.endsWith('.mlp') ? (x: Tensor): Tensor | null => throughBottleneck(x, p, c.activation) : (): null => null;
-        return layer('branch', { [BASE]: l }, () => (x: Tensor, at: Context) => {
+        return layer('branch', { [BASE]: l }, ({ [BASE]: l }) => (x: Tensor, at: Context) => {
           const [y, a] = [l(x, at).mul(share), own(x)];
           return a === null ? y : y.add(a);
         });

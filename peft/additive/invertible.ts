@@ -45,7 +45,16 @@ export const invertible = defineMethod<'trunk', InvertibleConfig, Coupling>({
     const inside = substitute(
       call,
       'block',
-      (l, path) => (path === first ? layer('block', { [BASE]: l }, () => (e, at) => l(coupled(e, p, c), at)) : null),
+      (l, path) =>
+        path === first
+          ? layer(
+              'block',
+              { [BASE]: l },
+              ({ [BASE]: l }) =>
+                (e, at) =>
+                  l(coupled(e, p, c), at),
+            )
+          : null,
       site.path,
     );
     const y = inside(x, ctx); // [B, T, d]

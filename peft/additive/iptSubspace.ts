@@ -1,6 +1,7 @@
 // IPT's first stage: an autoencoder of the prompts of many tasks, whose reconstructions must also work; and a target task in its subspace.
 //   z_k = W₀ vec(P_k) + b₀,   P̂_k = W₂ tanh(W₁ z_k + b₁) + b₂;   L = L_task(P̂_k) + α mean (P̂_k − P_k)²
 // Qin et al. 2021, arXiv 2110.07867, §4.1–4.2 (multi-task subspace finding, intrinsic subspace tuning), and the authors' code.
+// Longer than 100 lines: the autoencoder is a method of its own, and the stages are around it.
 import { gather } from '../../core/ops/index.ts';
 import { square } from '../../core/ops/map.ts';
 import { broadcastTo, reshape } from '../../core/ops/move.ts';

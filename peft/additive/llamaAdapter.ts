@@ -55,7 +55,7 @@ export const llamaAdapter = defineMethod<'branch', LlamaAdapterConfig, Prompt>({
         call,
         'attend',
         (l) =>
-          layer('attend', { [BASE]: l }, () => (q, k, v, at) => {
+          layer('attend', { [BASE]: l }, ({ [BASE]: l }) => (q, k, v, at) => {
             const [b, h, t, width] = q.shape as readonly [number, number, number, number];
             const own = attention(q, asHeads(keys, k), asHeads(values, v)).mul(g); // [B, H, T, D]
             if (c.project) return l(q, k, v, at).add(own);

@@ -76,7 +76,7 @@ export const lst = defineMethod<'trunk', LstConfig, Ladder>({
     const m = makeOf(site, c.reduction);
     const seen: { into: Tensor; out: Tensor; ctx: Context }[] = [];
     const listening = substitute(call, 'block', (l) =>
-      layer('block', { [BASE]: l }, () => (x, at) => {
+      layer('block', { [BASE]: l }, ({ [BASE]: l }) => (x, at) => {
         const out = l(x, at);
         seen.push({ into: x, out, ctx: at });
         return out;

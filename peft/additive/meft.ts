@@ -58,7 +58,7 @@ export const meft = defineMethod<'trunk', MeftConfig, Adapters>({
       (l, path) => {
         const k = paths.indexOf(path);
         const block = substitute(l, 'branch', (b, at) => (at.endsWith('.mlp') ? beside(b, adapter(2 * k)) : null), path) as Layer<'block'>;
-        return layer('block', { [BASE]: block }, () => (x, at) => {
+        return layer('block', { [BASE]: block }, ({ [BASE]: block }) => (x, at) => {
           const [x1, x2] = streams.at(-1) ?? [x, x];
           const [F, G] =
             c.form === 1 ? [(t: Tensor) => block(t, at), adapter(2 * k + 1)] : [adapter(2 * k + 1), (t: Tensor) => block(t, at)];
@@ -80,4 +80,10 @@ export const meft = defineMethod<'trunk', MeftConfig, Adapters>({
 });
 
 const beside = (b: Layer<'branch'>, adapter: (x: Tensor) => Tensor): Layer<'branch'> =>
-  layer('branch', { [BASE]: b }, () => (x, ctx) => b(x, ctx).add(adapter(x)));
+  layer(
+    'branch',
+    { [BASE]: b },
+    ({ [BASE]: b }) =>
+      (x, ctx) =>
+        b(x, ctx).add(adapter(x)),
+  );

@@ -14,7 +14,7 @@ import { rewrite, substitute } from '../../nn/tree.ts';
 export function answerAndHidden(model: Model, batch: Batch, ctx: Context): { readonly logits: Tensor; readonly hidden: Tensor } {
   const seen: Tensor[] = [];
   const listening = substitute(model, 'trunk', (l) =>
-    layer('trunk', { [BASE]: l }, () => (h, c) => {
+    layer('trunk', { [BASE]: l }, ({ [BASE]: l }) => (h, c) => {
       const y = l(h, c);
       seen.push(y);
       return y;

@@ -101,7 +101,15 @@ export const pha = defineMethod<'trunk', PhaConfig, Pha>({
       'branch',
       (l, path) => {
         const i = paths.indexOf(path);
-        return i < 0 ? null : layer('branch', { [BASE]: l }, () => (x, at) => l(x, at).add(adapter(i)(x)));
+        return i < 0
+          ? null
+          : layer(
+              'branch',
+              { [BASE]: l },
+              ({ [BASE]: l }) =>
+                (x, at) =>
+                  l(x, at).add(adapter(i)(x)),
+            );
       },
       site.path,
     );

@@ -26,7 +26,7 @@ export type DropHeads = (heads: Tensor, part: 'keys' | 'values', ctx: Context) =
 
 /** Attention over the tables and the text: attend(q, [P_k; k], [P_v; v]). */
 export const attendWith = (call: Layer<'attend'>, keys: Tensor, values: Tensor, drop: DropHeads = (heads) => heads): Layer<'attend'> =>
-  layer('attend', { [BASE]: call }, () => (q, k, v, ctx) => {
+  layer('attend', { [BASE]: call }, ({ [BASE]: call }) => (q, k, v, ctx) => {
     const front = { keys: drop(asHeads(keys, k), 'keys', ctx), values: drop(asHeads(values, v), 'values', ctx) };
     return call(q, concat([front.keys, k], 2), concat([front.values, v], 2), withKeys(ctx, keys.shape[0]!));
   });
@@ -35,17 +35,17 @@ export const attendWith = (call: Layer<'attend'>, keys: Tensor, values: Tensor, 
 export const tableWidths = (site: Site<'trunk'>, attend: Where): number[] =>
   site.within('attend', attend).flatMap((a) => Array.from({ length: 2 }, () => a.dim('kvHeads') * a.dim('headWidth')));
 
-/** The trunk with a prefix of p rows at its attention layers: a key table and a value table [p, Hk·D] for each, in turn. The text's positions start at p. */
+/** The trunk with a prefix of p rows at its attention layers: a key table and a value table [p, Hk·D] for each, in turn. The text's positions start at p, or stay (`shift: false`). */
 export function prefixed(
   call: Layer<'trunk'>,
   site: Site<'trunk'>,
-  { length, attend }: { readonly length: number; readonly attend: Where },
+  { length, attend, shift = true }: { readonly length: number; readonly attend: Where; readonly shift?: boolean },
   tables: () => readonly Tensor[],
   drop?: DropHeads,
 ): Calls['trunk'] {
   const at = new Map(site.within('attend', attend).map((a) => [a.path, a.index]));
   return (h, ctx) => {
-    if (h.shape[1]! + length > site.dim('longest'))
+    if (shift && h.shape[1]! + length > site.dim('longest'))
       throw new ShapeError(
         `${site.path}: ${h.shape[1]} tokens after a prefix of ${length}, but this model has ${site.dim('longest')} positions; shorten the text or the prefix`,
       );
@@ -59,6 +59,6 @@ export function prefixed(
       },
       site.path,
     );
-    return within(h, shifted(ctx, length));
+    return within(h, shift ? shifted(ctx, length) : ctx);
   };
 }

@@ -14,7 +14,7 @@ import type { Site, Where } from '../site.ts';
 export function keysAndValues(site: Site<'trunk'>, ids: readonly number[], attend: Where): Tensor[] {
   const seen = new Map<string, Tensor[]>();
   const listening = substitute(site.root, 'attend', (l, path) =>
-    layer('attend', { [BASE]: l }, () => (q, k, v, ctx) => {
+    layer('attend', { [BASE]: l }, ({ [BASE]: l }) => (q, k, v, ctx) => {
       seen.set(path, [k, v]);
       return l(q, k, v, ctx);
     }),

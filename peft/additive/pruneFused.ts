@@ -20,7 +20,7 @@ export async function fusionUse(model: Model, batches: readonly Batch[], engine:
       if (l.attached?.method !== 'adapterFusion') return null;
       const [call, p] = [ofKind(l, 'branch'), l.fields[l.attached.field] as unknown as Fusion]; // a seam: adapterFusion's own tensors
       const c = l.attached.application.config as AdapterFusionConfig;
-      return layer('branch', { [BASE]: call }, () => (x, ctx) => {
+      return layer('branch', { [BASE]: call }, ({ [BASE]: call }) => (x, ctx) => {
         const alpha = fusionAttention(p, reading(ofKind(l.fields[BASE], 'branch')(x, ctx), ctx, 'adapterFusion', path), c); // [B, T, N]
         const t = batch.ids.shape[1]!;
         const text = alpha.slice(1, alpha.shape[1]! - t); // without prompts in front

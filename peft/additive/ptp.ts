@@ -23,7 +23,15 @@ export type Perturbation =
 
 /** The model with its embedded text x, under all prompts, changed. */
 const perturbed = (model: Model, change: (x: Tensor, normal: Tensor | null) => Tensor): Model =>
-  substitute(model, 'trunk', (l) => layer('trunk', { [BASE]: l }, () => (x, ctx) => l(change(x, ctx.draw.normal('ptp', x.shape)), ctx)));
+  substitute(model, 'trunk', (l) =>
+    layer(
+      'trunk',
+      { [BASE]: l },
+      ({ [BASE]: l }) =>
+        (x, ctx) =>
+          l(change(x, ctx.draw.normal('ptp', x.shape)), ctx),
+    ),
+  );
 /** ‖·‖ of each text. [B, T, d] → [B, 1, 1] */
 const length = (x: Tensor): Tensor => sqrt(max(sum(square(x), [1, 2], true), 1e-30));
 

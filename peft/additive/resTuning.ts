@@ -53,7 +53,7 @@ export const resTuning = defineMethod<'trunk', ResTuningConfig, Bypass>({
     const seen: Tensor[] = []; // b_i so far
     const last = blocks(site) - 1;
     const beside = substitute(call, 'block', (l) =>
-      layer('block', { [BASE]: l }, () => (x, at) => {
+      layer('block', { [BASE]: l }, ({ [BASE]: l }) => (x, at) => {
         const k = seen.length;
         const out = l(x, at); // [B, T, d]
         seen.push(tuned(stopGradient(out), 2 * k).add(tuned(seen[k - 1] ?? stopGradient(x), 2 * k + 1)));

@@ -57,7 +57,7 @@ export const sideTuning = defineMethod<'trunk', SideTuningConfig, Side>({
     const m = makeOf(site, c.reduction);
     const seen: { x: Tensor; at: Context }[] = [];
     const listening = substitute(call, 'block', (l) =>
-      layer('block', { [BASE]: l }, () => (x, at) => {
+      layer('block', { [BASE]: l }, ({ [BASE]: l }) => (x, at) => {
         seen.push({ x, at });
         return l(x, at);
       }),

@@ -12,7 +12,8 @@ export function promptsOf(method: string, sources: readonly Model[]): Tensor {
   const prompts = sources.map(promptOf);
   const { shape } = prompts[0]!;
   const [p, d] = shape as readonly [number, number];
-  const all = new Float32Array(sources.length * p * d);
+  const exact = prompts.some((prompt) => prompt.value instanceof Float64Array);
+  const all = new (exact ? Float64Array : Float32Array)(sources.length * p * d);
   for (const [n, prompt] of prompts.entries()) {
     if (!same(prompt.shape, shape))
       throw new RangeError(

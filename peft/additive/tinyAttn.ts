@@ -91,7 +91,7 @@ export const tinyAttn = defineMethod<'block', TinyAttnConfig, Tiny>({
       call,
       'branch',
       (l, path) =>
-        layer('branch', { [BASE]: l }, () => (x, at) => {
+        layer('branch', { [BASE]: l }, ({ [BASE]: l }) => (x, at) => {
           const { stream, norm } = residualOf(at, 'tinyAttn', path);
           if (path.endsWith('.attn') && norm === null) {
             const y = l(x, at);

@@ -1,15 +1,13 @@
 // TPT, prompt transfer between models: a prompt trained for one network, projected into the space of another.
 //   P = LN(W₂ σ(W₁ vec(P_s) + b₁) + b₂), row by row,   P_s ∈ ℝ^{p×d_s} frozen, W₁ ∈ ℝ^{m×p·d_s}, W₂ ∈ ℝ^{p·d×m};   h = trunk([P; embed(x)])[p:]
-// Su et al. 2022, arXiv 2111.06719, §5, and the authors' code. The projector is for training: `finish` leaves the rows it makes.
+// Su et al. 2022, arXiv 2111.06719, §5, and the authors' code. The projector is for training: `finish` leaves the rows. Transfer: tptTransfer.ts.
 import { layerNorm } from '../../core/ops/fused.ts';
-import { max, square, tanh } from '../../core/ops/map.ts';
+import { max, tanh } from '../../core/ops/map.ts';
 import { reshape } from '../../core/ops/move.ts';
 import { leaf, param, type Tensor } from '../../core/tensor.ts';
-import type { Model } from '../../nn/layer.ts';
 import { defineMethod } from '../attach.ts';
 import { lengthFits, wholeNumber } from '../check.ts';
 import { promptInFront } from './promptRows.ts';
-import { ownOf, promptsOf, withFixed } from './sourcePrompts.ts';
 
 export interface TptConfig {
   readonly length: number; // p, of both prompts
@@ -19,10 +17,10 @@ export interface TptConfig {
   readonly norm: boolean; // LN; the authors' later code is without
 }
 /** source [1, p, d_s], fixed. Finished, P alone. */
-type Tpt = { readonly P?: Tensor } & Partial<Record<'W1' | 'b1' | 'W2' | 'b2' | 'gain' | 'shift' | 'source', Tensor>>;
+export type Tpt = { readonly P?: Tensor } & Partial<Record<'W1' | 'b1' | 'W2' | 'b2' | 'gain' | 'shift' | 'source', Tensor>>;
 
 /** The projection of prompts [N, p, d_s] → [N, p, d]. */
-function projected(t: Tpt, prompts: Tensor, { activation, length: p }: TptConfig): Tensor {
+export function projected(t: Tpt, prompts: Tensor, { activation, length: p }: TptConfig): Tensor {
   const [n, , from] = prompts.shape as readonly [number, number, number];
   const x = reshape(prompts, [n, p * from])
     .matmul(t.W1!.T)
@@ -82,26 +80,3 @@ export const tpt = defineMethod<'trunk', TptConfig, Tpt>({
   },
   startsAsBase: () => 'no',
 });
-
-/** A model with `tpt` on it, its source prompt that of a model with prompt tuning on another network. */
-export const tptSource = (target: Model, source: Model): Model => withFixed(target, 'tpt', { source: promptsOf('tpt', [source]) });
-
-/**
- * Distance minimizing: ‖projection of the source's prompt − the target's prompt‖², the mean over tasks; a loss for the projector of a
- * model with `tpt` on it. Each pair is one task: a model on the source network and one on the target's, both with prompt tuning.
- */
-export function tptDistance(model: Model, pairs: readonly (readonly [source: Model, target: Model])[]): Tensor {
-  const { own, config } = ownOf<Tpt, TptConfig>(model, 'tpt');
-  if (own.W1 === undefined) throw new Error('tptDistance: this model is finished, and its projector is gone');
-  const from = promptsOf(
-    'tptDistance',
-    pairs.map(([source]) => source),
-  ); // [N, p, d_s]
-  const to = promptsOf(
-    'tptDistance',
-    pairs.map(([, target]) => target),
-  ); // [N, p, d]
-  return square(projected(own, from, config).sub(to))
-    .sum()
-    .div(pairs.length);
-}

@@ -45,14 +45,20 @@ export function gates(
 
 /** LoRA with a gate in the place of its scale. */
 export const lowRank = (call: Layer<'linear'>, A: Tensor, B: Tensor, g: Tensor): Layer<'linear'> =>
-  layer('linear', { [BASE]: call }, () => (x, ctx) => call(x, ctx).add(x.matmul(A.T).matmul(B.T).mul(g)));
+  layer(
+    'linear',
+    { [BASE]: call },
+    ({ [BASE]: call }) =>
+      (x, ctx) =>
+        call(x, ctx).add(x.matmul(A.T).matmul(B.T).mul(g)),
+  );
 
 /**
  * softmax([g q·P_kᵀ; q·kᵀ]/√D)·[g P_v; v]: what keys and values times g give, for a g that may differ from query to query. One call
  * on heads twice as wide: query [q, g q]·√2, text keys [k, 0], prefix keys [0, P_k], values alike; the halves of the answer add up.
  */
 export const gatedPrefix = (call: Layer<'attend'>, keys: Tensor, values: Tensor, gate: Tensor): Layer<'attend'> =>
-  layer('attend', { [BASE]: call }, () => (q, k, v, ctx) => {
+  layer('attend', { [BASE]: call }, ({ [BASE]: call }) => (q, k, v, ctx) => {
     const d = k.shape[3]!;
     const g = reshape(gate, [gate.shape[0]!, 1, gate.shape[1]!, 1]);
     const wide = (prefix: Tensor, text: Tensor): Tensor => concat([pad(asHeads(prefix, text), 3, d, 0), pad(text, 3, 0, d)], 2);

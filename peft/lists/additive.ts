@@ -43,6 +43,7 @@ import { resTuning } from '../additive/resTuning.ts';
 import { sideTuning } from '../additive/sideTuning.ts';
 import { smop } from '../additive/smop.ts';
 import { spot } from '../additive/spot.ts';
+import { sptPrompt } from '../additive/sptPrompt.ts';
 import { ssf } from '../additive/ssf.ts';
 import { tinyAttn } from '../additive/tinyAttn.ts';
 import { tpt } from '../additive/tpt.ts';
@@ -114,6 +115,7 @@ export const additive: readonly Listed[] = [
     (seed) => ptp({ seed }),
     (seed) => ptp({ length: 2, seed }),
   ),
+  listed('peft/additive/sptPrompt.ts', sptPrompt, { length: 2, tau: 0.75 }),
   listed('peft/additive/smop.ts', smop, { experts: 2, length: 2 }, wholeText),
   listed('peft/additive/ia3.ts', ia3, {}),
   composition(
