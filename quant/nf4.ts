@@ -25,10 +25,17 @@ export interface FourBit {
   readonly scales: Float32Array; // one per block
 }
 
-/** Two codes per byte, the first one high. */
-export function packCodes(codes: Uint8Array, padding: number): Uint8Array {
-  return Uint8Array.from({ length: Math.ceil(codes.length / 2) }, (_, k) => (codes[2 * k]! << 4) | (codes[2 * k + 1] ?? padding));
+/** Codes in bytes, the first one in the highest bits; the rest of the last byte is filled with `padding`. */
+function inBytes(codes: Uint8Array, bits: 2 | 4 | 8, padding: number): Uint8Array {
+  const per = 8 / bits;
+  return Uint8Array.from({ length: Math.ceil(codes.length / per) }, (_, k) => {
+    let byte = 0;
+    for (let j = 0; j < per; j++) byte = (byte << bits) | (codes[k * per + j] ?? padding);
+    return byte;
+  });
 }
+/** Two codes per byte, the first one high. */
+export const packCodes = (codes: Uint8Array, padding: number): Uint8Array => inBytes(codes, 4, padding);
 /** The first `n` codes of packed bytes. */
 export const unpackCodes = (bytes: Uint8Array, n: number): Uint8Array =>
   Uint8Array.from({ length: n }, (_, i) => (i % 2 === 0 ? bytes[i >> 1]! >> 4 : bytes[i >> 1]! & 15));
@@ -59,31 +66,34 @@ export const float32Scales: ScaleStore<{ absmax: Tensor }> = {
   round: (scales) => scales,
 };
 
-const fourBit = <S extends { readonly [name: string]: Tensor }>(
+/** Codes of `bits` bits into a table of values, a scale for each block. */
+export const tableScheme = <S extends { readonly [name: string]: Tensor }>(
   name: string,
   book: Codebook,
+  bits: 2 | 4 | 8,
   block: number,
   store: ScaleStore<S>,
 ): Scheme => ({
   name: `${name}, scales ${store.name}`,
-  round: (data: Data, shape: Shape) => {
-    const { codes, scales } = quantize4(data, book, block);
-    return dequantize4({ codes, scales: store.round(scales) }, size(shape), book, block);
+  round: (data: Data) => {
+    const { codes, scales } = quantizeBlocks(data, block, book, name);
+    const kept = store.round(scales);
+    return Float32Array.from(codes, (q, i) => book.values[q]! * kept[Math.floor(i / block)]!);
   },
   pack: (data: Data, shape: Shape) => {
     const [rows, cols] = shape;
     if (rows === undefined || cols === undefined || shape.length !== 2 || data.length !== size(shape))
       throw new ShapeError(`${name}: packs matrices, got ${data.length} numbers of shape ${show(shape)}`);
     const matrix: Matrix = [rows, cols];
-    const { codes, scales } = quantize4(data, book, block);
+    const { codes, scales } = quantizeBlocks(data, block, book, name);
     return layer(
       'weight',
       {
-        codes: leaf(codes, codesShape(matrix, 4)),
+        codes: leaf(inBytes(codes, bits, book.nearest(0)), codesShape(matrix, bits)),
         scales: store.pack(scales, blocksShape(matrix, block)),
-        values: leaf(book.values, [1, 16]), // one array for all weights
+        values: leaf(book.values, [1, 2 ** bits]), // one array for all weights
       },
-      (f) => () => unpackTable({ codes: f.codes, scales: store.unpack(f.scales), values: f.values }, { shape: matrix, bits: 4, block }),
+      (f) => () => unpackTable({ codes: f.codes, scales: store.unpack(f.scales), values: f.values }, { shape: matrix, bits, block }),
     );
   },
 });
@@ -96,7 +106,7 @@ interface FourBitOptions<S extends { readonly [name: string]: Tensor }> {
 }
 /** NF4 as a scheme for `quantize`: 4 + 32/block bits per weight, or about 4.127 with `scales: doubleQuant()`. */
 export const nf4 = <S extends { readonly [name: string]: Tensor }>({ block = 64, scales }: FourBitOptions<S> = {}): Scheme =>
-  scales === undefined ? fourBit('nf4', nf4Code, block, float32Scales) : fourBit('nf4', nf4Code, block, scales);
+  scales === undefined ? tableScheme('nf4', nf4Code, 4, block, float32Scales) : tableScheme('nf4', nf4Code, 4, block, scales);
 /** FP4 as a scheme for `quantize`; as large as NF4, and farther from normally distributed weights. */
 export const fp4 = <S extends { readonly [name: string]: Tensor }>({ block = 64, scales }: FourBitOptions<S> = {}): Scheme =>
-  scales === undefined ? fourBit('fp4', fp4Code, block, float32Scales) : fourBit('fp4', fp4Code, block, scales);
+  scales === undefined ? tableScheme('fp4', fp4Code, 4, block, float32Scales) : tableScheme('fp4', fp4Code, 4, block, scales);

@@ -1,5 +1,6 @@
 // The reparameterized methods, each with a small configuration for small networks.
 import { nf4 } from '../../quant/nf4.ts';
+import { normalFloat } from '../../quant/normalFloat.ts';
 import { composition, type Listed, listed } from '../listed.ts';
 import { adalora } from '../reparameterized/adalora.ts';
 import { adamss } from '../reparameterized/adamss.ts';
@@ -43,6 +44,7 @@ import { loraGa } from '../reparameterized/loraGa.ts';
 import { loraOrthogonal } from '../reparameterized/loraOrthogonal.ts';
 import { loraPlus } from '../reparameterized/loraPlus.ts';
 import { loraXs } from '../reparameterized/loraXs.ts';
+import { lqLora } from '../reparameterized/lqLora.ts';
 import { mica } from '../reparameterized/mica.ts';
 import { miss } from '../reparameterized/miss.ts';
 import { moelora } from '../reparameterized/moelora.ts';
@@ -190,4 +192,14 @@ export const reparameterized: readonly Listed[] = [
     (seed) => qdylora({ rank: 4, alpha: 3, dropout: 0.25, ranks: [1, 3], scheme: nf4({ block: 8 }), seed }),
   ),
   listed('peft/reparameterized/bitDelta.ts', bitDelta, { where: ['q', 'down'] }),
+  listed('peft/reparameterized/lqLora.ts', lqLora, {
+    rank: 2,
+    alpha: 3,
+    dropout: 0.25,
+    iterations: 2,
+    bits: 6.5,
+    dataAware: true,
+    schemes: [normalFloat({ bits: 2, block: 8 }), nf4({ block: 8 })],
+    where: ['q', 'down'],
+  }),
 ];
