@@ -1,10 +1,11 @@
-// Seven ways to make one method of several (or of one): what hybrids are written with, those of papers and those of nobody yet.
+// Eight ways to make one method of several (or of one): what hybrids are written with, those of papers and those of nobody yet.
 //   stack: f₂ ∘ f₁   parallel: y + Σ (y_i − y)   average: Σ w_i y_i   gate: y + σ(w·x + b)(y₁ − y)   route: Σ softmax(R x)_i y_i
 //   fuse: y + Σ softmax((W_q x + b)·(W_k u_i))_i W_v u_i,  u_i = y_i − y      mask: y + m ⊙ (y₁ − y),  m ∈ {0, 1}
+//   split: token t gets y_i,  i = the span that t's position is in
 // y [B, T, out] is what a place computed, y_i what it computes with method i, x [B, T, in] what it reads. All but `stack` give every
 // method the place as it was, and are given methods that meet at places or at places apart; each is a method again.
 import { softmax } from '../core/ops/fused.ts';
-import { add, mul, sigmoid, sub } from '../core/ops/map.ts';
+import { add, lt, mul, sigmoid, sub, where } from '../core/ops/map.ts';
 import { stack as stacked } from '../core/ops/move.ts';
 import type { Rng } from '../core/rng.ts';
 import { size } from '../core/shape.ts';
@@ -145,4 +146,24 @@ export function mask(member: Transform, keep: number | ((at: Place, r: Rng) => D
   };
   const mix: Rule['mix'] = (y, [y1], _, [m]) => add(y, mul(m!, sub(y1!, y)));
   return sideBySide({ name: 'mask', paper: 'arXiv:2012.07463', readsX: false, own, mix }, [member], seed);
+}
+
+/**
+ * A method for each span of the text: the first for `lengths[0]` tokens from the front, the next for `lengths[1]`, the last for what is
+ * left (AdapterHub's `Split`, whose lengths are all given and add up to T). Tokens are told apart by their positions, so that a token made
+ * in generation has the method it would have in the whole text; a prefix or prompt in front moves positions, and the spans are counted
+ * with it. Splitting at 0 is the last method alone. Brings nothing.
+ */
+export function split(members: readonly Transform[], lengths: readonly number[]): Transform {
+  if (lengths.length !== members.length - 1 || !lengths.every((n) => Number.isInteger(n) && n >= 0))
+    throw new RangeError(
+      `split: ${members.length} methods need ${members.length - 1} whole lengths (the last method has what is left), got ${lengths.join(', ')}`,
+    );
+  const ends = lengths.map((_, k) => lengths.slice(0, k + 1).reduce((a, b) => a + b));
+  const mix: Rule['mix'] = (_, ys, _x, _own, ctx) => {
+    const { positions } = ctx!; // never on weights: where x stands decides
+    const at = positions.reshape(...(positions.shape.length === 1 ? [1] : []), ...positions.shape, 1); // [1 or B, T, 1]
+    return ends.reduceRight((rest, end, k) => where(lt(at, end), ys[k]!, rest), ys.at(-1)!);
+  };
+  return sideBySide({ name: 'split', paper: 'arXiv:2311.11077', own: () => [], readsX: true, mix }, members, 0);
 }

@@ -33,11 +33,11 @@ export interface Place {
 export interface Rule {
   readonly name: string;
   readonly paper: `arXiv:${string}`;
-  /** y, what each method makes of it, what the place reads (x [B, T, in]), and the rule's own tensors. */
-  readonly mix: (y: Tensor, ys: readonly Tensor[], x: Tensor, own: readonly Tensor[]) => Tensor;
+  /** y, what each method makes of it, what the place reads (x [B, T, in]), the rule's own tensors, and the context (null on weights). */
+  readonly mix: (y: Tensor, ys: readonly Tensor[], x: Tensor, own: readonly Tensor[], ctx: Context | null) => Tensor;
   /** The tensors that the rule brings to a place where n methods meet; params are trained, leaves kept. */
   readonly own: (at: Place, n: number, r: Rng) => readonly Tensor[];
-  /** Decides by x: then it is no change of weights, and needs a place that reads vectors. */
+  /** Decides by x, or by where x stands: then it is no change of weights, and needs a place that reads vectors. */
   readonly readsX: boolean;
 }
 type Call = (...args: readonly unknown[]) => Tensor; // a layer of a kind that was forgotten: the seam of this file
@@ -165,7 +165,7 @@ function wrap(
         const beneath = f[BASE] as AnyLayer;
         const y = (beneath as unknown as Call)(...args);
         const ys = members(f, silent(beneath)).map((l) => (l === null ? y : (l as unknown as Call)(...args)));
-        return rule.mix(y, ys, args[0] as Tensor, (f[FIELD] as unknown as Own).rule);
+        return rule.mix(y, ys, args[0] as Tensor, (f[FIELD] as unknown as Own).rule, args.at(-1) as Context);
       }) as never,
     (f) => {
       const all = members(f, f[BASE]!).flatMap((l) => l?.attached ?? []);
@@ -202,7 +202,7 @@ const folded = (rule: Rule, kind: Kind, w: Weights, all: readonly Weights[], own
   const answersLast = (t: Tensor): Tensor => (kind === 'linear' && own.length > 0 ? t.T : t); // [out, in]: own tensors are for [.., out]
   const [{ weight, bias }, some] = [w, all.find((o) => o.bias !== null)?.bias ?? w.bias];
   const or0 = (b: Tensor | null): Tensor => b ?? some!.mul(0);
-  const mixed = (y: Tensor, ys: readonly Tensor[]): Tensor => rule.mix(y, ys, y, own);
+  const mixed = (y: Tensor, ys: readonly Tensor[]): Tensor => rule.mix(y, ys, y, own, null);
   return {
     weight: answersLast(
       mixed(

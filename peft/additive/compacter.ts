@@ -9,6 +9,7 @@ import { wholeNumber } from '../check.ts';
 import { hybrid } from '../combine.ts';
 import type { Options, Transform } from '../method.ts';
 import { type BottleneckConfig, checkBottleneck, widthOf } from './bottleneck.ts';
+import { reading } from './pfeiffer.ts';
 import { glorot, phm } from './phm.ts';
 
 export interface CompacterConfig extends BottleneckConfig {
@@ -16,6 +17,7 @@ export interface CompacterConfig extends BottleneckConfig {
   readonly rank: number; // k
   readonly std: number; // A ~ N(0, std²)
   readonly init: 'glorotUniform' | 'glorotNormal'; // of each S_i and T_i
+  readonly reads: 'answer' | 'sum'; // h, or the (normalised) sum of h and the stream, as Pfeiffer's adapter
 }
 
 /** A [n, n, n]; S [n, in/n, k] and T [n, k, out/n] of each projection. */
@@ -32,7 +34,7 @@ export const compacter = defineMethod<'branch', CompacterConfig, Compacter, Tens
   paper: 'arXiv:2106.04647',
   at: 'branch',
   defaults: {
-    ...{ n: 4, rank: 1, bottleneck: null, reduction: 32, activation: 'gelu', std: 1e-4, init: 'glorotUniform' },
+    ...{ n: 4, rank: 1, bottleneck: null, reduction: 32, activation: 'gelu', std: 1e-4, init: 'glorotUniform', reads: 'answer' },
     where: ['attn', 'mlp'],
   },
   check: (site, c) => {
@@ -60,9 +62,10 @@ export const compacter = defineMethod<'branch', CompacterConfig, Compacter, Tens
       },
     };
   },
-  around: (call, p, c) => (x, ctx) => {
+  around: (call, p, c, site) => (x, ctx) => {
     const h = call(x, ctx); // [B, T, d]
-    const inner = activations[c.activation](h.matmul(phm(p.A, p.downS, p.downT)).add(p.downBias)); // [B, T, m]
+    const z = c.reads === 'answer' ? h : reading(h, ctx, 'compacter', site.path);
+    const inner = activations[c.activation](z.matmul(phm(p.A, p.downS, p.downT)).add(p.downBias)); // [B, T, m]
     return h.add(inner.matmul(phm(p.A, p.upS, p.upT)).add(p.upBias));
   },
   count: (sites, c) => {
@@ -73,6 +76,6 @@ export const compacter = defineMethod<'branch', CompacterConfig, Compacter, Tens
   startsAsBase: () => 'no',
 });
 
-/** Compacter after the feed-forward sublayer only. Count: n³ + L(2k(d + m) + m + d). */
+/** Compacter after the feed-forward sublayer only (AdapterHub's reads the sum there: `reads: 'sum'`). Count: n³ + L(2k(d + m) + m + d). */
 export const compacterPlusPlus = (options: Options<CompacterConfig> = {}): Transform =>
   hybrid('compacter++', compacter({ where: 'mlp', ...options }));

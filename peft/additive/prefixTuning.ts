@@ -17,6 +17,7 @@ export interface PrefixTuningConfig {
   readonly init: 'normal' | 'zero' | { readonly ids: readonly number[] }; // zero: the last layer; ids: a real text's keys and values
   readonly attend: Where; // which attention layers
   readonly dropout: number; // on the keys and values of the prefix
+  readonly shift: boolean; // the text's positions start at p; false leaves them where they are, as AdapterHub does
 }
 
 /**
@@ -31,9 +32,10 @@ export const prefixTuning = defineMethod<'trunk', PrefixTuningConfig, Prefix, nu
   family: 'additive',
   paper: 'arXiv:2101.00190',
   at: 'trunk',
-  defaults: { length: 10, bottleneck: 512, init: 'normal', attend: 'attend', dropout: 0, where: 'trunk' },
+  defaults: { length: 10, bottleneck: 512, init: 'normal', attend: 'attend', dropout: 0, shift: true, where: 'trunk' },
   check: (site, c) => {
-    lengthFits('prefixTuning', site, c.length);
+    if (c.shift || c.length === 0) lengthFits('prefixTuning', site, c.length);
+    else wholeNumber('prefixTuning', 'length', c.length);
     if (c.bottleneck !== null) wholeNumber('prefixTuning', 'bottleneck', c.bottleneck);
     dropoutFits('prefixTuning', c.dropout);
     tableWidths(site, c.attend);

@@ -5,8 +5,8 @@ import type { Numbers } from '../../core/plan.ts';
 import type { Rng } from '../../core/rng.ts';
 import { param, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
-import { idsFit, lengthFits } from '../check.ts';
-import { embedded, promptInFront } from './promptRows.ts';
+import { idsFit, lengthFits, wholeNumber } from '../check.ts';
+import { embedded, promptBeforeBlocks, promptInFront } from './promptRows.ts';
 
 /**
  * `normal` N(0, 1) as in Hugging Face PEFT; `uniform` U(±0.5) as in the paper; or the vectors of real tokens, which needs
@@ -17,6 +17,7 @@ export type PromptInit = 'normal' | 'uniform' | { readonly ids: readonly number[
 export interface PromptTuningConfig {
   readonly length: number; // p
   readonly init: PromptInit;
+  readonly place: 'embedding' | 'blocks'; // in front of the embedded text, or of it with positions (and BERT's first norm), as AdapterHub has it
 }
 
 const idsFor = ({ length, init }: PromptTuningConfig, r: Rng): number[] =>
@@ -33,9 +34,10 @@ export const promptTuning = defineMethod<'trunk', PromptTuningConfig, { readonly
   family: 'additive',
   paper: 'arXiv:2104.08691',
   at: 'trunk',
-  defaults: { length: 20, init: 'normal', where: 'trunk' },
+  defaults: { length: 20, init: 'normal', place: 'embedding', where: 'trunk' },
   check: (site, c) => {
-    lengthFits('promptTuning', site, c.length);
+    if (c.place === 'embedding' || c.length === 0) lengthFits('promptTuning', site, c.length);
+    else wholeNumber('promptTuning', 'length', c.length);
     if (typeof c.init === 'object') idsFit('promptTuning', site, 'ids' in c.init ? c.init.ids : [c.init.vocabulary - 1]);
   },
   prepareIf: (c) => typeof c.init === 'object' && c.length > 0,
@@ -50,7 +52,10 @@ export const promptTuning = defineMethod<'trunk', PromptTuningConfig, { readonly
     const value = prepared?.[site.index] ?? (init === 'uniform' ? r.uniform(p * d, -0.5, 0.5) : r.normal(p * d));
     return { train: { P: param(value, [p, d]) } };
   },
-  around: (call, { P }) => (P === undefined ? call : promptInFront(call, P)),
+  around: (call, { P }, c, site) => {
+    if (P === undefined) return call;
+    return c.place === 'embedding' ? promptInFront(call, P) : promptBeforeBlocks(call, P, site.path);
+  },
   byRow: true,
   count: (sites, { length }) => {
     const train = sites.reduce((n, s) => n + length * s.dim('width'), 0);

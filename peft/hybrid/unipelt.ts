@@ -12,6 +12,7 @@ import {
   sizeOf,
   throughBottleneck,
 } from '../additive/bottleneck.ts';
+import { reading } from '../additive/pfeiffer.ts';
 import { flatten, newPrefixHidden, type PrefixHidden, prefixHiddenSize } from '../additive/prefix.ts';
 import { defineMethod } from '../attach.ts';
 import { rankFits, wholeNumber } from '../check.ts';
@@ -21,6 +22,7 @@ import { type Gate, newGate, opened } from './unipeltGates.ts';
 
 export interface UnipeltConfig extends BottleneckConfig, AttentionConfig {
   readonly init: BottleneckInit; // of the adapter
+  readonly reads: 'answer' | 'sum'; // adapter and its gate: h, or the (normalised) sum of h and the stream, as AdapterHub's
 }
 type OnFeedForward = Bottleneck & { readonly gate: Gate };
 
@@ -40,7 +42,7 @@ export const unipelt = defineMethod<'branch', UnipeltConfig, OnAttention | OnFee
   at: 'branch',
   defaults: {
     ...{ rank: 8, length: 10, prefixBottleneck: 512, gate: 'token', central: false },
-    ...{ bottleneck: null, reduction: 16, activation: 'relu', init: 'bert' },
+    ...{ bottleneck: null, reduction: 16, activation: 'relu', init: 'bert', reads: 'answer' },
     where: ['attn', 'mlp'],
   },
   check: (site, c) => {
@@ -68,7 +70,8 @@ export const unipelt = defineMethod<'branch', UnipeltConfig, OnAttention | OnFee
       );
     if (!('down' in p)) return onAttention(call, p, c, site, x)(x, ctx);
     const h = call(x, ctx); // [B, T, d]
-    return h.add(throughBottleneck(h, p, c.activation).mul(opened(p.gate, h, c)));
+    const z = c.reads === 'answer' ? h : reading(h, ctx, 'unipelt', site.path);
+    return h.add(throughBottleneck(z, p, c.activation).mul(opened(p.gate, z, c)));
   },
   finish: (p) => {
     if ('down' in p) return p;

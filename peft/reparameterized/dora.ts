@@ -8,20 +8,26 @@ import { defineMethod } from '../attach.ts';
 import { effective } from '../site.ts';
 import { checkUpdate, dropped, factors, type LoraConfig, scaling, update } from './lora.ts';
 
+export interface NormConfig {
+  readonly norm: 'constant' | 'differentiated'; // n for the gradient: §4.3's shortcut, or a function of V as it is in the equation
+}
 /** m/n for a direction V [out, in]: [out]. A row of zeros has no direction and gets 0, not 0/0. */
-export const stretch = (v: Tensor, m: Tensor): Tensor => div(m, stopGradient(max(sqrt(square(v).sum([1])), 1e-12)));
+export function stretch(v: Tensor, m: Tensor, { norm }: NormConfig = { norm: 'constant' }): Tensor {
+  const n = max(sqrt(square(v).sum([1])), 1e-12);
+  return div(m, norm === 'constant' ? stopGradient(n) : n);
+}
 
 /** The lengths of W's rows, [out]. */
 export const lengths = (w: Data, out: number, into: number): Float64Array =>
   Float64Array.from({ length: out }, (_, i) => norm(w.subarray(i * into, (i + 1) * into)));
 const norm = (row: Data): number => Math.sqrt(Float64Array.from(row, (v) => v * v).reduce((s, v) => s + v, 0));
 
-export const dora = defineMethod<'linear', LoraConfig, { A: Tensor; B: Tensor; m: Tensor }>({
+export const dora = defineMethod<'linear', LoraConfig & NormConfig, { A: Tensor; B: Tensor; m: Tensor }>({
   name: 'dora',
   family: 'reparameterized',
   paper: 'arXiv:2402.09353',
   at: 'linear',
-  defaults: { rank: 8, alpha: 8, rankStabilized: false, dropout: 0, init: 'kaiming', where: ['q', 'v'] },
+  defaults: { rank: 8, alpha: 8, rankStabilized: false, dropout: 0, init: 'kaiming', norm: 'constant', where: ['q', 'v'] },
   readsWeight: true,
   check: checkUpdate('dora'),
   init: (site, c, r, { weight }) => {
@@ -33,7 +39,7 @@ export const dora = defineMethod<'linear', LoraConfig, { A: Tensor; B: Tensor; m
     (x, ctx) => {
       const { weight, bias } = effective(call, site.path, ctx);
       const change = B.matmul(A).mul(scaling(c));
-      const k = stretch(weight.add(change), m); // [out]
+      const k = stretch(weight.add(change), m, c); // [out]
       const kept = dropped(x, c, site, ctx);
       const y = call(x, ctx);
       const straight = kept !== x ? kept.matmul(weight.T) : bias === null ? y : y.sub(bias); // W x̃

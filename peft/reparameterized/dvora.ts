@@ -6,7 +6,7 @@ import { param, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { wholeNumber } from '../check.ts';
 import { effective } from '../site.ts';
-import { lengths, stretch } from './dora.ts';
+import { lengths, type NormConfig, stretch } from './dora.ts';
 import { cut, largest, shared, type Vera, type VeraConfig } from './vera.ts';
 
 /** λ_b ⊙ B (λ_d ⊙ A), [out, in] */
@@ -16,12 +16,12 @@ function change(p: Vera, shape: readonly number[]): Tensor {
 }
 
 /** Count: r + 2·out for each layer; stored besides, once: A and B. */
-export const dvora = defineMethod<'linear', Omit<VeraConfig, 'dropout'>, Vera & { m: Tensor }, Pick<Vera, 'A' | 'B'>>({
+export const dvora = defineMethod<'linear', Omit<VeraConfig, 'dropout'> & NormConfig, Vera & { m: Tensor }, Pick<Vera, 'A' | 'B'>>({
   name: 'dvora',
   family: 'reparameterized',
   paper: 'arXiv:2402.09353',
   at: 'linear',
-  defaults: { rank: 256, dInitial: 0.1, where: ['q', 'v'] },
+  defaults: { rank: 256, dInitial: 0.1, norm: 'constant', where: ['q', 'v'] },
   readsWeight: true,
   check: (_, { rank }) => wholeNumber('dvora', 'rank', rank),
   shared: (sites, { rank }, r) => shared(sites, rank, r),
@@ -33,9 +33,9 @@ export const dvora = defineMethod<'linear', Omit<VeraConfig, 'dropout'>, Vera & 
     },
     fixed: given.shared,
   }),
-  around: (call, p, _, site) => (x, ctx) => {
+  around: (call, p, c, site) => (x, ctx) => {
     const { weight, bias } = effective(call, site.path, ctx);
-    const k = stretch(weight.add(change(p, site.shape)), p.m); // [out]
+    const k = stretch(weight.add(change(p, site.shape)), p.m, c); // [out]
     const { a, b } = cut(p, site.shape);
     const y = call(x, ctx);
     const straight = bias === null ? y : y.sub(bias); // W x
