@@ -118,6 +118,27 @@ export const notes: Readonly<Record<string, Note>> = {
   loreft: { use: 'Changes the residual stream at a few positions in a subspace of few dimensions; no weight changes.' },
   noreft: { use: 'LoReFT without the condition that the subspace’s basis is orthonormal.', count: 'r(2d + 1) per unit' },
   direft: { use: 'NoReFT without the difference term.', count: 'r(2d + 1) per unit' },
+  sideTuning: {
+    use: 'Nothing of the network may change or be differentiated: a small network beside it learns the difference, for one task after another.',
+  },
+  resTuning: {
+    use: 'Many tasks on one forward pass: what is trained stands beside the network and reads its hidden states; backward stays outside the blocks.',
+  },
+  adapterBias: {
+    use: '46 thousand numbers for BERT-base: one vector per layer, which each token takes as much of as it needs. It merges.',
+  },
+  adapterPlus: { use: 'One adapter behind each block, as a study of positions, starts and scalings for vision transformers chose it.' },
+  tinyAttn: { use: 'What a task needs is context rather than numbers: an attention of width 1 in each block.' },
+  coda: {
+    use: 'Long texts in an encoder: most tokens take the small adapter’s way around the frozen layers (computed here all the same).',
+  },
+  hyperformer: {
+    use: 'Many tasks at once that may help each other: one network writes all their adapters from an embedding of each task.',
+  },
+  pha: {
+    use: 'As HyperFormer with few examples for each task: texts are drawn to the prototype of their task, and a new task starts from the nearest.',
+  },
+  meft: { use: 'Memory: blocks whose inputs can be computed back from their outputs (here they are checkpointed instead).' },
   lst: { use: 'Memory: nothing of the network is kept for backward, because gradients stay in a small network beside it.' },
   // selective
   bitfit: {
@@ -204,6 +225,9 @@ export const notes: Readonly<Record<string, Note>> = {
   loraDropout: { use: 'Against overfitting: whole inputs and outputs of the update are dropped.', count: PAIR },
   loraXs: { use: 'Trains r² numbers per layer between frozen singular directions.', count: 'r² at each layer' },
   olora: { use: 'Starts from an orthonormal basis (QR) instead of random numbers and zero.', count: PAIR },
+  mtlLora: {
+    use: 'Several tasks at once: what they share is one LoRA, what differs is a stretch of its rank and a mix of its ups per task.',
+  },
   moslora: { use: 'LoRA with a trained mixer between the factors.', count: 'r(in + out) + r² at each layer' },
   vblora: {
     use: 'All layers share one bank of vectors; a layer stores which of them it mixes, and how.',
