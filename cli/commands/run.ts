@@ -6,11 +6,11 @@ import type { Model } from '../../nn/layer.ts';
 import { adamw } from '../../optim/adamw.ts';
 import { adamw8bit } from '../../optim/adamw8bit.ts';
 import { clipByNorm } from '../../optim/clip.ts';
-import { fit } from '../../optim/fit.ts';
+import { fit, type Portion } from '../../optim/fit.ts';
 import type { Optimizer } from '../../optim/optimizer.ts';
 import { constant, cosine, linear, type Schedule, warmup } from '../../optim/schedule.ts';
 import { sgd } from '../../optim/sgd.ts';
-import { trainer } from '../../optim/trainer.ts';
+import { type Batch, type Fed, trainer } from '../../optim/trainer.ts';
 import type { TrainConfig } from './config.ts';
 import type { Job, Parts } from './task.ts';
 
@@ -82,7 +82,7 @@ export async function runOf(job: Job, model: Model, c: TrainConfig, o: Running):
     tokens: job.tokens,
     batches: (step) => {
       clock.began = performance.now();
-      return job.batch(step);
+      return portion(job.batch(step), c.accumulate);
     },
     onStep: async (e) => {
       kept.seconds += (performance.now() - clock.began) / 1000;
@@ -112,6 +112,21 @@ export async function runOf(job: Job, model: Model, c: TrainConfig, o: Running):
     },
   };
 }
+/** A batch that does not cut evenly (an epoch's last) as micro-batches of nearly equal rows; any other as it is, for the trainer to cut. */
+function portion(batch: Batch<Parts>, micro: number): Portion<Parts> {
+  const rows = batch.ids.shape[0]!;
+  if (rows % micro === 0) return batch;
+  const n = Math.min(micro, rows);
+  const part = ({ data, shape }: Fed, from: number, to: number): Fed => {
+    const each = data.length / rows;
+    return { data: data.slice(from * each, to * each), shape: [to - from, ...shape.slice(1)] };
+  };
+  return Array.from({ length: n }, (_, k) => {
+    const [from, to] = [Math.floor((k * rows) / n), Math.floor(((k + 1) * rows) / n)];
+    return Object.fromEntries(Object.entries(batch).map(([name, f]) => [name, part(f as Fed, from, to)])) as unknown as Batch<Parts>; // the same names
+  });
+}
+
 const points = (list: readonly (readonly [number, number])[]): Points => list.map(([x, y]) => ({ x, y }));
 
 function record(extra: Extra | undefined): Kept {
