@@ -3,6 +3,7 @@
 //   GenKnowSub:   A_e ← A_e − mean A_g,  B_e ← B_e − mean B_g over LoRAs g of general knowledge, before all this
 // Ostapenko et al. 2024, arXiv 2405.11157; GenKnowSub: ACL 2025 (short 54), as built in PEFT, with v_e exact there where PEFT iterates 15 times.
 // Nothing is trained, unless the experts are (`trainExperts`; the v_e stay). Needs no data: a library of LoRAs serves tasks it has not seen.
+// Longer than 80 lines: over given experts, or none yet.
 import { softmax } from '../../core/ops/fused.ts';
 import { abs, where } from '../../core/ops/map.ts';
 import { leaf, type Tensor } from '../../core/tensor.ts';
@@ -13,6 +14,7 @@ import { between, wholeNumber } from '../check.ts';
 import { orthonormal, product, svd, transposed } from '../linalg.ts';
 import type { Options, Transform } from '../method.ts';
 import { atHand } from '../site.ts';
+import { genKnowSub } from './genKnowSub.ts';
 import type { Factors } from './lora.ts';
 import { type ExpertConfig, expertsFit, expertsSize, type LoraExperts, loraExperts, opened, placeholders } from './loraExperts.ts';
 
@@ -93,36 +95,7 @@ export function arrowOf(
   { general = [], ...options }: Omit<Options<ArrowConfig>, 'experts' | 'where'> & { readonly general?: readonly Model[] } = {},
 ): Transform {
   const { configs, at } = loraExperts('arrowOf', models);
-  const known = general.length === 0 ? at : without(at, configs, loraExperts('arrowOf, general', general));
+  const known = general.length === 0 ? at : genKnowSub({ configs, at }, loraExperts('arrowOf, general', general));
   const topK = options.topK ?? Math.min(3, models.length);
   return arrowOver(known)({ ...options, topK, experts: configs, where: [...at.keys()] });
-}
-
-function without(at: LoraExperts['at'], configs: readonly ExpertConfig[], general: LoraExperts): LoraExperts['at'] {
-  if (new Set([...configs, ...general.configs].map((c) => c.rank)).size > 1)
-    throw new RangeError('arrowOf: the factors of experts and general LoRAs are subtracted, so all must have one rank');
-  const less = (t: Tensor, all: readonly Tensor[]): Tensor => {
-    const others = all.map((g) => atHand(g)!);
-    return leaf(
-      Float64Array.from(atHand(t)!, (v, i) => v - others.reduce((n, o) => n + o[i]!, 0) / others.length),
-      t.shape,
-    );
-  };
-  return new Map(
-    [...at].map(([path, experts]) => {
-      const own = general.at.get(path);
-      if (own === undefined) throw new Error(`arrowOf: the general LoRAs have none at ${path}; train them at the experts' places`);
-      const minus = (e: Factors): Factors => ({
-        A: less(
-          e.A,
-          own.map((g) => g.A),
-        ),
-        B: less(
-          e.B,
-          own.map((g) => g.B),
-        ),
-      });
-      return [path, experts.map(minus)];
-    }),
-  );
 }
