@@ -35,6 +35,7 @@ export const keyOf = (place: Place | null, suffix: string): string =>
 /** Our paths of what a format attaches to at a place: for norms gain and shift. */
 export function sitesOf({ on }: AnyFormat, { path, layer }: Place): readonly string[] {
   if (on === 'norm') return PARTS.filter((part) => isLayer(layer.fields[part])).map((part) => `${path}.${part}`);
+  if (on === 'table') return [`${path}.weight`];
   return [on === 'weight' || on === 'bias' ? `${path}.${on}` : path];
 }
 export const PARTS = ['weight', 'bias'] as const;
@@ -48,9 +49,19 @@ export function placesFor(format: AnyFormat, names: Names, model: Model): readon
         found.set(path, { path, module: names.moduleOf(path), kind: 'branch', layer, rows: null, turned: false });
     return [...found.values()];
   }
+  if (format.on === 'table') {
+    const table = names.byPath.get('embed')?.layer.fields.weight;
+    return names.places.filter(
+      (p) => p.kind === 'embedding' || (p.path === 'head' && isLayer(table) && sameTable(p.layer.fields.weight, table)),
+    );
+  }
   if (format.on === 'norm') return names.places.filter((p) => p.kind === 'norm');
   return names.places.filter((p) => p.kind === 'linear');
 }
+
+/** Whether a head's weight is the embedding's own table. */
+const sameTable = (a: Field | undefined, b: AnyLayer): boolean =>
+  isLayer(a) && [...tensors(bare(a))][0]?.tensor === [...tensors(bare(b))][0]?.tensor;
 
 /** Numbers of a tensor that is a leaf or a parameter; null for a recipe. */
 export function tableOf(t: Tensor): Table | null {
@@ -109,6 +120,7 @@ export const where = ({ on }: AnyFormat): string =>
     weight: 'weights of linear layers',
     bias: 'biases of linear layers',
     norm: 'norms',
+    table: 'embeddings',
     branch: 'attentions',
     network: 'the network',
   })[on];

@@ -75,8 +75,8 @@ export interface Format<C, F extends FieldsOf = FieldsOf> {
   readonly fields: F;
   /** Which configurations of this type are this method, where several share one. */
   readonly is?: (c: ConfigOf<F>) => boolean;
-  /** What it attaches to: linear layers, their weights or biases, gains and shifts of norms, whole attentions, or the network. */
-  readonly on: 'linear' | 'weight' | 'bias' | 'norm' | 'branch' | 'network';
+  /** What it attaches to: linear layers, their weights or biases, gains and shifts of norms, tables of words, whole attentions, or the network. */
+  readonly on: 'linear' | 'weight' | 'bias' | 'norm' | 'table' | 'branch' | 'network';
   /** Whether the library has it for GPT-2's Conv1D. */
   readonly conv1d: boolean;
   /** Where target_modules means something of its own. */
@@ -105,6 +105,8 @@ export interface Format<C, F extends FieldsOf = FieldsOf> {
   readonly finished?: true;
   /** Why the library answers something else with this file on such a network; null where it does not. */
   readonly refuses?: (encoder: boolean) => string | null;
+  /** Keys of what the last step of training left in the file: it changes no answer, and is written again with `like`. */
+  readonly leftovers?: RegExp;
   /** Names of ours that the file does not have and need not: buffers of training. */
   readonly unsaved?: readonly string[];
 }

@@ -95,7 +95,7 @@ export async function loadPeft(model: Model, folder: string, options: LoadOption
   const names = namesOf(model, architecture);
   const refused = format.refuses?.(isEncoder(names)) ?? null;
   if (refused !== null) throw new Error(`${file.file}: ${refused}`);
-  const tensors = await Tensors.of(weights, names);
+  const tensors = await Tensors.of(weights, names, format.leftovers);
   const base = replaceBase(model, names, config, tensors);
   const at = format.on === 'network' ? [] : targetsOf(format, config, names, base.model, file);
   const attached = await attach(format, config, base.model, at, engine, file, tensors.numbers());

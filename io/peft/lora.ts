@@ -6,7 +6,7 @@ import { type LoraConfig, lora, type UpdateConfig } from '../../peft/reparameter
 import { olora } from '../../peft/reparameterized/olora.ts';
 import { pissa } from '../../peft/reparameterized/pissa.ts';
 import type { Place } from '../names.ts';
-import { count, flag, real } from './config.ts';
+import { count, flag, real, whole } from './config.ts';
 import { BIAS, count1, dropout, EXCLUDE, FAN, number, patterns, TARGETS, variant, whole0, yes } from './fields.ts';
 import {
   type At,
@@ -45,11 +45,27 @@ export const LORA_FIELDS = {
   eva_config: variant,
   corda_config: variant,
   lora_ga_config: variant,
-  velora_config: variant,
-  alora_invocation_tokens: variant,
+  velora_config: field(
+    z.looseObject({ num_groups: count.optional(), scale: real.optional(), init_type: z.string().optional() }).nullable().optional(),
+    null,
+  ),
+  alora_invocation_tokens: field(z.array(whole).nullable().optional(), null),
   use_qalora: yes(false),
   qalora_group_size: whole0(16),
-  monteclora_config: variant,
+  monteclora_config: field(
+    z
+      .looseObject({
+        num_samples: count.optional(),
+        use_entropy: flag.optional(),
+        dirichlet_prior: real.optional(),
+        sample_scaler: real.optional(),
+        kl_loss_weight: real.optional(),
+        buffer_size: whole.optional(),
+      })
+      .nullable()
+      .optional(),
+    null,
+  ),
   layer_replication: variant,
   lora_bias: yes(false),
   target_parameters: field(z.array(z.string()).nullable().optional(), null),
@@ -71,6 +87,7 @@ export const LORA_FIELDS = {
 } as const;
 export type Lora = ConfigOf<typeof LORA_FIELDS>;
 
+export type LoraVariant = (typeof VARIANTS)[number];
 const VARIANTS = [
   'use_qalora',
   'use_bdlora',
@@ -88,7 +105,7 @@ const isSet = (v: unknown): boolean =>
   !(v === undefined || v === null || v === false || (typeof v === 'object' && Object.keys(v).length === 0));
 
 /** Refuses variants of LoRA that change its equation, its tensors or the network; all but one. */
-export function refuseVariants(c: Pick<Lora, (typeof VARIANTS)[number] | 'init_lora_weights'>, but?: (typeof VARIANTS)[number]): void {
+export function refuseVariants(c: Pick<Lora, (typeof VARIANTS)[number] | 'init_lora_weights'>, but?: LoraVariant): void {
   const found = VARIANTS.find((name) => name !== but && isSet(c[name]));
   if (found !== undefined)
     throw new Unsupported(`${found} is ${JSON.stringify(c[found])}: a variant of LoRA that this library does not have`);
@@ -101,7 +118,7 @@ export function refuseVariants(c: Pick<Lora, (typeof VARIANTS)[number] | 'init_l
 const init = (c: Lora): string => (typeof c.init_lora_weights === 'string' ? c.init_lora_weights : '');
 
 /** Rank, alpha and scaling at each module. */
-export function optionsOf(c: Lora, places: readonly Place[], but?: (typeof VARIANTS)[number]): (place: Place | null) => LoraConfig {
+export function optionsOf(c: Lora, places: readonly Place[], but?: LoraVariant): (place: Place | null) => LoraConfig {
   refuseVariants(c, but);
   const modules = [...new Set(places.map((p) => p.module))];
   const rank = byPattern(c.rank_pattern as Readonly<Record<string, number>> | null, modules, c.r ?? 8);

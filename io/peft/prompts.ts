@@ -1,12 +1,14 @@
-// Files of prompts: prompt tuning, P-tuning, multitask prompts, prefixes, and LLaMA-Adapter's rows in attention.
+// Files of prompts: prompt tuning, P-tuning, multitask prompts, CPT, prefixes, cartridges, and LLaMA-Adapter's rows in attention.
 //   prompt_embeddings, without any prefix: [p, d], or for prefixes [p, L·2·Hk·D], layer by layer keys, then values
 import { z } from 'zod';
+import { type CartridgeConfig, cartridge } from '../../peft/additive/cartridge.ts';
+import type { CptConfig } from '../../peft/additive/cpt.ts';
 import { type LlamaAdapterConfig, llamaAdapter } from '../../peft/additive/llamaAdapter.ts';
 import { type MptConfig, mpt } from '../../peft/additive/mpt.ts';
 import { type PrefixTuningConfig, prefixTuning } from '../../peft/additive/prefixTuning.ts';
 import { type PromptTuningConfig, promptTuning } from '../../peft/additive/promptTuning.ts';
 import { count, orNull, share, whole } from './config.ts';
-import { count1, yes } from './fields.ts';
+import { count1, number, yes } from './fields.ts';
 import { type AnyFormat, asAny, type ConfigOf, type Format, field, type NewConfig, type Table, Unsupported, type Whole } from './format.ts';
 
 const EMBEDDINGS = 'prompt_embeddings';
@@ -140,6 +142,24 @@ const MPT = asAny<MptConfig, typeof MPT_FIELDS>({
   },
 });
 
+/** Tables side by side as [p, width], and back. */
+const sideBySide = (tables: readonly Table[]): Table => {
+  const [length, each] = tables[0]!.shape as readonly [number, number];
+  const width = each * tables.length;
+  const data = Float64Array.from({ length: length * width }, (_, i) => {
+    const column = i % width;
+    return tables[Math.floor(column / each)]!.data[Math.floor(i / width) * each + (column % each)]!;
+  });
+  return { data, shape: [length, width] };
+};
+const apart = ({ data, shape }: Table, n: number): Table[] => {
+  const [length, width] = shape as readonly [number, number];
+  const each = width / n;
+  return Array.from({ length: n }, (_, k) => ({
+    data: Float32Array.from({ length: length * each }, (_v, i) => data[Math.floor(i / each) * width + k * each + (i % each)]!),
+    shape: [length, each],
+  }));
+};
 const PREFIX_FIELDS = {
   ...PROMPT_FIELDS,
   init_weights: field(orNull(z.string()), null),
@@ -171,28 +191,98 @@ const PREFIX = asAny<PrefixTuningConfig, typeof PREFIX_FIELDS>({
       num_attention_heads: of.size('kvHeads'),
     };
   },
-  decode: (get, { own }) => {
-    const { data, shape } = get(EMBEDDINGS);
-    const [length, width] = shape as readonly [number, number];
-    const each = width / own.size;
+  decode: (get, { own }) => Object.fromEntries(apart(get(EMBEDDINGS), own.size).map((t, k) => [`table.${k}`, t])),
+  encode: (own) => ({ [EMBEDDINGS]: sideBySide(Object.keys(own).map((_, k) => own[`table.${k}`]!)) }),
+});
+
+const CARTRIDGE_FIELDS = { ...PROMPT_FIELDS, num_frozen_tokens: field(whole.optional(), 1) } as const;
+/** As a prefix's; the first rows are the frozen ones. */
+const CARTRIDGE = asAny<CartridgeConfig, typeof CARTRIDGE_FIELDS>({
+  ...shared,
+  peftType: 'CARTRIDGE',
+  method: 'cartridge',
+  fields: CARTRIDGE_FIELDS,
+  options: (c) => {
+    checked(c);
+    return () => ({ length: c.num_virtual_tokens, frozen: c.num_frozen_tokens ?? 1, init: 'normal', attend: 'attend' });
+  },
+  normal: ({ length, frozen }) => ({ length, frozen, init: 'normal', attend: 'attend' }),
+  attach: (o) => cartridge(o),
+  config: (at, of) => ({
+    ...sizes(of, at[0]!.options.length),
+    token_dim: of.size('kvHeads') * of.size('headWidth'),
+    num_attention_heads: of.size('kvHeads'),
+    num_frozen_tokens: at[0]!.options.frozen,
+  }),
+  decode: (get, { own, options: { frozen } }) => {
+    const n = [...own.keys()].filter((name) => name.startsWith('table.')).length;
+    const rows = ({ data, shape }: Table, from: number, to: number): Table => ({
+      data: data.slice(from * shape[1]!, to * shape[1]!),
+      shape: [to - from, shape[1]!],
+    });
     return Object.fromEntries(
-      Array.from({ length: own.size }, (_, k) => {
-        const part = Float32Array.from({ length: length * each }, (_, i) => data[Math.floor(i / each) * width + k * each + (i % each)]!);
-        return [`table.${k}`, { data: part, shape: [length, each] }];
-      }),
+      apart(get(EMBEDDINGS), n).flatMap((t, k) => [
+        [`table.${k}`, rows(t, frozen, t.shape[0]!)] as const,
+        ...(frozen === 0 ? [] : [[`frozen.${k}`, rows(t, 0, frozen)] as const]),
+      ]),
     );
   },
   encode: (own) => {
-    const tables = Object.keys(own).map((_, k) => own[`table.${k}`]!);
-    const [length, each] = tables[0]!.shape as readonly [number, number];
-    const width = each * tables.length;
-    const data = Float64Array.from({ length: length * width }, (_, i) => {
-      const column = i % width;
-      return tables[Math.floor(column / each)]!.data[Math.floor(i / width) * each + (column % each)]!;
-    });
-    return { [EMBEDDINGS]: { data, shape: [length, width] } };
+    const tables = Object.keys(own).flatMap((name) => /^table\.(\d+)$/.exec(name)?.[1] ?? []);
+    return {
+      [EMBEDDINGS]: sideBySide(
+        tables.map((_, k) => {
+          const [f, t] = [own[`frozen.${k}`], own[`table.${k}`]!];
+          if (f === undefined) return t;
+          return { data: Float64Array.from([...f.data, ...t.data]), shape: [f.shape[0]! + t.shape[0]!, t.shape[1]!] };
+        }),
+      ),
+    };
   },
 });
+
+const CPT_FIELDS = {
+  ...PROMPT_FIELDS,
+  cpt_token_ids: field(orNull(z.array(whole)), null),
+  cpt_mask: field(orNull(z.array(whole)), null),
+  cpt_tokens_type_mask: field(orNull(z.array(whole)), null),
+  opt_weighted_loss_type: field(z.string().nullable().optional(), 'none'),
+  opt_loss_decay_factor: number(1),
+  opt_projection_epsilon: number(0.1),
+  opt_projection_format_epsilon: number(0.1),
+  tokenizer_name_or_path: field(orNull(z.string()), null),
+} as const;
+/** The file has the examples' rows where they were moved to, so it is read as a prompt: how far they are from where they were is gone. */
+const CPT = (method: 'promptTuning' | 'cpt'): AnyFormat =>
+  asAny<PromptTuningConfig, typeof CPT_FIELDS>({
+    ...shared,
+    ...(rows as Pick<Format<PromptTuningConfig>, 'decode' | 'encode'>),
+    peftType: 'CPT',
+    method,
+    fields: CPT_FIELDS,
+    is: () => method === 'promptTuning',
+    refuses: onEncoder('prompt'),
+    options: (c) => {
+      checked(c);
+      return () => ({ length: c.num_virtual_tokens, init: 'normal', place: 'embedding' });
+    },
+    normal: (o) => (method === 'cpt' ? o : { ...o, init: 'normal' }),
+    attach: (o) => promptTuning(o),
+    ...(method === 'cpt'
+      ? { made: ({ P, delta }) => ({ P: { data: Float64Array.from(P!.data, (v, k) => v + delta!.data[k]!), shape: P!.shape } }) }
+      : {}),
+    config: (at, of) => {
+      const { ids, types, epsilon, formatEpsilon } = at[0]!.options as unknown as CptConfig;
+      return {
+        ...sizes(of, ids.length),
+        cpt_token_ids: ids,
+        cpt_mask: ids.map(() => 1),
+        cpt_tokens_type_mask: types,
+        opt_projection_epsilon: epsilon,
+        opt_projection_format_epsilon: formatEpsilon,
+      };
+    },
+  });
 
 const ADAPTION_FIELDS = {
   target_modules: field(orNull(z.string()), null),
@@ -248,5 +338,8 @@ export const PROMPTS: readonly AnyFormat[] = [
   pTuning('pTuning', false),
   MPT,
   PREFIX,
+  CARTRIDGE,
+  CPT('promptTuning'),
+  CPT('cpt'),
   ADAPTION,
 ];

@@ -9,19 +9,24 @@ export class Tensors {
   readonly file: string;
   private readonly tables: ReadonlyMap<string, Table>;
   private readonly asked = new Set<string>();
-  private constructor(file: string, tables: ReadonlyMap<string, Table>) {
+  private readonly leftovers: RegExp | undefined;
+  private constructor(file: string, tables: ReadonlyMap<string, Table>, leftovers: RegExp | undefined) {
     this.file = file;
     this.tables = tables;
+    this.leftovers = leftovers;
+  }
+  private isUseless(key: string): boolean {
+    return isBefore(key) || this.leftovers?.test(key) === true;
   }
   /** All of them, read now: adapters are small. Keys without the usual prefix, as other writers have them, get it. */
-  static async of(file: TensorFile, names: Names): Promise<Tensors> {
+  static async of(file: TensorFile, names: Names, leftovers?: RegExp): Promise<Tensors> {
     const modules = names.places.map((p) => p.module);
     const tables = new Map<string, Table>();
     for (const e of file.entries.values()) {
       const bare = modules.some((m) => e.name.startsWith(`${m}.`));
       tables.set(bare ? `base_model.model.${e.name}` : e.name, { data: await file.read(e.name), shape: e.shape });
     }
-    return new Tensors(file.path, tables);
+    return new Tensors(file.path, tables, leftovers);
   }
   has(key: string): boolean {
     return this.tables.has(key);
@@ -38,10 +43,10 @@ export class Tensors {
   }
   /** Tensors that nothing is made of. */
   useless(): ReadonlyMap<string, Table> {
-    return new Map([...this.tables].filter(([k]) => isBefore(k)));
+    return new Map([...this.tables].filter(([k]) => this.isUseless(k)));
   }
   finish(): void {
-    const left = [...this.tables.keys()].filter((k) => !this.asked.has(k) && !isBefore(k));
+    const left = [...this.tables.keys()].filter((k) => !this.asked.has(k) && !this.isUseless(k));
     if (left.length > 0)
       throw new Error(
         `${this.file}: has ${some(left)}, which the configuration gives no place for. Is it the adapter of another network, or of one with another head?`,

@@ -1,12 +1,13 @@
-// Files of methods that train vectors: (IA)³, norm tuning, and BitFit, which is written as BEFT.
+// Files of methods that train vectors: (IA)³, norm tuning, rows of tokens, and BitFit, which is written as BEFT.
 import { z } from 'zod';
 import { type Ia3Config, ia3 } from '../../peft/additive/ia3.ts';
 import { lnTuning } from '../../peft/additive/lnTuning.ts';
 import { bitfit } from '../../peft/selective/bitfit.ts';
+import { type TrainableTokensConfig, trainableTokens } from '../../peft/selective/trainableTokens.ts';
 import { matches } from '../../peft/site.ts';
-import { orNull } from './config.ts';
+import { orNull, whole } from './config.ts';
 import { EXCLUDE, FAN, INIT, TARGETS, yes } from './fields.ts';
-import { type AnyFormat, asAny, field, type Table } from './format.ts';
+import { type AnyFormat, asAny, field, renamed, same, type Table } from './format.ts';
 import { matching } from './patterns.ts';
 import { namedShortly } from './targets.ts';
 
@@ -115,4 +116,43 @@ const BITFIT = asAny<object, typeof BEFT_FIELDS>({
   encode: ({ delta }) => ({ beft_bias: shaped(delta!, 1, delta!.data.length) }),
 });
 
-export const VECTORS: readonly AnyFormat[] = [IA3, LN_TUNING, BITFIT];
+const TOKEN_FIELDS = {
+  token_indices: field(z.array(whole.min(0)), []),
+  target_modules,
+  init_weights: field(z.boolean().optional(), true),
+} as const;
+/** trainable_tokens_delta [tokens, d]: the new rows themselves, at the embedding, and at a head that shares its table once more. */
+const TOKENS = asAny<TrainableTokensConfig, typeof TOKEN_FIELDS>({
+  peftType: 'TRAINABLE_TOKENS',
+  method: 'trainableTokens',
+  fields: TOKEN_FIELDS,
+  on: 'table',
+  conv1d: true,
+  targets: ({ target_modules: which }, places) => {
+    const tables = places.filter((p) => p.kind === 'embedding');
+    const names = tables.map((p) => p.module);
+    const hit =
+      which == null
+        ? new Set(tables.filter((p) => p.path === 'embed').map((p) => p.module))
+        : typeof which === 'string'
+          ? new Set(matching(which, names).keys())
+          : new Set(names.filter((m) => which.some((e) => m === e || m.endsWith(`.${e}`))));
+    const words = tables.some((p) => p.path === 'embed' && hit.has(p.module));
+    return places.filter((p) => hit.has(p.module) || (p.path === 'head' && words));
+  },
+  options: (c) => () => ({ tokens: c.token_indices, init: c.init_weights === false ? 'normal' : 'row' }),
+  attach: (o) => trainableTokens(o),
+  config: (at, { modules }) => ({
+    token_indices: same(at, 'tokens', (o) => o.tokens.join(' '))
+      .split(' ')
+      .map(Number),
+    target_modules: namedShortly(
+      at.filter((a) => a.place?.kind === 'embedding').map((a) => a.module),
+      modules,
+    ),
+    init_weights: same(at, 'init', (o) => o.init) === 'row',
+  }),
+  ...renamed({ rows: 'trainable_tokens_delta' }),
+});
+
+export const VECTORS: readonly AnyFormat[] = [IA3, LN_TUNING, BITFIT, TOKENS];

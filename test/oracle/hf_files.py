@@ -20,12 +20,12 @@ import warnings
 
 import torch
 from peft import (
-    AdaLoraConfig, AdaptionPromptConfig, BeftConfig, BOFTConfig, C3AConfig, DeftConfig, DeloraConfig, FourierFTConfig, GloraConfig, GraloraConfig, HiraConfig,
+    AdaLoraConfig, AdaptionPromptConfig, BeftConfig, BOFTConfig, C3AConfig, CartridgeConfig, CPTConfig, DeftConfig, DeloraConfig, FourierFTConfig, GloraConfig, GraloraConfig, HiraConfig,
     HRAConfig, IA3Config, LilyConfig, LNTuningConfig, LoHaConfig, LoKrConfig, LoraConfig, MissConfig, MultitaskPromptTuningConfig, OFTConfig, OSFConfig,
     PeanutConfig, PeftModel, PolyConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, PveraConfig, RandLoraConfig, RoadConfig, ShiraConfig,
-    SupertuningConfig, TinyLoraConfig, UniLoraConfig, VBLoRAConfig, VeraConfig, WaveFTConfig, get_peft_model,
+    SupertuningConfig, TinyLoraConfig, TrainableTokensConfig, UniLoraConfig, VBLoRAConfig, VeraConfig, WaveFTConfig, get_peft_model,
 )
-from peft.tuners.lora.config import BdLoraConfig, KasaConfig
+from peft.tuners.lora.config import BdLoraConfig, KasaConfig, MontecloraConfig, VeloraConfig
 
 from transformers import RobertaConfig, RobertaForTokenClassification
 
@@ -142,6 +142,15 @@ CASES = {
     "supertuning-order-bert": lambda: SupertuningConfig(sparsity=0.9, select_top=False, save_precomputed_indices=False, **CLS),
     "osf-llama": lambda: OSFConfig(effective_rank=5, **AT),
     "lily-llama": lambda: LilyConfig(r=2, stride_A=2, num_B=2, scaling=2.0, **AT),
+    "velora-llama": lambda: LoraConfig(**LORA, velora_config=VeloraConfig(num_groups=4), **AT),
+    "velora-random-llama": lambda: LoraConfig(**LORA, velora_config=VeloraConfig(num_groups=4, init_type="random"), **AT),
+    "monteclora-llama": lambda: LoraConfig(**LORA, monteclora_config=MontecloraConfig(num_samples=3), **AT),
+    "alora-llama": lambda: LoraConfig(**LORA, alora_invocation_tokens=[int(network("llama")[1]["input_ids"][0, 1])], **AT),
+    "tokens-llama": lambda: TrainableTokensConfig(token_indices=[3, 5, 1], **LM),
+    "tokens-gpt2": lambda: TrainableTokensConfig(token_indices=[2, 7], target_modules=["wte"], **LM),
+    "cartridge-llama": lambda: CartridgeConfig(num_virtual_tokens=3, **LM),
+    "cartridge-gpt2": lambda: CartridgeConfig(num_virtual_tokens=3, num_frozen_tokens=0, **LM),
+    "cpt-llama": lambda: CPTConfig(num_virtual_tokens=4, cpt_token_ids=[1, 5, 2, 7], cpt_mask=[1] * 4, cpt_tokens_type_mask=[1, 2, 3, 4], **LM),
     # a task without a type: the model's class is written instead
     "lora-untyped-llama": lambda: LoraConfig(r=1, target_modules={"v_proj", "k_proj"}),
 }
