@@ -149,8 +149,8 @@ async function overBatches(
   }
 }
 
-/** Σ over batches of the gradient of their loss. */
-export function gradientSums(method: string, sites: readonly Site<'weight'>[], env: Env): Promise<Float64Array[]> {
+/** Σ over batches of the gradient of their loss; weights are shifted by `at`, which is 0 if left out. */
+export function gradientSums(method: string, sites: readonly Site<'weight'>[], env: Env, at?: readonly Data[]): Promise<Float64Array[]> {
   const { batches, loss } = dataOf(method, env);
-  return scoreSums(method, sites, env, batches, (model, batch, gradients) => gradients(loss(model, batch)));
+  return scoreSums(method, sites, env, batches, (model, batch, gradients) => gradients(loss(model, batch)), at);
 }

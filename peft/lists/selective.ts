@@ -14,12 +14,14 @@ import { headOnly } from '../selective/headOnly.ts';
 import { lastLayers } from '../selective/lastLayers.ts';
 import { ltSft } from '../selective/ltSft.ts';
 import { sam } from '../selective/sam.ts';
+import { sBitfit } from '../selective/sBitfit.ts';
 import { shira } from '../selective/shira.ts';
 import { snip } from '../selective/snip.ts';
 import { sparseMask } from '../selective/sparseMask.ts';
 import { spt } from '../selective/spt.ts';
 import { supertuning } from '../selective/supertuning.ts';
 import { trainableTokens } from '../selective/trainableTokens.ts';
+import { uBitfit } from '../selective/uBitfit.ts';
 
 export const selective: readonly Listed[] = [
   listed('peft/selective/bitfit.ts', bitfit, {}, { llama: 'it has no biases' }),
@@ -48,4 +50,6 @@ export const selective: readonly Listed[] = [
   listed('peft/selective/trainableTokens.ts', trainableTokens, { tokens: [1, 3, 4, 9, 10] }),
   listed('peft/selective/spt.ts', spt, { density: 0.15, rank: 1 }),
   listed('peft/selective/fishDip.ts', fishDip, { density: 0.1, every: 5, least: 1, where: ['q.weight', 'down.weight', 'norm1.weight'] }),
+  listed('peft/selective/uBitfit.ts', uBitfit, { density: 0.3 }, { llama: 'it has no biases' }),
+  listed('peft/selective/sBitfit.ts', sBitfit, { density: 0.5 }, { llama: 'it has no biases' }),
 ];
