@@ -11,6 +11,8 @@ import { decoder, gpt2 } from '../../nn/decoder.ts';
 import { freeze, unfreeze, withValues } from '../../nn/freeze.ts';
 import type { Model } from '../../nn/layer.ts';
 import { mapTensors, tensors, trainable } from '../../nn/tree.ts';
+import { cartridge } from '../../peft/additive/cartridge.ts';
+import { cpt } from '../../peft/additive/cpt.ts';
 import { ia3 } from '../../peft/additive/ia3.ts';
 import { llamaAdapter } from '../../peft/additive/llamaAdapter.ts';
 import { lnTuning } from '../../peft/additive/lnTuning.ts';
@@ -20,6 +22,7 @@ import { promptTuning } from '../../peft/additive/promptTuning.ts';
 import { pTuning } from '../../peft/additive/pTuning.ts';
 import type { Transform } from '../../peft/method.ts';
 import { adalora } from '../../peft/reparameterized/adalora.ts';
+import { alora } from '../../peft/reparameterized/alora.ts';
 import { bdLora } from '../../peft/reparameterized/bdLora.ts';
 import { boft } from '../../peft/reparameterized/boft.ts';
 import { bone } from '../../peft/reparameterized/bone.ts';
@@ -49,6 +52,7 @@ import { loraPlus } from '../../peft/reparameterized/loraPlus.ts';
 import { loraXs } from '../../peft/reparameterized/loraXs.ts';
 import { mica } from '../../peft/reparameterized/mica.ts';
 import { miss } from '../../peft/reparameterized/miss.ts';
+import { monteclora } from '../../peft/reparameterized/monteclora.ts';
 import { moslora } from '../../peft/reparameterized/moslora.ts';
 import { oft } from '../../peft/reparameterized/oft.ts';
 import { olora } from '../../peft/reparameterized/olora.ts';
@@ -64,12 +68,14 @@ import { sora } from '../../peft/reparameterized/sora.ts';
 import { tinyLora } from '../../peft/reparameterized/tinyLora.ts';
 import { uniLora } from '../../peft/reparameterized/uniLora.ts';
 import { vblora } from '../../peft/reparameterized/vblora.ts';
+import { velora } from '../../peft/reparameterized/velora.ts';
 import { vera } from '../../peft/reparameterized/vera.ts';
 import { waveft } from '../../peft/reparameterized/waveft.ts';
 import { beft } from '../../peft/selective/beft.ts';
 import { bitfit } from '../../peft/selective/bitfit.ts';
 import { shira } from '../../peft/selective/shira.ts';
 import { supertuning } from '../../peft/selective/supertuning.ts';
+import { trainableTokens } from '../../peft/selective/trainableTokens.ts';
 import { atHand } from '../../peft/site.ts';
 import { feedOf, logitsOf, networkOf } from './hfFiles.ts';
 import { networks } from './networks.ts';
@@ -188,6 +194,15 @@ export const ours: Readonly<Record<string, Make>> = {
   'osf-half-llama': osf({ where: AT }),
   'lily-llama': lily({ rank: 2, stride: 2, experts: 2, scale: 2, where: AT }),
   'values-llama': beft({}),
+  'alora-llama': alora({ ...r2, invocation: [9], where: AT }),
+  'velora-llama': velora({ ...r2, groups: 4, where: AT }),
+  'velora-random-llama': velora({ ...r2, groups: 4, direction: 'random', where: AT }),
+  'monteclora-llama': monteclora({ ...r2, samples: 3, where: AT }),
+  'tokens-llama': trainableTokens({ tokens: [3, 5, 1] }),
+  'tokens-gpt2': trainableTokens({ tokens: [2, 7] }),
+  'cartridge-llama': cartridge({ length: 3 }),
+  'cartridge-gpt2': cartridge({ length: 3, frozen: 0 }),
+  'cpt-llama': (base) => prepared(cpt({ ids: [1, 5, 2, 7], types: [1, 2, 3, 4] }), base),
   'poly-llama': poly({ rank: 2, tasks: 3, skills: 3, splits: 2, where: AT }),
   'miss-llama': miss({ rank: 5, where: AT }),
   'miss-mini-bert': miss({ rank: 4, miniRank: 2, where: DENSE }),
