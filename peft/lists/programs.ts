@@ -32,6 +32,13 @@ export const programs: readonly Program[] = [
     says: 'the logits of a small language model added to those of a large one that is not touched',
   },
   {
+    name: 'infoPrompt',
+    family: 'additive',
+    paper: 'arXiv:2306.04933',
+    file: 'peft/additive/infoPrompt.ts',
+    says: 'a classifier of texts with a prompt for each, and losses that keep information between prompt, head and what is read',
+  },
+  {
     name: 'hyperTuning',
     family: 'additive',
     paper: 'arXiv:2211.12485',
