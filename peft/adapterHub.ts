@@ -1,7 +1,7 @@
 // AdapterHub's configuration strings as methods of ours, with the defaults of its library `adapters` 1.3.
 // Poth et al. 2023, arXiv 2311.11077. Where the library differs from a method's paper, its entry sets the option that says so; its blocks
 // (Stack, Fuse, Split, BatchSplit, Parallel, Average) are stack, fused or fuse, split, mixed with inSpans, repeated, and average.
-import { type AdapterPlusConfig, adapterPlus } from './additive/adapterPlus.ts';
+import { adapterPlus } from './additive/adapterPlus.ts';
 import { type CompacterConfig, compacter } from './additive/compacter.ts';
 import { type HoulsbyConfig, houlsby } from './additive/houlsby.ts';
 import { type Ia3Config, ia3 } from './additive/ia3.ts';
@@ -11,14 +11,13 @@ import { type PfeifferConfig, pfeiffer } from './additive/pfeiffer.ts';
 import { type PrefixTuningConfig, prefixTuning } from './additive/prefixTuning.ts';
 import { type PromptTuningConfig, promptTuning } from './additive/promptTuning.ts';
 import { direft, loreft, noreft } from './additive/reft.ts';
-import type { ReftConfig } from './additive/reftPositions.ts';
 import { hybrid } from './combine.ts';
 import { type UnipeltConfig, unipelt } from './hybrid/unipelt.ts';
 import type { Options, Transform } from './method.ts';
 import { dora, type NormConfig } from './reparameterized/dora.ts';
 import { dvora } from './reparameterized/dvora.ts';
 import { type LoraConfig, lora } from './reparameterized/lora.ts';
-import { type MtlLoraConfig, mtlLora } from './reparameterized/mtlLora.ts';
+import { mtlLora } from './reparameterized/mtlLora.ts';
 import { type VeraConfig, vera } from './reparameterized/vera.ts';
 
 /** The two parts of a configuration that has two. */
@@ -31,6 +30,7 @@ export interface HubMam {
   readonly adapter?: Options<ParallelAdapterConfig>;
 }
 type Hub<C> = (options?: Options<C>) => Transform;
+const hub = <C>(make: Hub<C>): Hub<C> => make;
 
 const prefix: Hub<PrefixTuningConfig> = (o) => prefixTuning({ length: 30, shift: false, ...o });
 const parBn: Hub<ParallelAdapterConfig> = (o) => parallelAdapter({ input: 'stream', ...o });
@@ -49,31 +49,31 @@ const parBn: Hub<ParallelAdapterConfig> = (o) => parallelAdapter({ input: 'strea
  * - The second unit of its ReFTs, for a suffix of 0 positions, reads nothing and is not made here.
  */
 export const adapterHub = {
-  double_seq_bn: ((o) => houlsby(o)) satisfies Hub<HoulsbyConfig>,
-  seq_bn: ((o) => pfeiffer(o)) satisfies Hub<PfeifferConfig>,
+  double_seq_bn: houlsby,
+  seq_bn: pfeiffer,
   par_bn: parBn,
-  scaled_par_bn: ((o) => parBn({ scale: 'learned', ...o })) satisfies Hub<ParallelAdapterConfig>,
+  scaled_par_bn: hub<ParallelAdapterConfig>((o) => parBn({ scale: 'learned', ...o })),
   seq_bn_inv: (o: WithInvertible<PfeifferConfig> = {}): Transform =>
     hybrid('seq_bn_inv', invertible({ activation: 'relu', ...o.invertible }), pfeiffer(o.adapter)),
   double_seq_bn_inv: (o: WithInvertible<HoulsbyConfig> = {}): Transform =>
     hybrid('double_seq_bn_inv', invertible({ activation: 'silu', ...o.invertible }), houlsby(o.adapter)),
-  compacter: ((o) => compacter({ init: 'glorotNormal', ...o })) satisfies Hub<CompacterConfig>,
-  'compacter++': ((o) => compacter({ init: 'glorotNormal', reads: 'sum', where: 'mlp', ...o })) satisfies Hub<CompacterConfig>,
+  compacter: hub<CompacterConfig>((o) => compacter({ init: 'glorotNormal', ...o })),
+  'compacter++': hub<CompacterConfig>((o) => compacter({ init: 'glorotNormal', reads: 'sum', where: 'mlp', ...o })),
   prefix_tuning: prefix,
-  prefix_tuning_flat: ((o) => prefix({ bottleneck: null, ...o })) satisfies Hub<PrefixTuningConfig>,
-  prompt_tuning: ((o) => promptTuning({ length: 10, init: 'uniform', place: 'blocks', ...o })) satisfies Hub<PromptTuningConfig>,
-  lora: ((o) => lora(o)) satisfies Hub<LoraConfig>,
-  ia3: ((o) => ia3({ where: ['k', 'v', 'up'], feedforward: [], ...o })) satisfies Hub<Ia3Config>,
-  vera: ((o) => vera({ rank: 8, ...o })) satisfies Hub<VeraConfig>,
-  dora: ((o) => dora({ norm: 'differentiated', ...o })) satisfies Hub<LoraConfig & NormConfig>,
-  dvora: ((o) => dvora({ rank: 8, norm: 'differentiated', ...o })) satisfies Hub<Omit<VeraConfig, 'dropout'> & NormConfig>,
-  mtl_lora: ((o) => mtlLora(o)) satisfies Hub<MtlLoraConfig>,
-  loreft: ((o) => loreft(o)) satisfies Hub<ReftConfig>,
-  noreft: ((o) => noreft(o)) satisfies Hub<ReftConfig>,
-  direft: ((o) => direft(o)) satisfies Hub<ReftConfig>,
+  prefix_tuning_flat: hub<PrefixTuningConfig>((o) => prefix({ bottleneck: null, ...o })),
+  prompt_tuning: hub<PromptTuningConfig>((o) => promptTuning({ length: 10, init: 'uniform', place: 'blocks', ...o })),
+  lora,
+  ia3: hub<Ia3Config>((o) => ia3({ where: ['k', 'v', 'up'], feedforward: [], ...o })),
+  vera: hub<VeraConfig>((o) => vera({ rank: 8, ...o })),
+  dora: hub<LoraConfig & NormConfig>((o) => dora({ norm: 'differentiated', ...o })),
+  dvora: hub<Omit<VeraConfig, 'dropout'> & NormConfig>((o) => dvora({ rank: 8, norm: 'differentiated', ...o })),
+  mtl_lora: mtlLora,
+  loreft,
+  noreft,
+  direft,
   mam: (o: HubMam = {}): Transform => hybrid('mam', prefix({ bottleneck: 800, ...o.prefix }), parBn(o.adapter)),
-  unipelt: ((o) => unipelt({ gate: 'example', reads: 'sum', ...o })) satisfies Hub<UnipeltConfig>,
-  'Adapter+': ((o) => adapterPlus(o)) satisfies Hub<AdapterPlusConfig>,
+  unipelt: hub<UnipeltConfig>((o) => unipelt({ gate: 'example', reads: 'sum', ...o })),
+  'Adapter+': adapterPlus,
 } as const;
 
 /** The names that the library calls deprecated, and those that it has for them now. */

@@ -12,9 +12,26 @@ export interface NormConfig {
   readonly norm: 'constant' | 'differentiated'; // n for the gradient: §4.3's shortcut, or a function of V as it is in the equation
 }
 /** m/n for a direction V [out, in]: [out]. A row of zeros has no direction and gets 0, not 0/0. */
-export function stretch(v: Tensor, m: Tensor, { norm }: NormConfig = { norm: 'constant' }): Tensor {
-  const n = max(sqrt(square(v).sum([1])), 1e-12);
-  return div(m, norm === 'constant' ? stopGradient(n) : n);
+export const stretch = (v: Tensor, m: Tensor): Tensor => div(m, stopGradient(max(sqrt(square(v).sum([1])), 1e-12)));
+
+/** The same for V = W + B A in training. ‖V‖² = ‖W‖² + 2 (W Aᵀ)·B + (B A Aᵀ)·B by row, so that no gradient has the size of W. */
+export function stretchOf(weight: Tensor, A: Tensor, B: Tensor, m: Tensor, { norm }: NormConfig): Tensor {
+  if (norm === 'constant') return stretch(weight.add(B.matmul(A)), m);
+  const moved = weight
+    .matmul(A.T)
+    .mul(2)
+    .add(B.matmul(A.matmul(A.T))); // [out, r]
+  return div(
+    m,
+    sqrt(
+      max(
+        square(weight)
+          .sum([1])
+          .add(moved.mul(B).sum([1])),
+        1e-24,
+      ),
+    ),
+  );
 }
 
 /** The lengths of W's rows, [out]. */
@@ -38,8 +55,7 @@ export const dora = defineMethod<'linear', LoraConfig & NormConfig, { A: Tensor;
     (call, { A, B, m }, c, site) =>
     (x, ctx) => {
       const { weight, bias } = effective(call, site.path, ctx);
-      const change = B.matmul(A).mul(scaling(c));
-      const k = stretch(weight.add(change), m, c); // [out]
+      const k = stretchOf(weight, A, B.mul(scaling(c)), m, c); // [out]
       const kept = dropped(x, c, site, ctx);
       const y = call(x, ctx);
       const straight = kept !== x ? kept.matmul(weight.T) : bias === null ? y : y.sub(bias); // W x̃

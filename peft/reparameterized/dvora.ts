@@ -6,7 +6,7 @@ import { param, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { wholeNumber } from '../check.ts';
 import { effective } from '../site.ts';
-import { lengths, type NormConfig, stretch } from './dora.ts';
+import { lengths, type NormConfig, stretch, stretchOf } from './dora.ts';
 import { cut, largest, shared, type Vera, type VeraConfig } from './vera.ts';
 
 /** λ_b ⊙ B (λ_d ⊙ A), [out, in] */
@@ -35,8 +35,8 @@ export const dvora = defineMethod<'linear', Omit<VeraConfig, 'dropout'> & NormCo
   }),
   around: (call, p, c, site) => (x, ctx) => {
     const { weight, bias } = effective(call, site.path, ctx);
-    const k = stretch(weight.add(change(p, site.shape)), p.m, c); // [out]
     const { a, b } = cut(p, site.shape);
+    const k = stretchOf(weight, a.mul(p.lambdaD.reshape(-1, 1)), b.mul(p.lambdaB.reshape(-1, 1)), p.m, c); // [out]
     const y = call(x, ctx);
     const straight = bias === null ? y : y.sub(bias); // W x
     const turned = x.matmul(a.T).mul(p.lambdaD).matmul(b.T).mul(p.lambdaB);

@@ -12,9 +12,12 @@ import { fixture, type Table } from './fixtures.ts';
 import { hubName } from './hubNames.ts';
 import { networks } from './networks.ts';
 
-export interface Case {
+/** Two adapters in a composition block. */
+export interface Block {
   readonly tensors: Readonly<Record<string, Table>>;
   readonly logits: Table;
+}
+export interface Case extends Block {
   readonly loss: number;
   readonly grads: Readonly<Record<string, Table>>;
   readonly losses: readonly number[];
@@ -27,7 +30,7 @@ export const hub = fixture<{
   readonly settings: Readonly<Record<Name, Settings | readonly Settings[]>>;
   readonly counts: Readonly<Record<Name, number>>;
   readonly cases: Readonly<Record<Name, Case>>;
-  readonly blocks: Readonly<Record<string, { readonly tensors: Readonly<Record<string, Table>>; readonly logits: Table }>>;
+  readonly blocks: Readonly<Record<string, Block>>;
 }>('hub-configurations');
 export const names = Object.keys(adapterHub) as Name[];
 export const TOLERANCE = 1e-5; // the fixtures are rounded to float32
@@ -49,8 +52,11 @@ const sized: Partial<Readonly<Record<Name, Transform>>> = {
 };
 /** DoRA is compared where q and v have no bias: theirs scales it too (peft/adapterHub.ts says more). */
 const without = mapTensors(base, (t, path) => (/attn\.(q|v)\.bias$/.test(path) ? leaf(new Float32Array(size(t.shape)), t.shape) : t));
-const baseOf = (name: Name): Model => (name === 'dora' || name === 'dvora' ? freeze(without) : base);
+export const baseOf = (name: Name): Model => (name === 'dora' || name === 'dvora' ? freeze(without) : base);
 
+/** The trained tensors with the numbers of adapter `a`. */
+export const filledBy = (model: Model, { tensors }: Block, a: string): Model =>
+  withValues(model, new Map([...trainable(model)].map(([p, path]) => [p, Float32Array.from(tensors[hubName(path, tensors, a)]!.data)])));
 /** Their numbers in our tensors: trained ones by name, and VeRA's frozen pair. */
 function filled(model: Model, f: Case): Model {
   const shared = (path: string): Table | null =>
@@ -59,10 +65,7 @@ function filled(model: Model, f: Case): Model {
     const own = shared(path.replace('dvora', 'vera'));
     return own === null ? t : leaf(Float32Array.from(own.data), t.shape);
   });
-  return withValues(
-    kept,
-    new Map([...trainable(kept)].map(([p, path]) => [p, Float32Array.from(f.tensors[hubName(path, f.tensors)]!.data)])),
-  );
+  return filledBy(kept, f, 'a');
 }
 
 /** As `adapterHub` makes it by default, in a form that forgets which options it has. */

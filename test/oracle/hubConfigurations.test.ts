@@ -5,14 +5,20 @@ import { float64 } from '../../core/engines/float64.ts';
 import { grad } from '../../core/grad.ts';
 import { rng } from '../../core/rng.ts';
 import { size } from '../../core/shape.ts';
-import { stateOf } from '../../core/tensor.ts';
+import { stateOf, type Tensor } from '../../core/tensor.ts';
 import { bert, encoder } from '../../nn/encoder.ts';
 import { freeze } from '../../nn/freeze.ts';
 import { classifier } from '../../nn/heads.ts';
+import type { Model } from '../../nn/layer.ts';
 import { trainable } from '../../nn/tree.ts';
-import { adapterHubAliases } from '../../peft/adapterHub.ts';
+import { adapterHub, adapterHubAliases } from '../../peft/adapterHub.ts';
+import { fused } from '../../peft/additive/adapterFusionStages.ts';
+import { average, split, stack } from '../../peft/combinators.ts';
+import type { Transform } from '../../peft/method.ts';
+import { mixed } from '../../peft/mixed.ts';
+import { inSpans, repeated } from '../../peft/spans.ts';
 import { off } from './fixtures.ts';
-import { answer, hub, loss, modelOf, type Name, names, standard, TOLERANCE } from './hubCases.ts';
+import { answer, type Block, baseOf, filledBy, hub, loss, modelOf, type Name, names, standard, TOLERANCE } from './hubCases.ts';
 import { hubName } from './hubNames.ts';
 
 const engine = float64();
@@ -27,7 +33,11 @@ test.each(names)("%s: logits and gradients are AdapterHub's", async (name) => {
     loss(model),
     all.map(([p]) => stateOf(p)),
   );
-  const outputs = { logits: answer(model), loss: loss(model), ...Object.fromEntries(grads.map((g, k) => [all[k]![1], g])) };
+  const outputs: Record<string, Tensor> = {
+    logits: answer(model),
+    loss: loss(model),
+    ...Object.fromEntries(grads.map((g, k) => [all[k]![1], g])),
+  };
   const got = await (await engine.compile(engine.store(), { outputs })).run();
   expect(off(got.logits!, f.logits)).toBeLessThan(TOLERANCE);
   expect(Math.abs(got.loss![0]! - f.loss)).toBeLessThan(TOLERANCE);
@@ -70,4 +80,37 @@ test('dropout and the start of bottlenecks are those of its defaults', () => {
       if ('bottleneck' in c && start !== undefined && method.name !== 'compacter') expect(c.init, name).toBe(start); // Compacter's matrices are products
     }
   }
+});
+
+const base = baseOf('lora');
+const seq = (model: Model, f: Block, a: string): Model => filledBy(adapterHub.seq_bn({ reduction: 8 })(model), f, a);
+const low = (model: Model, f: Block, a: string, alpha = 4): Model => filledBy(adapterHub.lora({ rank: 2, alpha })(model), f, a);
+const flat = (model: Model, f: Block, a: string): Model => filledBy(adapterHub.prefix_tuning_flat({ length: 3 })(model), f, a);
+/** A method whose numbers are those of adapter a. */
+const having = (make: (model: Model, f: Block, a: string) => Model, f: Block, a: string): Transform =>
+  Object.assign((model: Model): Model => freeze(make(model, f, a)), adapterHub.lora());
+const both = (make: (model: Model, f: Block, a: string) => Model, f: Block): readonly [Transform, Transform] => [
+  having(make, f, 'a'),
+  having(make, f, 'b'),
+];
+const models = (make: (model: Model, f: Block, a: string) => Model, f: Block): Model[] => both(make, f).map((t) => t(base));
+const blocks: Readonly<Record<string, (f: Block) => Model>> = {
+  stack: (f) => stack(...both(seq, f))(base),
+  fuse: (f) => filledBy(fused(models(seq, f))(base), f, 'a,b'),
+  split: (f) => split(both(seq, f), [2])(base),
+  batchSplit: (f) => mixed(models(seq, f), inSpans(1, 1)),
+  batchSplitLora: (f) => mixed(models(low, f), inSpans(1, 1)),
+  batchSplitPrefix: (f) => mixed(models(flat, f), inSpans(1, 1)),
+  parallel: (f) => repeated(models(seq, f)),
+  parallelPrefix: (f) => repeated(models(flat, f)),
+  // The library takes a mean of answers that it has weighed already, so that n adapters count an n-th of what its weights say: 0.7 and 0.3
+  // are written 1.4 and 0.6 there (normalize_weights=False), and its equal weights are two LoRAs of half the α.
+  average: (f) => average(both(seq, f), [0.7, 0.3])(base),
+  averageLora: (f) => average(both(low, f), [0.7, 0.3])(base),
+  averageAsIs: (f) => average(both((m, g, a) => low(m, g, a, 2), f))(base),
+};
+test.each(Object.keys(blocks))('%s: logits are those of its composition block', async (name) => {
+  expect(Object.keys(blocks)).toEqual(Object.keys(hub.blocks));
+  const f = hub.blocks[name]!;
+  expect(off(await engine.read(answer(blocks[name]!(f))), f.logits)).toBeLessThan(TOLERANCE);
 });

@@ -14,6 +14,9 @@ const BOTTLENECK: Readonly<Record<string, readonly string[]>> = {
   'gate.0': ['gate.weight'],
   'gate.1': ['gate.bias'],
 };
+const FUSION: Readonly<Record<string, string>> = {
+  ...{ query: 'query.weight', queryBias: 'query.bias', key: 'key.weight', keyBias: 'key.bias', value: 'value.weight' },
+};
 const LORA: Readonly<Record<string, readonly string[]>> = {
   A: ['lora_A'],
   B: ['lora_B'],
@@ -69,6 +72,8 @@ function candidates(path: string, a: string): readonly string[] {
     return [`${layer}.reft_layer.refts.${a}.units.${reft[2]}.${of}`];
   }
   const [, where, name] = /^(?:(attn|mlp)\.)?\w+\.(.+)$/.exec(rest!)!;
+  const fusion = FUSION[name!];
+  if (fusion !== undefined) return [`${layer}.output.adapter_fusion_layer.${a}.${fusion}`];
   if (name === 'A') return [`bert.shared_parameters.${a}.phm_rule`];
   return (BOTTLENECK[name!] ?? []).map((n) => `${layer}.${where === 'attn' ? 'attention.output' : 'output'}.adapters.${a}.${n}`);
 }

@@ -1,4 +1,4 @@
-// The seven combinators: their algebra, all laws of a method on each, and what they refuse.
+// The eight combinators: their algebra, all laws of a method on each, and what they refuse.
 import { describe, expect, it } from 'vitest';
 import { float64 } from '../../core/engines/float64.ts';
 import type { Shape } from '../../core/shape.ts';
@@ -9,7 +9,7 @@ import type { Model } from '../../nn/layer.ts';
 import { mapTensors, params, tensors } from '../../nn/tree.ts';
 import { houlsby } from '../../peft/additive/houlsby.ts';
 import { ia3 } from '../../peft/additive/ia3.ts';
-import { average, fuse, gate, mask, parallel, route, stack } from '../../peft/combinators.ts';
+import { average, fuse, gate, mask, parallel, route, split, stack } from '../../peft/combinators.ts';
 import { merge } from '../../peft/merge.ts';
 import type { Transform } from '../../peft/method.ts';
 import { adalora } from '../../peft/reparameterized/adalora.ts';
@@ -25,7 +25,7 @@ import { affine, apart, layerAt, type Matrix, own, plus, random, rowsOf, scaled,
 
 const engine = float64();
 /** The rules that are no part of the hybrid; each for itself, and on all networks: combinators.long.test.ts. */
-const QUICK: ReadonlySet<string> = new Set(['average', 'route', 'a hybrid of them']);
+const QUICK: ReadonlySet<string> = new Set(['average', 'route', 'split', 'a hybrid of them']);
 const net = llamaNetwork(61);
 const read = (m: Model) => numbersOf(engine, net, m);
 /** A method whose trained tensors stand at generic values: attached, moved, and from then on itself. */
@@ -170,6 +170,22 @@ describe('mask', () => {
   });
 });
 
+describe('split', () => {
+  it('at 0 is the last method, past the end the first; a member twice is that member; spans of spans are spans', async () => {
+    expect(await read(on(split([a, b], [0])))).toEqual(await read(on(b)));
+    expect(await read(on(split([a, b], [1000])))).toEqual(await read(on(a)));
+    expect(apart(await read(on(split([a, a], [1]))), await read(on(a)))).toBeLessThan(1e-12);
+    expect(await read(on(split([a, split([b, a], [2])], [1])))).toEqual(await read(on(split([a, b, a], [1, 1]))));
+  });
+  it('gives each token of a place the answer of its own method', async () => {
+    const path = 'trunk.blocks.0.attn.q';
+    const x = random(3, [2, 3, 8]);
+    const rows = async (t: Transform): Promise<number[][]> => rowsOf(await engine.read(layerAt(on(t), 'linear', path)(x, context(3))), 8);
+    const [mine, first, second] = [await rows(split([a, b], [1])), await rows(a), await rows(b)];
+    expect(mine).toEqual(mine.map((_, k) => (k % 3 === 0 ? first : second)[k]));
+  });
+});
+
 describe('every law of a method holds for', () => {
   for (const l of combined.filter((l) => QUICK.has(l.name)))
     it(l.name, async () => {
@@ -188,6 +204,9 @@ describe('what cannot stand side by side is refused', () => {
     expect(() => gate(bitfit())(gpt2Network(1).base)).toThrow(/is a weight, which reads no vectors/);
     expect(() => average([a, b], [0.5, 0.6])).toThrow(/sum to 1/);
     expect(() => parallel()).toThrow(/got none/);
+    expect(() => split([a, b], [1, 2])).toThrow(/2 methods need 1 whole lengths/);
+    expect(() => split([a, b], [1.5])).toThrow(/got 1.5/);
+    expect(() => split([bitfit(), bitfit()], [1])(gpt2Network(1).base)).toThrow(/reads no vectors/);
     expect(() => mask(a, 1.5)).toThrow(/share of 1.5/);
     expect(() => on(mask(a, () => Float32Array.of(1, 0)))).toThrow(
       /trunk\.blocks\.0\.attn\.q needs a 0 or 1 for each of its 8 features, got 2 numbers/,

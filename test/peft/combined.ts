@@ -3,7 +3,7 @@ import { size } from '../../core/shape.ts';
 import { houlsby } from '../../peft/additive/houlsby.ts';
 import { ia3 } from '../../peft/additive/ia3.ts';
 import { parallelAdapter } from '../../peft/additive/parallelAdapter.ts';
-import { average, fuse, gate, mask, parallel, route, stack } from '../../peft/combinators.ts';
+import { average, fuse, gate, mask, parallel, route, split, stack } from '../../peft/combinators.ts';
 import { composition, type Listed } from '../../peft/listed.ts';
 import type { Transform } from '../../peft/method.ts';
 import { lora } from '../../peft/reparameterized/lora.ts';
@@ -24,6 +24,7 @@ export const combined: readonly Listed[] = [
   listed('route', (s) => route(adapters(s), s)),
   listed('fuse', (s) => fuse(adapters(s), { seed: s })),
   listed('mask', (s) => mask(small(s), (at, r) => Float32Array.from({ length: size(at.answers) }, () => r.below(2)), s)),
+  listed('split', (s) => split(adapters(s), [2])),
   listed('a hybrid of them', (s) =>
     stack(gate(parallel(small(s), ia3({ where: ['q', 'down'] })), s), mask(fuse(adapters(s), { seed: s }), 0.5, s)),
   ),
