@@ -1,6 +1,10 @@
 // Every command of `npx tinypeft` on every kind of data, in child processes; interrupted and killed trainings that end as if nothing had happened.
-import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { execFile } from 'node:child_process';
+import { mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { rng } from '../../core/rng.ts';
 import { readState } from '../../io/state.ts';
@@ -36,6 +40,27 @@ test('without a command, and with --help: all commands', async () => {
   const [nothing, help] = [await run(), await run('--help')];
   expect(nothing.out).toBe(help.out);
   expect(help.out).toMatch(/Exit codes: 0 done, 1 an error, 2 a wrong command line or configuration, 130 interrupted/);
+});
+
+test('docs/command-line.md: its commands run in this order and print what stands under them, but for numbers', async () => {
+  const at = await mkdtemp(join(tmpdir(), 'tinypeft-docs-'));
+  const repository = fileURLToPath(new URL('../..', import.meta.url));
+  await symlink(join(repository, 'test'), join(at, 'test'));
+  const page = await readFile(join(repository, 'docs/command-line.md'), 'utf8');
+  const examples = [...page.matchAll(/```sh\n(.*?)\n```(?:\n\n```text\n(.*?)\n```)?/gs)];
+  expect(examples.length).toBe(8);
+  const plain = (text: string): string =>
+    text
+      .replace(/[\d.,]+/g, '#')
+      .replace(/─+/g, '─')
+      .replace(/ +/g, ' ')
+      .trim();
+  for (const [, command, said = ''] of examples) {
+    const program = `'${process.execPath}' '${join(repository, 'cli/tinypeft.mjs')}'`;
+    const { stdout } = await promisify(execFile)('sh', ['-c', command!.replace('npx tinypeft', program)], { cwd: at });
+    expect(plain(stdout), command).toBe(plain(said));
+  }
+  await rm(at, { recursive: true });
 });
 
 describe('a language model', () => {
