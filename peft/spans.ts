@@ -1,6 +1,6 @@
 // One pass for several models over one network: each serves some rows of the batch, or all serve the whole batch side by side.
 //   inSpans: row b is served by the model in whose span b is        repeated: rows iB … (i+1)B of the answer are model i's
-// AdapterHub's BatchSplit and Parallel (Poth et al. 2023, arXiv 2311.11077; Rücklé et al. 2021, arXiv 2010.11918, §4).
+// AdapterHub's BatchSplit and Parallel (Poth et al. 2023, arXiv 2311.11077; Rücklé et al. 2021, arXiv 2010.11918).
 import { repeat } from '../core/ops/move.ts';
 import { ShapeError } from '../core/shape.ts';
 import { leaf, type Tensor } from '../core/tensor.ts';

@@ -115,6 +115,11 @@ export const says: Readonly<Record<string, readonly (string | RegExp)[]>> = {
     /Deciding token by token is worth -?0\.\d+ in the gates/,
     'as a picture: out/21-a-hybrid-of-your-own.svg',
   ],
+  '22-adapterhub-blocks.ts': [
+    /Split\("a", "b", splits=\[2, 3\]\)\n +ours +split\(\[a, b\], \[2\]\)\n.*\n +answer +\[3, 5, 8\]; .* those of b\(base\): yes/,
+    /Parallel\("a", "b"\)\n(.*\n){2} +answer +\[6, 5, 8\]; .*: yes/,
+    'six blocks, 6 of them equal to their parts',
+  ],
 };
 
 /** Those that take a minute take fewer steps here. */
