@@ -3,6 +3,7 @@ import { ADALORA } from './adalora.ts';
 import { BLOCKS } from './blocks.ts';
 import { FACTORED } from './factored.ts';
 import type { AnyFormat } from './format.ts';
+import { FROD } from './frod.ts';
 import { LORA } from './lora.ts';
 import { LORA_LIKE } from './loraLike.ts';
 import { LORA_VARIANTS } from './loraVariants.ts';
@@ -23,7 +24,16 @@ export const PEFT_FORMATS: readonly AnyFormat[] = [
   ...PROJECTIONS,
   ...FACTORED,
   ...BLOCKS,
+  FROD,
   ...ROTATIONS,
   ...SPARSE,
   ...PROMPTS,
 ];
+
+/** Types whose files do not say enough, and what to do instead. */
+export const UNREADABLE: Readonly<Record<string, string>> = {
+  ADAMSS:
+    'an adapter of AdaMSS sorts outputs into clusters by a k-means that is made again on loading, and is not in the file. Where it was trained, merge it: model.merge_and_unload()',
+  XLORA:
+    'an adapter of X-LoRA has the gates alone, and its experts are folders of their own. Load each of those with loadPeft and combine them here: peft/reparameterized/xlora.ts',
+};

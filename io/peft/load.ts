@@ -2,7 +2,7 @@
 import { access, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Engine } from '../../core/engine.ts';
-import { same } from '../../core/shape.ts';
+import { same, size } from '../../core/shape.ts';
 import { type Data, leaf, type Param, paramOf, stateOf, type Tensor } from '../../core/tensor.ts';
 import type { Model } from '../../nn/layer.ts';
 import { layers, mapTensors } from '../../nn/tree.ts';
@@ -29,7 +29,7 @@ import {
 import { replaceBase } from './base.ts';
 import { type Common, type ConfigFile, check, parseConfig } from './config.ts';
 import { type AnyFormat, type Get, type Table, Unsupported } from './format.ts';
-import { PEFT_FORMATS } from './formats.ts';
+import { PEFT_FORMATS, UNREADABLE } from './formats.ts';
 import { PatternError } from './patterns.ts';
 import { targets } from './targets.ts';
 import { Tensors } from './tensors.ts';
@@ -120,6 +120,7 @@ export async function loadPeft(model: Model, folder: string, options: LoadOption
 /** The format that a configuration is of, and its fields. */
 export function understood(file: ConfigFile, formats: readonly AnyFormat[]): { format: AnyFormat; config: Common; warnings: string[] } {
   const sameType = formats.filter((f) => f.peftType === file.peftType);
+  if (sameType.length === 0 && Object.hasOwn(UNREADABLE, file.peftType)) throw new Error(`${file.file}: ${UNREADABLE[file.peftType]}`);
   if (sameType.length === 0)
     throw new Error(
       `${file.file}: peft_type is ${JSON.stringify(file.peftType.slice(0, 60))}; this library reads ${[...new Set(formats.map((f) => f.peftType))].join(', ')}`,
@@ -203,14 +204,18 @@ async function attach(
   return { model: now, at, applications: new Set(all.filter((a) => a !== undefined && !before.has(a))) };
 }
 
-/** How many times the numbers of its file a method may hold: VB-LoRA's logits, of which a file may have the largest two alone, are the most. */
+/**
+ * How many times the numbers of its file a method may hold: VB-LoRA's logits, of which a file may have the largest two alone, are the most. As many as
+ * the adapted layers have is never too much: UniLoRA's indices follow from a seed.
+ */
 const MOST = 4096;
 /** Refuses a configuration that would have a method draw far more numbers than the file has: a rank of a thousand million. */
 function bounded({ parts }: Transform, model: Model, paths: ReadonlySet<string>, numbers: number, file: string): void {
   for (const { method, config } of parts) {
     const sites = sitesIn(model, method.at).filter((s) => paths.has(s.path));
     const { train, stored } = method.count(sites, config);
-    if (!(Math.max(train, stored) <= MOST * (numbers + 1)))
+    const adapted = method.at === 'linear' || method.at === 'weight' ? sites.reduce((n, s) => n + size(s.shape), 0) : 0;
+    if (!(Math.max(train, stored) <= Math.max(MOST * (numbers + 1), adapted)))
       throw new Error(
         `${file}: asks for ${Math.max(train, stored)} numbers, and the tensors beside it have ${numbers}: they do not belong together`,
       );

@@ -11,17 +11,23 @@ import { readSafetensors, writeSafetensors } from '../../io/files.ts';
 import { namesOf } from '../../io/names.ts';
 import { CONFIG_FILE, WEIGHTS_FILE } from '../../io/peft/adapter.ts';
 import { type LoadOptions, loadPeft } from '../../io/peft/load.ts';
+import { numpyRandom } from '../../io/peft/numpyRandom.ts';
 import { fromPython, matching } from '../../io/peft/patterns.ts';
 import { dumpsPython, parsePython, pythonFloat } from '../../io/peft/pythonJson.ts';
 import { savePeft } from '../../io/peft/save.ts';
-import { firstOfRandperm, mersenne } from '../../io/peft/torchRandom.ts';
+import { withTorchPlaces } from '../../io/peft/sparse.ts';
+import { firstOfRandperm, mersenne, uniforms } from '../../io/peft/torchRandom.ts';
 import type { Writable } from '../../io/safetensors.ts';
-import { unfreeze } from '../../nn/freeze.ts';
-import { tensors } from '../../nn/tree.ts';
+import { unfreeze, withValues } from '../../nn/freeze.ts';
+import type { Model } from '../../nn/layer.ts';
+import { tensors, trainable } from '../../nn/tree.ts';
 import { pfeiffer } from '../../peft/additive/pfeiffer.ts';
 import { promptTuning } from '../../peft/additive/promptTuning.ts';
+import { frod } from '../../peft/reparameterized/frod.ts';
 import { loha } from '../../peft/reparameterized/loha.ts';
 import { lora } from '../../peft/reparameterized/lora.ts';
+import { psoft } from '../../peft/reparameterized/psoft.ts';
+import { waveft } from '../../peft/reparameterized/waveft.ts';
 import { answered, FILES, feedOf, logitsOf } from '../oracle/hfFiles.ts';
 import { splitGpt2 } from '../oracle/hfFilesOurs.ts';
 import { networks } from '../oracle/networks.ts';
@@ -55,6 +61,11 @@ async function folderOf(config: object | string, weights: readonly [string, Writ
 const load = async (config: object | string, weights?: readonly [string, Writable][], model = base) =>
   loadPeft(model, await folderOf(config, weights), QUIET);
 
+const written = async (model: Model, folder: string): Promise<string> => {
+  await savePeft(model, folder);
+  return folder;
+};
+
 describe('what is refused', () => {
   test.each<[string, object | string, RegExp]>([
     ['no JSON', '{"peft_type": LORA}', /adapter_config.json, character 14: expected a value, found "L"/],
@@ -62,7 +73,7 @@ describe('what is refused', () => {
     ['a key twice', '{"peft_type": "LORA", "r": 8, "r": 9}', /character 30: the key "r" appears twice/],
     ['a list', '[]', /is not a JSON object/],
     ['no method', { r: 8 }, /peft_type is missing; it must name the method/],
-    ['an unknown method', { peft_type: 'OSF' }, /peft_type is "OSF"; this library reads LORA, /],
+    ['an unknown method', { peft_type: 'NEXT_YEARS' }, /peft_type is "NEXT_YEARS"; this library reads LORA, /],
     ['a text for a number', { ...LORA, r: '8' }, /r is "8": .*expected number/s],
     ['a rank of half', { ...LORA, r: 0.5 }, /r is 0.5: .*expected int/s],
     ['a rank of zero', { ...LORA, r: 0 }, /r is 0: /],
@@ -99,7 +110,29 @@ describe('what is refused', () => {
       /asks for \d+ numbers, and the tensors beside it have 32/,
     ],
     ['as many virtual tokens', { peft_type: 'PROMPT_TUNING', num_virtual_tokens: 1e10 }, /asks for 160000000000 numbers/],
-    ['VeRA without its matrices', { peft_type: 'VERA', target_modules: ['q_proj'], save_projection: false }, /save_projection=True/],
+    [
+      'RandLoRA without its matrices',
+      { peft_type: 'RANDLORA', target_modules: ['q_proj'], save_projection: false },
+      /depends on the machine.* save_projection=True/,
+    ],
+    [
+      'TinyLoRA without its matrices',
+      { peft_type: 'TINYLORA', target_modules: ['q_proj'], save_projection: false },
+      /save_projection=True/,
+    ],
+    ['PSOFT', { peft_type: 'PSOFT', target_modules: ['q_proj'], r: 4 }, /signs are those of the routine.* rank=4\)/],
+    ['AdaMSS', { peft_type: 'ADAMSS', target_modules: ['q_proj'] }, /k-means .*merge_and_unload/],
+    ['X-LoRA', { peft_type: 'XLORA' }, /Load each of those with loadPeft/],
+    ['UniLoRA of a rank beyond the layers', { peft_type: 'UNILORA', target_modules: ['q_proj'], r: 1e10 }, /asks for \d+ numbers/],
+    ['another wavelet', { peft_type: 'WAVEFT', target_modules: ['q_proj'], wavelet_family: 'db4' }, /wavelet_family is "db4"/],
+    ['Supra', { peft_type: 'SUPERTUNING', target_modules: ['q_proj'], r: 2, lora_alpha: 2 }, /Supra/],
+    ['random answers', { peft_type: 'PVERA', target_modules: ['q_proj'], sample_at_inference: true }, /its answers are random/],
+    [
+      'a factor cut both ways',
+      { ...LORA, use_bdlora: { target_modules_bd_a: ['q'], target_modules_bd_b: ['proj'] } },
+      /cuts both factors of .*q_proj/,
+    ],
+    ['a direction of VeLoRA', { ...LORA, velora_config: { init_type: 'batch_average_once' } }, /init_type is "batch_average_once"/],
   ])('%s', async (_, config, message) => {
     await expect(load(config)).rejects.toThrow(message);
   });
@@ -186,7 +219,37 @@ describe('what is read', () => {
   });
 });
 
+test('layers that share a tensor here must have the same in the file', async () => {
+  const lily = await readSafetensors(join(FILES, 'lily-llama', WEIGHTS_FILE));
+  const [key, t] = [...lily.tensors].find(([k]) => k.includes('layers.1.mlp.down_proj.lily_A'))!;
+  const config = await readFile(join(FILES, 'lily-llama', CONFIG_FILE), 'utf8');
+  const other: Writable = { ...t, data: Float32Array.from(t.data, (v) => v + 1) };
+  await expect(load(config, [...lily.tensors, [key, other]])).rejects.toThrow(/A of .*down_proj is shared with another layer here/);
+});
 describe('what is written', () => {
+  test('PSOFT is written as the LoRA that it is, exact and approximate rotations alike', async () => {
+    for (const neumann of [0, 6]) {
+      const folder = await fresh();
+      const turned = psoft({ rank: 3, alpha: 2, neumann, where: ['q', 'down'] })(base);
+      const model = withValues(
+        turned,
+        new Map([...trainable(turned)].map(([p]) => [p, Float32Array.from(p.value, (v, k) => v + 0.1 * (k + 1))])),
+      );
+      const [theirs, ours] = [(await loadPeft(base, await written(model, folder), QUIET)).model, model];
+      const logits = async (m: Model) => Array.from(await logitsOf(float64(), m, networks.llama, {}));
+      const [a, b] = [await logits(theirs), await logits(ours)];
+      expect(a.every((v, k) => Math.abs(v - b[k]!) < 1e-6)).toBe(true);
+      expect((await logits(base)).some((v, k) => Math.abs(v - b[k]!) > 1e-2)).toBe(true);
+    }
+  });
+  test('FRoD and places of WaveFT drawn here are refused', async () => {
+    const engine = float64();
+    const made = (await frod({ where: ['v'] }).prepare(base, { engine }))(base);
+    await expect(savePeft(made, await fresh())).rejects.toThrow(/a basis made here would be the wrong one/);
+    const waves = waveft({ coefficients: 4, where: ['v'] })(base);
+    await expect(savePeft(waves, await fresh())).rejects.toThrow(/withTorchPlaces/);
+    expect((await savePeft(withTorchPlaces(waves), await fresh())).peftType).toBe('WAVEFT');
+  });
   const adapted = lora({ rank: 1, where: 'q' })(base);
   test('the same configuration again replaces the weights alone; another is refused', async () => {
     const folder = await fresh();
@@ -270,6 +333,18 @@ describe("Python's notations", () => {
     expect(firstOfRandperm(10, 10, 0)).toEqual([4, 1, 7, 5, 3, 9, 0, 8, 6, 2]);
     expect(firstOfRandperm(10, 4, 42)).toEqual([2, 6, 1, 8]);
     expect(firstOfRandperm(768 * 3072, 5, 777)).toEqual([2160743, 1949640, 1000073, 970736, 2203675]);
+    const uniform = [-0.35095828771591187, -0.0134468674659729, 0.48566150665283203, -0.33159857988357544, 0.0839434266090393];
+    expect([...uniforms(11)(5, 0.5)]).toEqual(uniform);
+  });
+  test("NumPy's generator", () => {
+    const draw = numpyRandom(42);
+    expect(draw.shuffle([...Array(10).keys()])).toEqual([5, 6, 0, 7, 3, 2, 4, 9, 1, 8]);
+    expect(draw.choice(20, 6)).toEqual([14, 11, 12, 9, 16, 2]);
+    expect(
+      numpyRandom(2 ** 40 + 5)
+        .choice(20000, 401)
+        .slice(0, 5),
+    ).toEqual([3996, 18102, 4921, 9587, 7016]);
   });
 });
 

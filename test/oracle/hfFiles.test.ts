@@ -15,4 +15,13 @@ test.each([
   'fourierft-gpt2',
   'shira-llama',
   'prefix-llama',
+  'vera-seed-llama',
+  'unilora-seed-llama',
+  'tinylora-tied-gpt2',
+  'gralora-gpt2',
+  'supertuning-order-bert',
+  'waveft-llama',
+  'velora-llama',
+  'tokens-gpt2',
+  'cartridge-llama',
 ])('%s', expectSame);

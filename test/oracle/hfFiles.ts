@@ -23,7 +23,7 @@ export const networkOf = (title: string): Network => networks[title.split('-').a
 /** Each row of the batch has its task, where the method has tasks. */
 export const feedOf = (title: string): Readonly<Record<string, readonly number[]>> => (/^(poly|mpt)-/.test(title) ? { task: [1, 0] } : {});
 /** Both sides compute in double precision from float32 numbers; a start taken out of the weight was taken out in float32 there. */
-export const tolerance = (title: string): number => (/^(pissa|olora|kasa|osf)-/.test(title) ? 2e-5 : 1e-7);
+export const tolerance = (title: string): number => (/^(pissa|olora|kasa|osf|frod)-/.test(title) ? 2e-5 : 1e-7);
 
 export async function logitsOf(
   engine: Engine,

@@ -14,7 +14,7 @@ import { answered, FILES, feedOf, logitsOf, networkOf, tolerance } from './hfFil
 export async function readAndWritten(title: string): Promise<number> {
   const n = networkOf(title);
   const folder = join(FILES, title);
-  const loaded = await loadPeft(n.base, folder);
+  const loaded = await loadPeft(n.base, folder, { engine: float64() });
   expect(loaded.warnings).toEqual([]);
   const out = await mkdtemp(join(tmpdir(), 'hf-files-'));
   try {

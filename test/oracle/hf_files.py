@@ -20,7 +20,7 @@ import warnings
 
 import torch
 from peft import (
-    AdaLoraConfig, AdaptionPromptConfig, BeftConfig, BOFTConfig, C3AConfig, CartridgeConfig, CPTConfig, DeftConfig, DeloraConfig, FourierFTConfig, GloraConfig, GraloraConfig, HiraConfig,
+    AdaLoraConfig, AdaptionPromptConfig, BeftConfig, BOFTConfig, C3AConfig, CartridgeConfig, CPTConfig, DeftConfig, DeloraConfig, FourierFTConfig, FrodConfig, GloraConfig, GraloraConfig, HiraConfig,
     HRAConfig, IA3Config, LilyConfig, LNTuningConfig, LoHaConfig, LoKrConfig, LoraConfig, MissConfig, MultitaskPromptTuningConfig, OFTConfig, OSFConfig,
     PeanutConfig, PeftModel, PolyConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, PveraConfig, RandLoraConfig, RoadConfig, ShiraConfig,
     SupertuningConfig, TinyLoraConfig, TrainableTokensConfig, UniLoraConfig, VBLoRAConfig, VeraConfig, WaveFTConfig, get_peft_model,
@@ -146,6 +146,7 @@ CASES = {
     "velora-random-llama": lambda: LoraConfig(**LORA, velora_config=VeloraConfig(num_groups=4, init_type="random"), **AT),
     "monteclora-llama": lambda: LoraConfig(**LORA, monteclora_config=MontecloraConfig(num_samples=3), **AT),
     "alora-llama": lambda: LoraConfig(**LORA, alora_invocation_tokens=[int(network("llama")[1]["input_ids"][0, 1])], **AT),
+    "frod-llama": lambda: FrodConfig(sparse_rate=0.02, progressbar=False, **AT),
     "tokens-llama": lambda: TrainableTokensConfig(token_indices=[3, 5, 1], **LM),
     "tokens-gpt2": lambda: TrainableTokensConfig(token_indices=[2, 7], target_modules=["wte"], **LM),
     "cartridge-llama": lambda: CartridgeConfig(num_virtual_tokens=3, **LM),

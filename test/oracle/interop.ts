@@ -90,7 +90,7 @@ Each of these ${read.length} adapters, saved again with \`savePeft(model, folder
 
 ${table(read).join('\n')}
 
-PiSSA and OLoRA take their start out of the weight again, in float32 there: hence the larger differences of LORA on LLaMA.
+PiSSA, OLoRA, KaSA, OSF and FRoD take their start out of the weight again, in float32 there: hence their larger differences (the first three are in LORA on LLaMA).
 
 ## Written here, read by PEFT
 
@@ -99,17 +99,22 @@ Of these ${wrote.length} adapters, ${wrote.filter((l) => l.again).length} saved 
 ${table(wrote).join('\n')}
 
 "split" is a GPT-2 with query, key and value as three layers: its adapters are written for c_attn. PiSSA, OLoRA, CorDA and LoRA-GA are written as a LoRA of twice the rank
-for the untouched base; ${['LoRA+', 'LoRA-FA', 'EVA', 'LoRA-drop', 'LoRA dropout', 'MoSLoRA', 'LoRA-XS', 'SoRA', 'DyLoRA'].join(', ')} as an ordinary LoRA.
+for the untouched base; ${['LoRA+', 'LoRA-FA', 'EVA', 'LoRA-drop', 'LoRA dropout', 'MoSLoRA', 'LoRA-XS', 'SoRA', 'DyLoRA', 'PSOFT'].join(', ')} as an ordinary LoRA.
 
 ## Not exchanged
 
 | what | why |
 |---|---|
 | prompts (PROMPT_TUNING, P_TUNING, MULTITASK_PROMPT_TUNING) on encoders | PEFT reads a classifier's answer at the prompt's first row, this library at the text's first token |
-| LoRA on embeddings, \`trainable_token_indices\`, \`target_parameters\`, QALoRA, BD-LoRA, aLoRA, KaSA, VeLoRA, MonteCLoRA, Arrow | no such method here; refused by name |
+| LoRA on embeddings, \`trainable_token_indices\`, \`target_parameters\`, QALoRA, DEFT with \`decomposition_method: "qr"\`, Supra (SUPERTUNING with \`r\`) | no such method here; refused by name |
+| PSOFT, reading | the file turns singular vectors of the weight, whose signs are those of the routine that computed them where it was trained: write it there with \`save_as_lora\`, which is exact |
+| FROD, writing | PEFT takes the weights apart again when it loads, in a basis of its own, and keeps that beside the file's |
+| ADAMSS | which outputs are in which cluster is not in the file; it follows from scikit-learn's k-means on randomised decompositions |
+| XLORA, Arrow (\`arrow_config\`) | a file holds the gates alone, and the experts are folders of their own: load each with \`loadPeft\`, then combine them here |
+| CPT and P_TUNING, as what they were | a file has the finished rows, read as a prompt |
 | CorDA, LoRA-GA and \`pissa_niter_*\` files that were not converted on saving | the change of the base cannot be made again without its data |
-| VeRA with \`save_projection: false\` | the matrices are in PyTorch's generator only |
-| FourierFT from here whose places were drawn here | a file has only PyTorch's seed: \`withTorchPlaces(model)\` before training |
+| RandLoRA, TinyLoRA, FRoD with \`save_projection: false\` | the number type drawn, the normal distribution, or the signs depend on the machine: set it to true and save again (VeRA, PVeRA, UniLoRA and WaveFT are drawn again from the seed) |
+| FourierFT and WaveFT from here whose places were drawn here | a file has only PyTorch's seed: \`withTorchPlaces(model)\` before training |
 | \`adapter_model.bin\` | a pickle can run any program; save as safetensors |
 `;
 writeFileSync(join(import.meta.dirname, '..', '..', 'docs', 'interop.md'), page);
