@@ -2,20 +2,20 @@
 //   y = x·deq(q(W))ᵀ + b
 // As QLoRA does it (Dettmers et al. 2023, arXiv 2305.14314, §3). Unlike `quantize`, which it equals number for number, it can come off again: the old
 // weights stay reachable, so it saves no memory by itself. Where the network has been packed by `quantize` before, it does nothing.
-import { isLayer } from '../../nn/layer.ts';
+import { type AnyLayer, isLayer } from '../../nn/layer.ts';
 import { doubleQuant } from '../../quant/doubleQuant.ts';
 import { nf4 } from '../../quant/nf4.ts';
 import { inBlocks, type Scheme } from '../../quant/quantize.ts';
 import { defineMethod } from '../attach.ts';
 import { replaceable } from '../check.ts';
-import { bare, type Site } from '../site.ts';
+import type { Site } from '../site.ts';
 
 export interface PackedConfig {
   readonly scheme: Scheme; // NF4 with double quantisation
 }
 function packedBefore(site: Site<'linear'>): boolean {
-  const { weight } = bare(site.layer).fields;
-  return isLayer(weight) && weight.attached === null && !('value' in weight.fields);
+  const { attached, fields } = site.layer as AnyLayer;
+  return attached === null && isLayer(fields.weight) && fields.weight.attached === null && !('value' in fields.weight.fields);
 }
 
 /** All linear layers of the blocks. Count: none trained, and none stored besides what is packed. */
