@@ -1,7 +1,7 @@
 // Adapters on disk: what methods brought to a model, in one safetensors file whose metadata says how to attach it again.
 import { mkdir } from 'node:fs/promises';
 import { join as joinPath } from 'node:path';
-import { same, show } from '../core/shape.ts';
+import { same, show, size } from '../core/shape.ts';
 import { leaf, type Param, paramOf, stateOf, type Tensor, param as trainableLeaf } from '../core/tensor.ts';
 import type { Model } from '../nn/layer.ts';
 import { mapTensors, tensors } from '../nn/tree.ts';
@@ -10,7 +10,7 @@ import type { AnyMade } from '../peft/listed.ts';
 import { finish } from '../peft/merge.ts';
 import { sitesOf } from '../peft/site.ts';
 import { type AppliedMethod, applied, asJson, type Description, describe, parseDescription, type Role } from './adapterJson.ts';
-import { openSafetensors, some, writeAtomic, writeSafetensors } from './files.ts';
+import { openSafetensors, some, type TensorFile, writeAtomic, writeSafetensors } from './files.ts';
 import { dtypeOf } from './numbers.ts';
 import type { Writable } from './safetensors.ts';
 
@@ -94,7 +94,7 @@ export async function readDescription(folder: string): Promise<Description> {
 export async function loadAdapter(model: Model, folder: string, methods?: readonly AnyMade[]): Promise<Model> {
   await using file = await openSafetensors(joinPath(folder, ADAPTER_FILE));
   const description = parseDescription(file.metadata.get('tinypeft'), file.path);
-  const attached = methods === undefined ? model : description.applications.reduce((m, a) => reattach(m, a, methods), model);
+  const attached = methods === undefined ? model : reattached(model, description, methods, file);
   const names = [...file.entries.keys()];
   const finished = finish(attached);
   const target = [attached, finished].find((m) => sameNames(contents(m), names)) ?? attached;
@@ -135,8 +135,16 @@ const isFloat = (dtype: string): boolean => dtype.includes('F');
 const sameNames = ({ stored, base }: Contents, names: readonly string[]): boolean =>
   names.every((n) => stored.has(n) || base.has(n)) && [...stored.keys()].every((n) => names.includes(n));
 
+/** How many times the numbers of its file a method may bring: a prefix is saved without the network that made it, which is the most. */
+const MOST = 4096;
+
+function reattached(model: Model, { applications }: Description, methods: readonly AnyMade[], file: TensorFile): Model {
+  const numbers = [...file.entries.values()].reduce((n, e) => n + size(e.shape), 0);
+  return applications.reduce((m, a) => reattach(m, a, methods, numbers, file.path), model);
+}
+
 /** One application of the file attached again, at exactly the sites it had. */
-function reattach(model: Model, a: AppliedMethod, methods: readonly AnyMade[]): Model {
+function reattach(model: Model, a: AppliedMethod, methods: readonly AnyMade[], numbers: number, file: string): Model {
   const made = methods.find((m) => m.method.name === a.method);
   if (made === undefined)
     throw new Error(
@@ -160,5 +168,20 @@ function reattach(model: Model, a: AppliedMethod, methods: readonly AnyMade[]): 
   }
   const sites = new Set(a.sites);
   const configurable = made as unknown as Configurable<Readonly<Record<string, unknown>>>; // the seam: the file says which options, the check above of which type
-  return configurable({ ...a.config, where: (path: string) => sites.has(path) })(model);
+  try {
+    const transform = configurable({ ...a.config, where: (path: string) => sites.has(path) });
+    for (const { method, config } of transform.parts) {
+      const { train, stored } = method.count(
+        sitesOf(model, method.at).filter((s) => sites.has(s.path)),
+        config,
+      );
+      if (!(Math.max(train, stored) <= MOST * (numbers + 1)))
+        throw new RangeError(`they ask for ${Math.max(train, stored)} numbers, and the file has ${numbers}`);
+    }
+    return transform(model);
+  } catch (e) {
+    throw new Error(`loadAdapter: ${file}: ${a.method} cannot be attached with the options in the file: ${(e as Error).message}`, {
+      cause: e,
+    });
+  }
 }
