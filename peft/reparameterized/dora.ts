@@ -2,7 +2,7 @@
 //   W' = diag(m/n) V,   V = W + s·B A,   n = sg(‖V‖ by output row),   m starts as ‖W‖ by row
 //   y = W x + b + (m/n − 1)·W x̃ + (m/n)·s·B A x̃,   x̃ = drop(x); the bias is not scaled
 // Liu et al. 2024, arXiv 2402.09353, §4.1 (whose "columns" are these rows) and §4.3 (n is a constant for the gradient).
-import { div, max, sqrt, square, stopGradient } from '../../core/ops/map.ts';
+import { div, max, mul, sqrt, square, stopGradient } from '../../core/ops/map.ts';
 import { type Data, param, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { effective } from '../site.ts';
@@ -14,24 +14,11 @@ export interface NormConfig {
 /** m/n for a direction V [out, in]: [out]. A row of zeros has no direction and gets 0, not 0/0. */
 export const stretch = (v: Tensor, m: Tensor): Tensor => div(m, stopGradient(max(sqrt(square(v).sum([1])), 1e-12)));
 
-/** The same for V = W + B A in training. ‖V‖² = ‖W‖² + 2 (W Aᵀ)·B + (B A Aᵀ)·B by row, so that no gradient has the size of W. */
-export function stretchOf(weight: Tensor, A: Tensor, B: Tensor, m: Tensor, { norm }: NormConfig): Tensor {
-  if (norm === 'constant') return stretch(weight.add(B.matmul(A)), m);
-  const moved = weight
-    .matmul(A.T)
-    .mul(2)
-    .add(B.matmul(A.matmul(A.T))); // [out, r]
-  return div(
-    m,
-    sqrt(
-      max(
-        square(weight)
-          .sum([1])
-          .add(moved.mul(B).sum([1])),
-        1e-24,
-      ),
-    ),
-  );
+/** ‖V‖ by row for V = W + B A, [out]: ‖V‖² = ‖W‖² + (2 W Aᵀ + B A Aᵀ)·B, so that no gradient has the size of W. */
+export function movedLengths(weight: Tensor, A: Tensor, B: Tensor): Tensor {
+  const half = weight.matmul(mul(A.T, 2)).add(B.matmul(A.matmul(A.T))); // [out, r]
+  const change = half.mul(B).sum([1]);
+  return sqrt(max(square(weight).sum([1]).add(change), 1e-24));
 }
 
 /** The lengths of W's rows, [out]. */
@@ -55,7 +42,8 @@ export const dora = defineMethod<'linear', LoraConfig & NormConfig, { A: Tensor;
     (call, { A, B, m }, c, site) =>
     (x, ctx) => {
       const { weight, bias } = effective(call, site.path, ctx);
-      const k = stretchOf(weight, A, B.mul(scaling(c)), m, c); // [out]
+      const k = // [out]
+        c.norm === 'constant' ? stretch(weight.add(B.matmul(A).mul(scaling(c))), m) : div(m, movedLengths(weight, A, B.mul(scaling(c))));
       const kept = dropped(x, c, site, ctx);
       const y = call(x, ctx);
       const straight = kept !== x ? kept.matmul(weight.T) : bias === null ? y : y.sub(bias); // W x̃

@@ -2,11 +2,12 @@
 //   W' = diag(m/n) V,   V = W + λ_b ⊙ B (λ_d ⊙ A),   n = sg(‖V‖ by output row),   m starts as ‖W‖ by row;   A, B frozen, shared by all layers
 // Liu et al. 2024, arXiv 2402.09353, §5.4. λ_b = 0 and λ_d = 0.1 at the start, as VeRA's. AdapterHub's module of this name trains whole matrices in
 // the place of the two vectors; here they are vectors, as both papers have them.
+import { div } from '../../core/ops/map.ts';
 import { param, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { wholeNumber } from '../check.ts';
 import { effective } from '../site.ts';
-import { lengths, type NormConfig, stretch, stretchOf } from './dora.ts';
+import { lengths, movedLengths, type NormConfig, stretch } from './dora.ts';
 import { cut, largest, shared, type Vera, type VeraConfig } from './vera.ts';
 
 /** λ_b ⊙ B (λ_d ⊙ A), [out, in] */
@@ -36,7 +37,8 @@ export const dvora = defineMethod<'linear', Omit<VeraConfig, 'dropout'> & NormCo
   around: (call, p, c, site) => (x, ctx) => {
     const { weight, bias } = effective(call, site.path, ctx);
     const { a, b } = cut(p, site.shape);
-    const k = stretchOf(weight, a.mul(p.lambdaD.reshape(-1, 1)), b.mul(p.lambdaB.reshape(-1, 1)), p.m, c); // [out]
+    const moved = (): Tensor => movedLengths(weight, a.mul(p.lambdaD.reshape(-1, 1)), b.mul(p.lambdaB.reshape(-1, 1)));
+    const k = c.norm === 'constant' ? stretch(weight.add(change(p, site.shape)), p.m) : div(p.m, moved()); // [out]
     const y = call(x, ctx);
     const straight = bias === null ? y : y.sub(bias); // W x
     const turned = x.matmul(a.T).mul(p.lambdaD).matmul(b.T).mul(p.lambdaB);
