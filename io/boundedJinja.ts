@@ -20,7 +20,7 @@ interface Runner {
 const Running = Interpreter as unknown as new (scope: Scope) => Runner;
 const Globals = Environment as unknown as new () => Scope;
 
-/** Expressions evaluated in one rendering, a turn of a loop counted as TURN; a conversation of a thousand messages takes about 50,000. */
+/** Expressions evaluated in one rendering, a turn of a loop counted as TURN; a conversation of a thousand messages takes about 40,000. */
 const STEPS = 1_000_000;
 const TURN = 10;
 /** Characters of any text, and items of any list, on the way. */

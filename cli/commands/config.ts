@@ -28,19 +28,19 @@ export const TrainSchema = z
     accumulate: count.default(1).describe('micro-batches a step is cut into'),
     longest: count.default(256).describe('tokens of a text at most'),
     lr: positive.default(2e-4).describe('learning rate'),
-    schedule: z.enum(['linear', 'cosine', 'constant']).default('linear'),
-    warmup: z.number().min(0).max(0.9).default(0.05).describe('share of the steps'),
-    weightDecay: z.number().min(0).default(0.01),
+    schedule: z.enum(['linear', 'cosine', 'constant']).default('linear').describe('how the learning rate falls after the warmup'),
+    warmup: z.number().min(0).max(0.9).default(0.05).describe('share of the steps in which the learning rate rises'),
+    weightDecay: z.number().min(0).default(0.01).describe('share of a weight taken away a step, times the learning rate'),
     clip: positive.nullable().default(1).describe('largest norm of the gradients'),
-    optimizer: z.enum(['adamw', 'adamw8bit', 'sgd']).default('adamw'),
+    optimizer: z.enum(['adamw', 'adamw8bit', 'sgd']).default('adamw').describe('sgd with momentum 0.9'),
     chunk: count.default(256).describe('positions whose logits are held at once (language models)'),
     evaluate: count.nullable().default(null).describe('steps between two measurements; a tenth of the training when null'),
     save: count.default(100).describe('steps between two saved states'),
-    seed: z.int().min(0).default(0),
+    seed: z.int().min(0).default(0).describe('of starts, batches and dropout; the same seed gives the same adapter'),
     out: text.default('out/train').describe('folder of the adapter, the curve and the state'),
     format: z.enum(['auto', 'peft', 'own']).default('auto').describe('files of the adapter: Hugging Face PEFT’s where it has the method'),
-    engine: z.enum(engines).nullable().default(null),
-    mode: z.enum(modes).nullable().default(null),
+    engine: z.enum(engines).nullable().default(null).describe('the fastest here when null'),
+    mode: z.enum(modes).nullable().default(null).describe('inside gpujs'),
   })
   .describe('tinypeft train');
 export type TrainConfig = Omit<z.output<typeof TrainSchema>, '$schema'>;
@@ -66,19 +66,15 @@ ${fields
       readonly anyOf?: readonly { readonly enum?: readonly string[] }[];
     };
     const choices = json.enum ?? json.anyOf?.find((a) => a.enum !== undefined)?.enum;
-    const says = [
-      description,
-      choices?.join(', ') ?? '',
-      json.default === undefined || json.default === null ? '' : `(${json.default})`,
-    ].filter((part) => part !== '');
-    return `  --${dashed(key).padEnd(14)} ${says.join(' ')}`;
+    const fallback = json.default === undefined || json.default === null ? '' : ` (${json.default})`;
+    return `  --${dashed(key).padEnd(14)} ${description}${choices === undefined ? '' : `: ${choices.join(', ')}`}${fallback}`;
   })
   .join('\n')}
-  --option K=V      an option of the method; several are allowed: --option rank=16 --option where=q,v
-  --config FILE     these names as JSON; --schema prints its JSON Schema
-  --resume          go on where an interrupted run in --out stopped
-  --json            the result as one JSON object on the last line
-  --help            this text`;
+  --option K=V     an option of the method; several are allowed: --option rank=16 --option where=q,v
+  --config FILE    these names as JSON; --schema prints its JSON Schema
+  --resume         go on where an interrupted run in --out stopped
+  --json           the result as one JSON object on the last line
+  --help           this text`;
 
 export interface TrainCall {
   readonly config: TrainConfig;

@@ -1,4 +1,5 @@
 // The training itself: steps with a progress bar, measurements, states saved now and then, and an orderly end.
+import { z } from 'zod';
 import type { Engine } from '../../core/engine.ts';
 import type { ProgressView } from '../../io/progress.ts';
 import { type Extra, readState, saveState } from '../../io/state.ts';
@@ -69,7 +70,7 @@ export async function runOf(job: Job, model: Model, c: TrainConfig, o: Running):
   });
   const earlier = o.resume ? await readState(o.state) : null;
   if (earlier !== null) await t.load(earlier.state);
-  const kept = record(earlier?.extra);
+  const kept = record(earlier?.extra, o.state);
   const measure = async (step: number): Promise<void> => {
     if (job.held.length > 0) kept.measured.push([step, await t.evaluate(job.held, job.measured)]);
   };
@@ -129,7 +130,13 @@ function portion(batch: Batch<Parts>, micro: number): Portion<Parts> {
 
 const points = (list: readonly (readonly [number, number])[]): Points => list.map(([x, y]) => ({ x, y }));
 
-function record(extra: Extra | undefined): Kept {
-  const { seconds, tokens, losses, measured } = (extra ?? {}) as unknown as Partial<Kept>; // our own file: written by saveState above
-  return { seconds: seconds ?? 0, tokens: tokens ?? 0, losses: [...(losses ?? [])], measured: [...(measured ?? [])] };
+const pairs = z.array(z.tuple([z.number(), z.number()]));
+const KEPT = z.object({ seconds: z.number(), tokens: z.number(), losses: pairs, measured: pairs });
+/** What a state file says of the run so far. */
+function record(extra: Extra | undefined, path: string): Kept {
+  if (extra === undefined) return { seconds: 0, tokens: 0, losses: [], measured: [] };
+  const kept = KEPT.safeParse(extra);
+  if (!kept.success)
+    throw new Error(`${path}: is a training state, but not one of tinypeft train: it lacks seconds, tokens, losses or measured`);
+  return kept.data;
 }
