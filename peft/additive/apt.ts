@@ -13,7 +13,7 @@ import { lengthFits, wholeNumber } from '../check.ts';
 import type { Site } from '../site.ts';
 import { newPrefix } from './prefix.ts';
 import { attendWith } from './prefixAttention.ts';
-import { readsWhole, realTokens } from './reading.ts';
+import { readsWhole, realTokens, rowsBefore } from './reading.ts';
 
 export interface AptConfig {
   readonly length: number; // p
@@ -68,7 +68,8 @@ export const apt = defineMethod<'trunk', AptConfig, Apt>({
         const i = place.get(path);
         if (i === undefined) return null;
         return layer('block', { [BASE]: l }, ({ [BASE]: l }) => (h, ctx) => {
-          const alpha = sigmoid(pool(h, realTokens(h, ctx), reads).matmul(gate[i]!.T)).mul(scale[i]!); // [B, p]
+          const text = h.slice(1, rowsBefore(h, ctx));
+          const alpha = sigmoid(pool(text, realTokens(text, ctx), reads).matmul(gate[i]!.T)).mul(scale[i]!); // [B, p]
           const weigh = (heads: Tensor): Tensor => heads.mul(reshape(alpha, [h.shape[0]!, 1, p, 1])); // [B, Hk, p, D]
           return substitute(l, 'attend', (a) => attendWith(a, table[2 * i]!, table[2 * i + 1]!, weigh), path)(h, ctx);
         });

@@ -1,13 +1,22 @@
 // LPT, late prompt tuning: the prompt enters between two blocks, and may be made of what the blocks below say of the text.
 //   h ← block_L(… block_{k+1}([P; block_k(… block_1(h))]))[p:],   P ∈ ℝ^{p×d} trained, or for each text by a generator (promptGenerator.ts)
 // Liu et al. 2022, arXiv 2210.11292, §4, and the authors' code.
-import { concat } from '../../core/ops/move.ts';
+import type { Tensor } from '../../core/tensor.ts';
 import { shifted, withTokens } from '../../nn/context.ts';
 import { BASE, layer } from '../../nn/layer.ts';
 import { substitute } from '../../nn/tree.ts';
 import { defineMethod } from '../attach.ts';
 import type { Site } from '../site.ts';
-import { checkGenerator, type Generator, type GeneratorConfig, generated, generatorSize, newGenerator } from './promptGenerator.ts';
+import {
+  checkGenerator,
+  type Generator,
+  type GeneratorConfig,
+  generated,
+  generatorSize,
+  inserted,
+  newGenerator,
+} from './promptGenerator.ts';
+import { rowsBefore } from './reading.ts';
 
 export interface LptConfig extends GeneratorConfig {
   readonly after: number | null; // k, the blocks below the prompt; null: half of them
@@ -46,7 +55,9 @@ export const lpt = defineMethod<'trunk', LptConfig, Generator>({
         if (i === undefined || i < k) return null;
         return layer('block', { [BASE]: l }, ({ [BASE]: l }) => (h, ctx) => {
           if (ctx.cache?.filled) return l(h, shifted(ctx, c.length)); // the rows are in the cache of this block
-          const x = i === k ? concat([generated(t, c, h, ctx, `${site.field} rows`), h], 1) : h;
+          const others = rowsBefore(h, ctx);
+          const rows = (): Tensor => generated(t, c, h.slice(1, others), ctx, `${site.field} rows`);
+          const x = i === k ? inserted(h, others, rows()) : h;
           const y = l(x, withTokens(ctx, c.length));
           return i === last ? y.slice(1, c.length) : y;
         });

@@ -5,7 +5,7 @@
 import { dropout } from '../../core/ops/fused.ts';
 import { iota } from '../../core/ops/index.ts';
 import { gt, lt, relu, where } from '../../core/ops/map.ts';
-import { broadcastTo, reshape } from '../../core/ops/move.ts';
+import { broadcastTo, concat, reshape } from '../../core/ops/move.ts';
 import { maxOver, sum } from '../../core/ops/reduce.ts';
 import type { Rng } from '../../core/rng.ts';
 import { param, type Tensor } from '../../core/tensor.ts';
@@ -80,3 +80,7 @@ export function generated(t: Generator, c: GeneratorConfig, H: Tensor, ctx: Cont
   const mask = c.dropout === 0 ? null : ctx.draw.bernoulli(name, made.shape, 1 - c.dropout);
   return mask === null ? made : dropout(made, mask, 1 - c.dropout);
 }
+
+/** h [B, T, d] with rows [B, p, d] before its token `at`. */
+export const inserted = (h: Tensor, at: number, rows: Tensor): Tensor =>
+  concat([...(at === 0 ? [] : [h.slice(1, 0, at)]), rows, h.slice(1, at)], 1);

@@ -37,7 +37,7 @@ export const promptBeforeBlocks =
       call,
       'block',
       (l, at) =>
-        layer('block', { [BASE]: l }, () => (x, c) => {
+        layer('block', { [BASE]: l }, ({ [BASE]: l }) => (x, c) => {
           const first = at === `${path}.blocks.0` && !inCache;
           return l(first ? concat([rows, x], 1) : x, inCache ? shifted(c, p) : withTokens(c, p));
         }),

@@ -29,3 +29,6 @@ export function meanOverText(h: Tensor, ctx: Context): Tensor {
   const all = sum(h.mul(reshape(real, [...real.shape, 1])), [1]);
   return all.div(max(sum(real, [1], true), 1));
 }
+
+/** Rows that stand before the text between two blocks because a method beneath put them there: the context counts the text alone. */
+export const rowsBefore = (h: Tensor, ctx: Context): number => h.shape[1]! - ctx.positions.shape.at(-1)!;

@@ -12,7 +12,16 @@ import { defineMethod } from '../attach.ts';
 import { between, wholeNumber } from '../check.ts';
 import { largest } from '../select.ts';
 import type { Site } from '../site.ts';
-import { checkGenerator, type Generator, type GeneratorConfig, generated, generatorSize, newGenerator } from './promptGenerator.ts';
+import {
+  checkGenerator,
+  type Generator,
+  type GeneratorConfig,
+  generated,
+  generatorSize,
+  inserted,
+  newGenerator,
+} from './promptGenerator.ts';
+import { rowsBefore } from './reading.ts';
 import { ownOf } from './sourcePrompts.ts';
 
 export interface SptPromptConfig extends GeneratorConfig {
@@ -70,13 +79,14 @@ export const sptPrompt = defineMethod<'trunk', SptPromptConfig, SptPrompt>({
         const own = Object.fromEntries(NAMES.flatMap((k) => (t[k] === undefined || n < 0 ? [] : [[k, t[k][n]!]]))) as Generator;
         return layer('block', { [BASE]: l }, ({ [BASE]: l }) => (h, ctx) => {
           if (ctx.cache?.filled) return l(h, shifted(ctx, p)); // the rows are in the cache of this block
-          const text = n === 0 ? h : h.slice(1, p);
+          const others = rowsBefore(h, ctx) - (n === 0 ? 0 : p); // of methods beneath; ours stand next to the text
           const next = (): Tensor => {
             if (n < 0) return h;
+            const text = h.slice(1, n === 0 ? others : others + p);
             const fresh = generated(own, c, text, ctx, `${site.field} rows`).mul(gate(n));
-            if (n === 0) return concat([fresh, text], 1);
-            const below = h.slice(1, 0, p); // P̂ of the block below
-            return concat([fresh.add(below.sub(below.mul(gate(n)))), text], 1);
+            const mixed = (below: Tensor): Tensor => fresh.add(below.sub(below.mul(gate(n))));
+            const rows = n === 0 ? fresh : mixed(h.slice(1, others, others + p)); // with P̂ of the block below
+            return inserted(concat([...(others === 0 ? [] : [h.slice(1, 0, others)]), text], 1), others, rows);
           };
           const y = l(next(), withTokens(ctx, p));
           return i === last ? y.slice(1, p) : y;
