@@ -41,14 +41,16 @@ export async function evaluateCommand(args: readonly string[]): Promise<void> {
   const packing = oneOf(v.quantize, 'quantize', PACKINGS) ?? 'none';
   await using engine = await engineFor(v);
   const labelled = records[0]!.kind === 'label';
-  if (labelled && v.adapter === undefined)
-    throw new UsageError('data with labels need the classifier that tinypeft train made: name its --adapter');
   const opened = reader(await openAdapted(source, v.adapter, engine, packing), source);
   const { model, labels } = opened;
   if (labelled && labels === null)
-    throw new UsageError(`${v.adapter}: is no classifier's adapter (it has no ${LABELS_FILE}), and the data have labels`);
+    throw new UsageError(
+      v.adapter === undefined
+        ? `${source}: is no classifier, and the data have labels; name the --adapter that tinypeft train made`
+        : `${v.adapter}: is no classifier's adapter (it has no ${LABELS_FILE}), and the data have labels`,
+    );
   if (!labelled && labels !== null)
-    throw new UsageError(`${v.adapter}: is the adapter of a classifier (${labels.join(', ')}), and the data have no labels`);
+    throw new UsageError(`${v.adapter ?? source}: is a classifier (${labels.join(', ')}), and the data have no labels`);
   const texts = { train: records, held: records };
   const job: Job = labelled ? classification(texts, opened, { ...how, labels }) : language(texts, opened, how);
   const began = performance.now();

@@ -61,7 +61,7 @@ export async function generateCommand(args: readonly string[]): Promise<void> {
   using stop = interrupt(() => {});
   await using engine = await engineFor(v);
   const { model, tokenizer, chat, config, labels } = reader(await openAdapted(source, v.adapter, engine, packing), source);
-  if (labels !== null) throw new UsageError(`${v.adapter}: is the adapter of a classifier (${labels.join(', ')}), which writes no text`);
+  if (labels !== null) throw new UsageError(`${v.adapter ?? source}: is a classifier (${labels.join(', ')}), which writes no text`);
   if (!isDecoder(config) || config.head !== 'language')
     throw new UsageError(`${source}: a ${config.architecture} with a ${config.head} head writes no text`);
   if (v.chat && chat === null) throw new UsageError(`${source}: has no chat template; leave --chat out`);

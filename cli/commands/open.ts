@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import type { Engine } from '../../core/engine.ts';
 import { engines, modes, openEngine } from '../../core/open.ts';
 import { type Rng, rng } from '../../core/rng.ts';
-import { parseJson } from '../../io/adapterJson.ts';
+import { isJsonObject, parseJson } from '../../io/adapterJson.ts';
 import { ADAPTER_FILE, loadAdapter } from '../../io/adapters.ts';
 import { type Chat, chatOf, readChat } from '../../io/chat.ts';
 import { type CheckpointConfig, isDecoder } from '../../io/checkpoints/config.ts';
@@ -136,7 +136,7 @@ export function withHead(model: Model, config: CheckpointConfig, classes: number
 }
 
 export interface Adapted extends Opened {
-  /** The classes of a classifier that tinypeft train made. */
+  /** The classes of a classifier: of the adapter that tinypeft train made, or of the checkpoint itself. */
   readonly labels: readonly string[] | null;
 }
 /** A model with an adapter on it (and beneath the adapter of a classifier the head that it fills), or as it is where none is named. */
@@ -149,10 +149,19 @@ export async function openAdapted(
   if (adapter !== undefined) await adapterKind(adapter); // before the model is read
   const opened = await openModel(source);
   const base = packed(opened.model, packing);
-  if (adapter === undefined) return { ...opened, model: base, labels: null };
+  const own = namesOf(opened);
+  if (adapter === undefined) return { ...opened, model: base, labels: own };
   const labels = await labelsOf(adapter);
   const headed = labels === null ? base : freeze(withHead(base, opened.config, labels.length, rng(0)));
-  return { ...opened, model: await withAdapter(headed, adapter, engine), labels };
+  return { ...opened, model: await withAdapter(headed, adapter, engine), labels: labels ?? own };
+}
+
+/** Names of the classes of a checkpoint that is a classifier of texts itself; null for any other. */
+function namesOf({ config, checkpoint }: Opened): readonly string[] | null {
+  if (checkpoint === null || config.head !== 'sequence') return null;
+  const { id2label } = checkpoint.json;
+  const names = isJsonObject(id2label) ? id2label : {};
+  return Array.from({ length: config.classes }, (_, k) => (typeof names[k] === 'string' ? names[k] : `LABEL_${k}`));
 }
 
 /** Every method that an adapter of our own format may name. */

@@ -40,10 +40,12 @@ export async function train(args: readonly string[]): Promise<void> {
   const transform = methodOf(c); // what is wrong with it is said before anything is read
   const records = await readRecords(c.data);
   const measured = c.evalData === null ? null : await readRecords(c.evalData);
+  const labelled = records[0]!.kind === 'label';
+  if (measured !== null && (measured[0]!.kind === 'label') !== labelled)
+    throw new UsageError(`${c.data} and ${c.evalData}: one has labels and the other has none`);
   await begin(c, resume);
   using stop = interrupt();
   await using engine = await engineFor(c);
-  const labelled = records[0]!.kind === 'label';
   const opened = reader(await openModel(c.model, c.dtype), c.model);
   const texts = split(records, measured, c);
   const job = labelled ? classification(texts, opened, c) : language(texts, opened, c);

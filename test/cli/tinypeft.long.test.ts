@@ -203,7 +203,13 @@ describe.each(['encoder', 'model'])('classes, %s', (model) => {
     expect(await refused(2, 'eval', '--model', model, '--data', 'strange.csv', '--adapter', `${out}/adapter`)).toMatch(
       /knows no, yes, not maybe/,
     );
-    expect(await refused(2, 'eval', '--model', model, '--data', 'labels.csv')).toMatch(/name its --adapter/);
+    const merged = await run('eval', '--model', `merged-${model}`, '--data', 'labels.csv', '--json');
+    expect(lastLine(merged.out).accuracy).toBe(lastLine(said).accuracy);
+    expect(await refused(2, 'eval', '--model', model, '--data', 'labels.csv')).toMatch(/is no classifier.*name the --adapter/);
+    expect(await refused(2, 'generate', '--model', `merged-${model}`, 'hi')).toMatch(/is a classifier \(no, yes\)|writes no text/);
+    expect(await refused(2, 'train', '--model', model, '--data', 'labels.csv', '--eval-data', 'prose.txt')).toMatch(
+      /one has labels and the other has none/,
+    );
   });
 });
 
