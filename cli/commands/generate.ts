@@ -1,6 +1,5 @@
 // `tinypeft generate`: what a language model says to a prompt, token by token as it comes.
 import { isDecoder } from '../../io/checkpoints/config.ts';
-import { interrupt } from '../../io/interrupt.ts';
 import { generate } from '../../nn/generate.ts';
 import { UsageError } from '../usage.ts';
 import { ENGINE_FLAGS, ENGINE_HELP, HELP_FLAG, needed, numberFrom, oneOf, PACKINGS, parsed, wholeFrom } from './flags.ts';
@@ -19,11 +18,6 @@ const HELP = `tinypeft generate --model DIR|REPO|FILE.gguf "a prompt" [options]
   --seed N          of the draws (0)
   --json            one JSON object: prompt, text, tokens, seconds
 ${ENGINE_HELP}`;
-
-/** What ends a text early: Ctrl-C. */
-class Interrupted extends Error {
-  override readonly name = 'Interrupted';
-}
 
 export async function generateCommand(args: readonly string[]): Promise<void> {
   const { values: v, positionals } = parsed('generate', {
@@ -58,7 +52,6 @@ export async function generateCommand(args: readonly string[]): Promise<void> {
   const seed = wholeFrom(v.seed, 'seed', 0);
   const packing = oneOf(v.quantize, 'quantize', PACKINGS) ?? 'none';
   if (v.system !== undefined && !v.chat) throw new UsageError('--system goes with --chat');
-  using stop = interrupt(() => {});
   await using engine = await engineFor(v);
   const { model, tokenizer, chat, config, labels } = reader(await openAdapted(source, v.adapter, engine, packing), source);
   if (labels !== null) throw new UsageError(`${v.adapter ?? source}: is a classifier (${labels.join(', ')}), which writes no text`);
@@ -81,23 +74,14 @@ export async function generateCommand(args: readonly string[]): Promise<void> {
     process.stdout.write(text.slice(shown.length));
     shown = text;
   };
-  const generating = generate(model, [...ids], {
+  const answer = await generate(model, [...ids], {
     ...{ engine, tokens: Math.min(tokens, room), ...sampling, seed },
     stop: tokenizer.end === null ? [] : [tokenizer.end],
     onToken: (token) => {
-      if (stop.signal.aborted) throw new Interrupted();
       made.push(token);
       if (!v.json) show();
     },
   });
-  const answer = await generating.catch((e: unknown) => {
-    if (!(e instanceof Interrupted)) throw e;
-    return null;
-  });
-  if (answer === null) {
-    process.exitCode = 130;
-    return v.json ? undefined : console.log();
-  }
   const text = tokenizer.decode(answer);
   const seconds = (performance.now() - began) / 1000;
   if (v.json) return console.log(JSON.stringify({ prompt, text, tokens: answer.length, seconds }));
