@@ -1,6 +1,7 @@
 // BitDelta for a network that has been tuned already: signs and scales of what the tuning changed, and the loss that trains the scales.
 //   model = the tuned network, its chosen matrices those of the base + α·S;   loss = mean (logits − logits of the tuned network)²
-// Liu et al. 2024, arXiv 2402.10193, §3.2: 800 texts of 128 tokens, AdamW at 1e-4, the rate falling along a cosine.
+// Liu et al. 2024, arXiv 2402.10193, §3. The authors' code: batches of 4 texts of 128 tokens, AdamW at 1e-4, the rate falling along a cosine; it
+// trains what was not compressed (embedding, norms, head) besides, here only the scales are trained.
 import type { Engine } from '../../core/engine.ts';
 import { square } from '../../core/ops/map.ts';
 import { param, paramOf, type Tensor } from '../../core/tensor.ts';

@@ -43,7 +43,7 @@ async function fisher(sites: readonly Site<'linear'>[], env: Env): Promise<reado
 
 /**
  * All linear layers of the blocks; rank 64 and α = 16 as QLoRA's; NF of 2, 4 or 8 bits in blocks of 16, 32 or 64 with scales in eight bits, three
- * bits on average (ours; the paper has budgets from 2.5 to 4, and more schemes). Needs `prepare(model, { engine })`, and `batches` and
+ * bits on average (ours; the paper goes down to 2.5, and its code has more schemes). Needs `prepare(model, { engine })`, and `batches` and
  * `loss` where it is `dataAware`. The old weights stay reachable, for `detach`. Count: r(in + out) for each layer.
  */
 export const lqLora = defineMethod<'linear', LqLoraConfig, Factors, null, ReadonlyMap<string, Chosen>>({

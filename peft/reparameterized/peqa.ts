@@ -1,7 +1,7 @@
 // PEQA: of a weight in whole numbers, only the scales are trained; its codes are shared by all tasks.
 //   W' = (s + Δs)·(q − z) by group,   q ∈ {0 … 2ᵇ − 1} and z as int4 or int2 have them;   Δs = 0 at the start
-// Kim et al. 2023, arXiv 2305.14152, §3.2. Merged, it is the same codes with other scales: still packed. The paper has one scale for each row
-// (`group: null`) and, as a variant, groups of 64 to 256. Its scales "minimise ‖W − Ŵ‖"; here they are those of rounding to nearest.
+// Kim et al. 2023, arXiv 2305.14152. Merged, it is the same codes with other scales: still packed. The paper's scales are one for each row
+// (`group: null`). How they start there could not be verified; here as rounding to nearest has them.
 import { broadcastTo } from '../../core/ops/move.ts';
 import { unpackAffine } from '../../core/ops/unpack.ts';
 import { size } from '../../core/shape.ts';

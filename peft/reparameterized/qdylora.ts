@@ -15,8 +15,8 @@ export interface QdyloraOptions extends Omit<Options<DyloraConfig>, 'where'> {
 }
 
 /**
- * Ranks 1 to 64 as in the paper, drawn from those it reports, the powers of two; α = 16 as QLoRA's, since its own could not be verified. The
- * old weights stay reachable, for `detach`; `dylora({ … })(quantize(model, inBlocks, scheme))` is the same network without them.
+ * Ranks from 1 to 64 as in the paper. Its set of ranks and its α could not be verified: here the powers of two, and QLoRA's 16. The old
+ * weights stay reachable, for `detach`; `dylora({ … })(quantize(model, inBlocks, scheme))` is the same network without them.
  * Count: r(in + out) for each layer, r the largest rank.
  */
 export const qdylora = ({
