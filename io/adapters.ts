@@ -175,7 +175,7 @@ function reattach(model: Model, a: AppliedMethod, methods: readonly AnyMade[], n
         sitesOf(model, method.at).filter((s) => sites.has(s.path)),
         config,
       );
-      if (!(Math.max(train, stored) <= MOST * (numbers + 1)))
+      if (!(Math.min(train, stored) >= 0 && Math.max(train, stored) <= MOST * (numbers + 1)))
         throw new RangeError(`they ask for ${Math.max(train, stored)} numbers, and the file has ${numbers}`);
     }
     return transform(model);

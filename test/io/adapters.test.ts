@@ -8,6 +8,7 @@ import { float64 } from '../../core/engines/float64.ts';
 import { rng } from '../../core/rng.ts';
 import { leaf, type Param, param, paramOf, type Tensor } from '../../core/tensor.ts';
 import { loadAdapter, readDescription, saveAdapter } from '../../io/adapters.ts';
+import { readSafetensors, writeSafetensors } from '../../io/files.ts';
 import { readState, saveState } from '../../io/state.ts';
 import { context } from '../../nn/context.ts';
 import { decoder, gpt2, llama } from '../../nn/decoder.ts';
@@ -16,6 +17,7 @@ import type { Model } from '../../nn/layer.ts';
 import { params, tensors } from '../../nn/tree.ts';
 import { adamw } from '../../optim/adamw.ts';
 import { trainer } from '../../optim/trainer.ts';
+import { promptTuning } from '../../peft/additive/promptTuning.ts';
 import { defineMethod } from '../../peft/attach.ts';
 import { stack } from '../../peft/combinators.ts';
 import { finish } from '../../peft/merge.ts';
@@ -240,6 +242,25 @@ describe('what does not fit is refused, with the difference', () => {
     );
     const fake = like('lora', { rank: 'x' });
     await expect(loadAdapter(base, path, [fake])).rejects.toThrow('lora has rank = 2 in the file, which should be a string');
+  });
+
+  test('options that ask for more numbers than the file can stand for, or that the method refuses', async () => {
+    const path = await saved('large', promptTuning({ length: 3 })(base));
+    const file = join(path, 'adapter.safetensors');
+    const { metadata, tensors } = await readSafetensors(file);
+    const changed = async (length: unknown): Promise<void> => {
+      const said = JSON.parse(metadata.get('tinypeft')!) as { applications: { config: Record<string, unknown> }[] };
+      said.applications[0]!.config.length = length;
+      await writeSafetensors(file, tensors, new Map([['tinypeft', JSON.stringify(said)]]));
+    };
+    await changed(1e9);
+    await expect(loadAdapter(base, path, [promptTuning])).rejects.toThrow(
+      /large.adapter.safetensors: promptTuning cannot be attached .*: they ask for 8000000000 numbers, and the file has 24/,
+    );
+    await changed(-1);
+    await expect(loadAdapter(base, path, [promptTuning])).rejects.toThrow(
+      /promptTuning cannot be attached with the options in the file: ./,
+    );
   });
 
   test('options that are not JSON are named, and the attached model still loads', async () => {
