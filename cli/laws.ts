@@ -51,6 +51,7 @@ else {
   const files = asked.long ? ['test/laws/pairs.long'] : ['test/laws/methods.test', ...(asked.pairs ? ['test/laws/pairs.test'] : [])];
   process.exitCode = await vitest(['run', ...files, ...(asked.long ? [] : ['--reporter=verbose', ...filter])], {
     TINYPEFT_SEED: asked.seed,
+    TINYPEFT_NETWORKS: 'all',
     ...(asked.long ? { TINYPEFT_LONG: '1' } : {}),
   });
 }

@@ -138,7 +138,7 @@ export const survey: Names = [
   ['IPA', 'ipa'],
   ['LLaMA-Adapter', 'llamaAdapter'],
   ['Diff pruning', 'diffPruning'],
-  ['U-Diff pruning', 'uDiff'],
+  ['U-Diff pruning', 'diffPruning'],
   ['U-BitFit', 'uBitfit'],
   ['PaFi', 'sparseMask'],
   ['FISH mask', 'fishMask'],

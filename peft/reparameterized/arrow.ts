@@ -83,7 +83,7 @@ const arrowOver = (known: LoraExperts['at'] | null): Configurable<ArrowConfig> =
     startsAsBase: () => 'no',
   });
 
-/** Arrow with placeholders for experts, to be filled from a saved file; `arrowOf(models)` makes it from trained LoRAs. */
+/** Arrow with placeholders for experts, to be filled from a saved file; `arrowOf(models)` makes it from trained LoRAs. Count: none; the experts, with `trainExperts`. */
 export const arrow = arrowOver(null);
 
 /**

@@ -138,7 +138,7 @@ const xloraOver = (known: LoraExperts['at'] | null): Configurable<XloraConfig> =
     startsAsBase: () => 'no',
   });
 
-/** X-LoRA with placeholders for experts, to be filled from a saved file; `xloraOf(models)` makes it from trained LoRAs. Defaults as PEFT's. */
+/** X-LoRA with placeholders for experts, to be filled from a saved file; `xloraOf(models)` makes it from trained LoRAs. Defaults as PEFT's. Count: the gate’s MLP; the experts besides, with `trainExperts`. */
 export const xlora = xloraOver(null);
 
 /** X-LoRA over the LoRAs of these models, all on one network. */

@@ -1,4 +1,5 @@
 // Every method of the library, saved and loaded onto a fresh attachment: the same bits, finished or not.
+import { existsSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -15,7 +16,7 @@ import { bertNetwork, llamaNetwork, numbersOf, perturb } from '../laws/models.ts
 
 let folder = '';
 beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), 'tinypeft-methods-'));
+  folder = await mkdtemp(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'tinypeft-methods-'));
 });
 afterAll(() => rm(folder, { recursive: true }));
 const engine = float64();

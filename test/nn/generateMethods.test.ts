@@ -1,30 +1,4 @@
-// Every method of the library generates with the cache what it generates without one.
-import { describe, expect, test } from 'vitest';
-import { float64 } from '../../core/engines/float64.ts';
-import { leaf } from '../../core/tensor.ts';
-import { context } from '../../nn/context.ts';
-import { decoding } from '../../nn/generate.ts';
-import { methods } from '../../peft/all.ts';
-import { caseOf } from '../laws/methodCase.ts';
-import { gpt2Network, llamaNetwork } from '../laws/models.ts';
-import { apart } from './models.ts';
+// Every method of the library generates with the cache what it generates without one: on one of two decoders by turns.
+import { decodeAlike } from './decodesAlike.ts';
 
-const TEXT = [3, 1, 4, 1, 5, 9];
-
-describe.each([gpt2Network(1), llamaNetwork(2)])('$name', (net) => {
-  for (const m of methods)
-    // A method whose rows depend on each other sees other tokens in a pass over one: with the cache it computes something else.
-    if (m.unfit[net.name] === undefined && m.configurable?.method.acrossRows === undefined)
-      test(m.name, async () => {
-        const engine = float64();
-        const { model } = await caseOf(m, net, 5, engine);
-        const d = await decoding(model, [TEXT.slice(0, 3)], { engine, tokens: 4 });
-        for (let n = 3; ; n++) {
-          const whole = await engine.read(model({ ids: leaf(TEXT.slice(0, n), [1, n]) }, context(n)));
-          expect(apart(d.logits, whole.slice(-d.logits.length))).toBeLessThan(1e-10);
-          if (n === TEXT.length) break;
-          await d.advance([TEXT[n]!]);
-        }
-        d.close();
-      });
-});
+decodeAlike(true);

@@ -84,8 +84,10 @@ describe('report', () => {
           const { total } = report(model);
           const saved = await saveAdapter(model, folder);
           const done = await saveAdapter(await realize(finish(model), engine), folder);
-          // Where finish computes a smaller equivalent, this engine answers float64, but what a trainer stores is float32.
-          expect(total.bytes, m.name).toBe(done.numbers === saved.numbers ? saved.bytes : 4 * done.numbers);
+          // Where finish only leaves tensors out, the file is smaller by these; where it computes an equivalent, this engine answers float64, but what
+          // a trainer stores is float32.
+          if (done.numbers === saved.numbers) expect(total.bytes, m.name).toBe(saved.bytes);
+          else expect([done.bytes, 4 * done.numbers], m.name).toContain(total.bytes);
           const counted = method.parts.map((p) =>
             p.method.count(pick(n.base, p.method.at, p.config.where, p.method.name), p.config, p.prepared),
           );

@@ -1,0 +1,26 @@
+// Every name that Hugging Face PEFT, AdapterHub and the survey have is a method or a program here, and every one here has a place in these lists.
+import { describe, expect, it } from 'vitest';
+import { methods } from '../peft/all.ts';
+import { programs } from '../peft/lists/programs.ts';
+import { adapterHub, huggingFace, others, survey } from './names.ts';
+
+const here = new Set([...methods, ...programs].map((m) => m.name));
+const lists = { 'Hugging Face PEFT': huggingFace, AdapterHub: adapterHub, 'the survey': survey };
+
+describe.each(Object.entries(lists))('%s', (_, list) => {
+  it('names nothing that is missing here', () => {
+    expect(list.filter(([, ours]) => !here.has(ours)).map(([theirs, ours]) => `${theirs}: ${ours}`)).toEqual([]);
+  });
+  it('names nothing twice', () => {
+    expect(new Set(list.map(([theirs]) => theirs)).size).toBe(list.length);
+  });
+});
+
+it('PEFT has 44 types', () => {
+  expect(huggingFace.filter(([theirs]) => /^[A-Z0-9_]+$/.test(theirs)).length).toBe(44);
+});
+it('nothing here is without a place in a list', () => {
+  const named = new Set([...Object.values(lists).flatMap((l) => l.map(([, ours]) => ours)), ...others]);
+  expect([...here].filter((name) => !named.has(name))).toEqual([]);
+  expect(others.filter((name) => !here.has(name))).toEqual([]);
+});
