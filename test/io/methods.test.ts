@@ -1,7 +1,5 @@
 // Every method of the library, saved and loaded onto a fresh attachment: the same bits, finished or not.
-import { existsSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { float64 } from '../../core/engines/float64.ts';
@@ -13,10 +11,11 @@ import { methods } from '../../peft/all.ts';
 import { finish } from '../../peft/merge.ts';
 import { ready } from '../laws/methodCase.ts';
 import { bertNetwork, llamaNetwork, numbersOf, perturb } from '../laws/models.ts';
+import { SCRATCH } from '../scratch.ts';
 
 let folder = '';
 beforeAll(async () => {
-  folder = await mkdtemp(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'tinypeft-methods-'));
+  folder = await mkdtemp(join(SCRATCH, 'tinypeft-methods-'));
 });
 afterAll(() => rm(folder, { recursive: true }));
 const engine = float64();

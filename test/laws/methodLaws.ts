@@ -1,7 +1,5 @@
 // The laws of METHODS.md §0.5: what every method must keep, on every network, in double precision.
-import { existsSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Numbers } from '../../core/plan.ts';
 import { rng } from '../../core/rng.ts';
@@ -148,9 +146,6 @@ const counting: Law = {
     must(c, stored === kept, `declares ${stored} stored scalars and holds ${kept} after finish`);
   },
 };
-
-/** Files are flushed to the disk, which is most of this law's time; memory has none to wait for. */
-const SCRATCH = existsSync('/dev/shm') ? '/dev/shm' : tmpdir();
 
 const saving: Law = {
   id: 'I7',

@@ -1,6 +1,5 @@
 // The parameter report against counts made by hand, and against what is really saved.
 import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { float64 } from '../../core/engines/float64.ts';
@@ -19,6 +18,7 @@ import { report, reportTable } from '../../peft/report.ts';
 import { pick } from '../../peft/site.ts';
 import { ready } from '../laws/methodCase.ts';
 import { bertNetwork, gpt2Network, run } from '../laws/models.ts';
+import { SCRATCH } from '../scratch.ts';
 
 const net = gpt2Network(1);
 const engine = float64();
@@ -75,7 +75,7 @@ describe('report', () => {
     expect(report(net.base).total).toEqual({ trainable: 0, fixed: 0, frozen: network, ofAll: 0, ofBase: 0, bytes: 0 });
   });
   it('agrees with every method about its own count, and with the file about bytes', async () => {
-    const folder = await mkdtemp(join(tmpdir(), 'tinypeft-report-'));
+    const folder = await mkdtemp(join(SCRATCH, 'tinypeft-report-'));
     try {
       for (const n of [net, bertNetwork(1)])
         for (const m of methods.filter((x) => x.unfit[n.name] === undefined)) {
