@@ -14,6 +14,7 @@ import { detach, finish, merge } from '../../peft/merge.ts';
 import { mixed } from '../../peft/mixed.ts';
 import { matches, pick, type Where } from '../../peft/site.ts';
 import { unpacked } from '../../quant/quantize.ts';
+import { SCRATCH } from '../scratch.ts';
 import { backwardPaths, frozenGradientsIn, gradients, held, ownTensors } from './graph.ts';
 import { apart, type Case, CLOSE, finite, type Law, largest, mergeable, must, ready, refusal, sameBits, start } from './methodCase.ts';
 import { type Network, numbersOf, perturb, run, snapshot } from './models.ts';
