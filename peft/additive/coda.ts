@@ -1,13 +1,9 @@
 // CoDA: in each block a router picks the k tokens that the frozen layers are computed for; a small adapter is computed for all.
 //   a = attn(norm h), m = mlp(norm h'):   h' = h + p ⊙ a,   y = h' + p ⊙ m + A(norm h'),   p_t = λ_t for the k tokens of the largest λ, else 0
-//   λ = argmax sᵀλ + ε H(λ) over λ ∈ [0, 1]ⁿ with Σ λ = k,   s_t = wᵀh_t;   by turns  u = ε (ln k − lse((s + v)/ε)),  v = min(−s − u, 0)
-//   λ = exp((s + u + v)/ε), where ε falls from 4 by 0.7 a turn to its last value
-// Lei et al. 2023, arXiv 2304.04947, §3. Longer than 100 lines: the differentiable top-k is here too.
-import { oneHot } from '../../core/ops/index.ts';
-import { where as choose, exp, min, stopGradient } from '../../core/ops/map.ts';
-import { argmax, logsumexp } from '../../core/ops/reduce.ts';
+//   λ: softTopK.ts, of scores s_t = wᵀh_t
+// Lei et al. 2023, arXiv 2304.04947, §3.
+import { where as choose } from '../../core/ops/map.ts';
 import { param, type Tensor } from '../../core/tensor.ts';
-import type { Context } from '../../nn/context.ts';
 import { BASE, layer } from '../../nn/layer.ts';
 import { substitute } from '../../nn/tree.ts';
 import { defineMethod } from '../attach.ts';
@@ -23,37 +19,11 @@ import {
   throughBottleneck,
 } from './bottleneck.ts';
 import { realTokens } from './reading.ts';
+import { picked, type TopK } from './softTopK.ts';
 
-export interface CodaConfig extends BottleneckConfig {
+export interface CodaConfig extends BottleneckConfig, TopK {
   readonly init: BottleneckInit;
   readonly tokens: number; // share of the tokens that are picked: k = ⌈tokens·n⌉
-  readonly epsilon: number; // the last ε
-  readonly turns: number;
-}
-
-/** λ [B, n] for scores [B, n]: each in [0, 1], and the sum of a row k once the turns have settled. */
-export function softTopK(s: Tensor, k: number, { epsilon, turns }: Pick<CodaConfig, 'epsilon' | 'turns'>): Tensor {
-  let [v, u] = [s.neg(), s];
-  let e = Math.max(4, epsilon);
-  for (let n = 0; n < turns; n++) {
-    u = logsumexp(s.add(v).div(e), [-1], true).neg().add(Math.log(k)).mul(e);
-    v = min(s.add(u).neg(), 0);
-    if (n < turns - 1) e = Math.max(0.7 * e, epsilon);
-  }
-  return exp(s.add(u).add(v).div(e));
-}
-
-/** λ where it is one of the k largest of its row, else 0; padding is never picked before real tokens. */
-function picked(s: Tensor, k: number, c: CodaConfig): Tensor {
-  const lambda = softTopK(s, k, c);
-  let left = stopGradient(s); // λ rises with s; of equals the first
-  let all: Tensor | null = null;
-  for (let n = 0; n < k; n++) {
-    const one = oneHot(argmax(left), s.shape.at(-1)!);
-    left = choose(one, -1e30, left);
-    all = all === null ? one : all.add(one);
-  }
-  return lambda.mul(all!);
 }
 
 /**
@@ -91,13 +61,11 @@ export const coda = defineMethod<'block', CodaConfig, Bottleneck & { readonly w:
     const routed = substitute(
       call,
       'branch',
-      (l, path) => {
-        const own = path.endsWith('.mlp') ? (x: Tensor): Tensor | null => throughBottleneck(x, p, c.activation) : (): null => null;
-        return layer('branch', { [BASE]: l }, ({ [BASE]: l }) => (x: Tensor, at: Context) => {
-          const [y, a] = [l(x, at).mul(share), own(x)];
-          return a === null ? y : y.add(a);
-        });
-      },
+      (l, path) =>
+        layer('branch', { [BASE]: l }, ({ [BASE]: l }) => (x, at) => {
+          const y = l(x, at).mul(share);
+          return path.endsWith('.mlp') ? y.add(throughBottleneck(x, p, c.activation)) : y;
+        }),
       site.path,
     );
     return routed(h, ctx);

@@ -39,8 +39,7 @@ export const compacter = defineMethod<'branch', CompacterConfig, Compacter, Tens
   },
   check: (site, c) => {
     checkBottleneck('compacter', { ...c, init: 'bert' });
-    wholeNumber('compacter', 'n', c.n);
-    wholeNumber('compacter', 'rank', c.rank);
+    for (const name of ['n', 'rank'] as const) wholeNumber('compacter', name, c[name]);
     if (!(c.std > 0)) throw new RangeError(`compacter: std ${c.std} must be more than 0, or nothing but biases could ever learn`);
     const d = site.dim('width');
     for (const [what, size] of Object.entries({ width: d, bottleneck: widthOf(c, d) }))

@@ -5,7 +5,7 @@ import { square } from '../../core/ops/map.ts';
 import type { Tensor } from '../../core/tensor.ts';
 import type { Model } from '../../nn/layer.ts';
 import { ownOf, promptsOf, withFixed } from './sourcePrompts.ts';
-import { projected, type Tpt, type TptConfig } from './tpt.ts';
+import { projected, type Tpt, type TptConfig } from './tptProjector.ts';
 
 /** A model with `tpt` on it, its source prompt that of a model with prompt tuning on another network. */
 export const tptSource = (target: Model, source: Model): Model => withFixed(target, 'tpt', { source: promptsOf('tpt', [source]) });
