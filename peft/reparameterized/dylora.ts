@@ -3,12 +3,11 @@
 //   `ranks`: b is one of these instead (QDyLoRA's "pre-defined ranks", Rajabzadeh et al. 2024, arXiv 2402.10462)
 // Valipour et al. 2022, arXiv 2210.07558, §4 (algorithm 1). One b for all layers of a step.
 import { iota } from '../../core/ops/index.ts';
-import { add, div, eq, floor, lt, min, stopGradient, where } from '../../core/ops/map.ts';
-import { within } from '../../core/scope.ts';
+import { div, eq, lt, stopGradient, where } from '../../core/ops/map.ts';
 import type { Tensor } from '../../core/tensor.ts';
-import type { Context } from '../../nn/context.ts';
 import { defineMethod } from '../attach.ts';
 import { between, wholeNumber } from '../check.ts';
+import { drawn } from './dyloraDraw.ts';
 import { checkUpdate, dropped, type Factors, factors, type LoraConfig, update } from './lora.ts';
 
 export interface DyloraConfig extends Omit<LoraConfig, 'rankStabilized'> {
@@ -16,15 +15,6 @@ export interface DyloraConfig extends Omit<LoraConfig, 'rankStabilized'> {
   readonly ranks: readonly number[] | null; // null: all from rankMin to rank
   readonly frozen: boolean;
   readonly inferenceRank: number | null; // the b of evaluation and merging; null: all of them
-}
-
-/** This step's b as a number in a tensor [1], or null where nothing is random. */
-function drawn({ rank, rankMin, ranks }: DyloraConfig, field: string, ctx: Context): Tensor | null {
-  const u = within({ path: '' }, () => ctx.draw.uniform(field, [1])); // no layer's path in its name: the same for all
-  if (u === null) return null;
-  if (ranks === null) return min(floor(u.mul(rank - rankMin + 1)).add(rankMin), rank);
-  const which = min(floor(u.mul(ranks.length)), ranks.length - 1);
-  return ranks.map((b, k) => eq(which, k).mul(b)).reduce(add);
 }
 
 export const cut = ({ A, B }: Factors, b: number): Factors => ({ A: A.slice(0, 0, b), B: B.slice(1, 0, b) });

@@ -1,16 +1,13 @@
 // FRoD: the weights of one kind in all blocks are taken apart together, over one basis; what is trained is each one's stretch of that basis and a few rotations.
-//   W_l ≈ U_l diag(λ_l) Vᵀ, V shared by all blocks;   y = W x + b + U (S + diag(λ − λ⁰)) Vᵀ drop(x),   λ and the few entries of S trained, S = 0 at the start
-//   V = Rᵀ E:  Q R = the weights stacked,  E the eigenvectors of mean_l (Q_lᵀ Q_l + αI)⁻¹;   fewer rows than columns: V the right singular vectors
-//   U_l diag(λ_l) = W_l V⁻ᵀ, the columns of U of length 1
+//   W_l ≈ U_l diag(λ_l) Vᵀ, V shared by all blocks (frodBasis.ts);   y = W x + b + U (S + diag(λ − λ⁰)) Vᵀ drop(x),   λ and the few entries of S trained, S = 0 at the start
 // AAAI 2026, doi 10.1609/aaai.v40i31.39813, as built in PEFT, which writes U (S + diag λ) Vᵀ in the place of W: the same but for rounding.
-import { Matrix } from 'ml-matrix';
 import { gather, scatterAdd } from '../../core/ops/index.ts';
 import { param, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { between, dropoutFits } from '../check.ts';
-import type { Site } from '../site.ts';
 import { identity } from '../transforms.ts';
-import { entries, type Start, startsOf } from './frodBasis.ts';
+import { entries, type Start } from './frodBasis.ts';
+import { category, startsByKind } from './frodKinds.ts';
 import { dropped } from './lora.ts';
 
 export interface FrodConfig {
@@ -20,8 +17,6 @@ export interface FrodConfig {
 }
 /** lambda, values [in], [n]; fixed: start = λ⁰ [in], U [out, in], V [in, in], row and col [n] of S. */
 export type Frod = Record<'lambda' | 'values' | 'start' | 'U' | 'V' | 'row' | 'col', Tensor>;
-/** Layers that share V: those of one name in their blocks. */
-const category = ({ path }: Site<'linear'>): string => path.split('.').slice(-2).join('.');
 /** (S + diag(λ − λ⁰)) z for z [.., in] */
 function turned(z: Tensor, { lambda, values, start, row, col }: Frod): Tensor {
   const flat = z.reshape(-1, z.shape.at(-1)!);
@@ -43,23 +38,7 @@ export const frod = defineMethod<'linear', FrodConfig, Frod, null, ReadonlyMap<s
     between('frod', 'damping', c.damping, Number.MIN_VALUE, Number.MAX_VALUE);
     dropoutFits('frod', c.dropout);
   },
-  prepare: async (sites, c, { engine }, r) => {
-    const kinds = new Map<string, Site<'linear'>[]>();
-    for (const s of sites) kinds.set(category(s), [...(kinds.get(category(s)) ?? []), s]);
-    const starts = new Map<string, Start>();
-    for (const [name, of] of kinds) {
-      const weights: Matrix[] = [];
-      for (const s of of) {
-        if (s.shape[1] !== of[0]!.shape[1])
-          throw new RangeError(
-            `frod: ${s.path} and ${of[0]!.path} read ${s.shape[1]} and ${of[0]!.shape[1]} features, but would share a basis; attach to one of them`,
-          );
-        weights.push(Matrix.from1DArray(s.shape[0]!, s.shape[1]!, await engine.read(s.weight())));
-      }
-      for (const [k, start] of startsOf(of, weights, c, r.split(name)).entries()) starts.set(of[k]!.path, start);
-    }
-    return starts;
-  },
+  prepare: startsByKind,
   init: ({ path, shape: [, into] }, c, _, { prepared }) => {
     const fixed = prepared.get(path)!;
     const n = entries(into!, c);

@@ -4,15 +4,13 @@
 //   D, E [out]: a vector, one number, or none.   All start at 0 (low-rank ones by their first factor)
 // Chavan et al. 2023, arXiv 2306.07967, eq. 10; defaults as PEFT's. Without a bias C, D and E are left out, as in PEFT. The paper
 // also searches the best choice for each layer (evolution); here it is the same for all sites of an application.
-
-import type { Rng } from '../../core/rng.ts';
-import { param, type Tensor } from '../../core/tensor.ts';
+import type { Tensor } from '../../core/tensor.ts';
 import type { Weights } from '../../nn/layer.ts';
 import { defineMethod } from '../attach.ts';
 import { rankFits } from '../check.ts';
-import { effective, type Site } from '../site.ts';
+import { effective } from '../site.ts';
+import { type Form, type Glora, numbers, tensorsOf, used, value } from './gloraParts.ts';
 
-type Form = 'lora' | 'vector' | 'constant' | 'none';
 export interface GloraConfig {
   readonly rank: number;
   readonly A: Form;
@@ -21,29 +19,6 @@ export interface GloraConfig {
   readonly D: Exclude<Form, 'lora'>;
   readonly E: Exclude<Form, 'lora'>;
 }
-type Part = 'A' | 'B' | 'C' | 'D' | 'E';
-type Glora = Record<Part | `${Part}up`, Tensor>; // `up` is the second factor, where low-rank
-
-/** The shape of each part as [rows, columns]. */
-const shapes = ([out, into]: readonly number[]): Readonly<Record<Part, readonly [number, number]>> => ({
-  A: [out!, into!],
-  B: [out!, into!],
-  C: [into!, 1],
-  D: [out!, 1],
-  E: [out!, 1],
-});
-const used = (biased: boolean): readonly Part[] => (biased ? ['A', 'B', 'C', 'D', 'E'] : ['A', 'B']);
-const value = (p: Glora, c: GloraConfig, part: Part): Tensor => (c[part] === 'lora' ? p[part].matmul(p[`${part}up`]) : p[part]);
-function tensorsOf(part: Part, c: GloraConfig, shape: readonly number[], r: Rng): Partial<Glora> {
-  const [rows, cols] = shapes(shape)[part];
-  const form = c[part];
-  if (form === 'none') return {};
-  const n = form === 'lora' ? c.rank : 1;
-  const first = param(new Float32Array((form === 'constant' ? 1 : rows) * n), [form === 'constant' ? 1 : rows, n]);
-  const a = Math.sqrt(1 / cols);
-  return form === 'lora' ? { [part]: first, [`${part}up`]: param(r.split(part).uniform(n * cols, -a, a), [n, cols]) } : { [part]: first };
-}
-
 /** 1 + X, so that what it multiplies is counted once. */
 const scale = (p: Glora, c: GloraConfig, part: 'A' | 'D'): Tensor => value(p, c, part).add(1);
 /** b ⊙ (1 + D) + E + W C, or null. */
@@ -56,12 +31,6 @@ function shifted({ weight, bias }: Weights, p: Glora, c: GloraConfig): Tensor | 
 /** B x: through rank r, or each output's number times the sum of x. */
 const added = (x: Tensor, p: Glora, c: GloraConfig): Tensor =>
   c.B === 'lora' ? x.matmul(p.Bup.T).matmul(p.B.T) : x.sum([-1], true).mul(p.B.reshape(-1));
-
-const numbers = (site: Site<'linear'>, c: GloraConfig): number =>
-  used(site.bias() !== null).reduce((n, part) => {
-    const [rows, cols] = shapes(site.shape)[part];
-    return n + { none: 0, constant: 1, vector: rows, lora: c.rank * (rows + cols) }[c[part]];
-  }, 0);
 
 /** Count: for A and B r(in + out) each, for C r(in + 1), 1 for each number, out for each vector. */
 export const glora = defineMethod<'linear', GloraConfig, Glora>({

@@ -2,14 +2,11 @@
 //   y = W x + b + (α/r)·Σ_e ω_te B_e A_e drop(x),   ω_t = softmax(G v_t),   A_e ∈ ℝ^{r/N×in}, B_e ∈ ℝ^{out×r/N}, v_t ∈ ℝ^d, G ∈ ℝ^{N×d}
 //   A ~ N(0, 0.01²), B = 0, v ~ N(0, 1), G ~ U(±1/√d);   v and G are one for all layers, or each layer's own (`gates: 'each'`)
 // Liu et al. 2024 (SIGIR), arXiv 2310.18339, §4, and the authors' code: α = 32, dropout 0.1 and N = 8 of r = 16 at q, k, v and the dense layers.
-import { softmax } from '../../core/ops/fused.ts';
-import { gather } from '../../core/ops/index.ts';
-import { broadcastTo } from '../../core/ops/move.ts';
-import type { Rng } from '../../core/rng.ts';
-import { input, param, type Tensor } from '../../core/tensor.ts';
+import { input, param } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { wholeNumber } from '../check.ts';
 import { checkUpdate, dropped, type Factors, scaling, type UpdateConfig } from './lora.ts';
+import { type Gate, newGate, weights } from './moeloraGate.ts';
 
 export interface MoeloraConfig extends UpdateConfig {
   readonly experts: number; // N, divides the rank
@@ -17,19 +14,6 @@ export interface MoeloraConfig extends UpdateConfig {
   readonly taskWidth: number; // d of a task's vector
   readonly gates: 'one' | 'each';
 }
-type Gate = { tasks: Tensor; gate: Tensor }; // v [tasks, d], G [N, d]
-
-const newGate = ({ tasks, experts, taskWidth: d }: MoeloraConfig, r: Rng): Gate => ({
-  tasks: param(r.split('tasks').normal(tasks * d), [tasks, d]),
-  gate: param(r.split('gate').uniform(experts * d, -1 / Math.sqrt(d), 1 / Math.sqrt(d)), [experts, d]),
-});
-/** ω of each rank, for the given tasks or for all: [R, r]. */
-function weights({ tasks, gate }: Gate, { rank, experts }: MoeloraConfig, of: Tensor | null): Tensor {
-  const rows = of === null ? tasks : gather(tasks, of);
-  const w = softmax(rows.matmul(gate.T)).reshape(-1, experts, 1); // [R, N, 1]
-  return broadcastTo(w, [w.shape[0]!, experts, rank / experts]).reshape(-1, rank);
-}
-
 /**
  * The gate is read once for a row, so all its tokens have the same experts. With one task it merges; with several the update is
  * another for each row. Count: r(in + out) for each layer, and d(tasks + N) for each gate.

@@ -3,10 +3,11 @@
 // arXiv 2506.00799, §3: such a projection θ ∈ ℝᵈ → ℝᴰ keeps lengths. Every index serves ⌊D/d⌋ or ⌈D/d⌉ elements. θ ~ U(±0.02), so it
 // does not start as the base; there is no α.
 import { gather } from '../../core/ops/index.ts';
-import { leaf, param, type Tensor } from '../../core/tensor.ts';
+import { leaf, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { dropoutFits, rankFits, wholeNumber } from '../check.ts';
 import { dropped } from './lora.ts';
+import { laidOut, type Shared } from './uniLoraIndices.ts';
 
 export interface UniLoraConfig {
   readonly rank: number;
@@ -14,8 +15,7 @@ export interface UniLoraConfig {
   readonly bound: number; // θ ~ U(±bound)
   readonly dropout: number; // on x, on this branch only
 }
-type UniLora = { theta: Tensor; norm: Tensor; indexA: Tensor; indexB: Tensor };
-type Shared = Pick<UniLora, 'theta' | 'norm'> & { readonly indices: ReadonlyMap<string, Int32Array> };
+type UniLora = Pick<Shared, 'theta' | 'norm'> & { indexA: Tensor; indexB: Tensor };
 
 /** A [r, in] and B [out, r], read from θ/√n. */
 function matrices({ theta, norm, indexA, indexB }: UniLora): { A: Tensor; B: Tensor } {
@@ -36,24 +36,7 @@ export const uniLora = defineMethod<'linear', UniLoraConfig, UniLora, Shared>({
     dropoutFits('uniLora', c.dropout);
     if (!(c.bound > 0)) throw new RangeError(`uniLora: bound ${c.bound} must be positive: at θ = 0 neither A nor B has a gradient`);
   },
-  shared: (sites, { rank, size, bound }, r) => {
-    const lengths = sites.map(({ shape: [out, into] }) => rank * (out! + into!));
-    const total = lengths.reduce((a, b) => a + b);
-    const balanced = r
-      .split('indices')
-      .permutation(total)
-      .map((k) => k % size); // a permutation, so that all indices serve alike
-    const used = Array.from({ length: size }, (_, i) => Math.floor(total / size) + (i < total % size ? 1 : 0));
-    const starts = lengths.map((_, k) => lengths.slice(0, k).reduce((a, b) => a + b, 0));
-    return {
-      theta: param(r.split('theta').uniform(size, -bound, bound), [size]),
-      norm: leaf(
-        used.map((n) => (n === 0 ? 0 : 1 / Math.sqrt(n))),
-        [size],
-      ),
-      indices: new Map(sites.map((s, k) => [s.path, Int32Array.from(balanced.slice(starts[k]!, starts[k]! + lengths[k]!))])),
-    };
-  },
+  shared: laidOut,
   init: ({ path, shape: [out, into] }, { rank }, _, { shared: { theta, norm, indices } }) => {
     const mine = indices.get(path)!;
     return {

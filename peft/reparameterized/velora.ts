@@ -2,13 +2,13 @@
 //   forward: y = W x + b + s·B A x̃, as LoRA's;   x̃ = drop(x) cut into G groups x̃_g ∈ ℝ^{in/G},   z_g = x̃_g·v,   v = mean of all x̃_g, of length 1
 //   backward: ∂A = κ Σ ∂(A x̃) x̂ᵀ with x̂_g = z_g v;   ∂x and ∂B as they are
 // Miles et al. 2024, arXiv 2405.17991, §3, as built in PEFT: the last group is filled up with zeros where G does not divide the input.
-import { defineOp, type Op } from '../../core/op.ts';
 import { max, sqrt, square, stopGradient } from '../../core/ops/map.ts';
 import { pad } from '../../core/ops/move.ts';
 import { leaf, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { between, wholeNumber } from '../check.ts';
 import { checkUpdate, dropped, type Factors, factors, type LoraConfig, scaling, update } from './lora.ts';
+import { compressed } from './veloraProduct.ts';
 
 export interface VeloraConfig extends LoraConfig {
   readonly groups: number; // G
@@ -17,23 +17,6 @@ export interface VeloraConfig extends LoraConfig {
 }
 type Velora = Factors & { v: Tensor }; // [in/G], where it is drawn
 
-/** A x, whose gradient for A is taken from x̂ = z ⊗ v: neither x nor x̂ is kept, and x̂ is never written down. */
-const compressed: Op<'x' | 'A' | 'z' | 'v', { scale: number }> = defineOp<'x' | 'A' | 'z' | 'v', { scale: number }>({
-  name: 'velora',
-  inputs: ['x', 'A', 'z', 'v'],
-  shape: ({ x, A }) => [...x.slice(0, -1), A[0]!],
-  kernel: { kind: 'composite', of: ({ x, A }) => x.matmul(A.T) },
-  vjp: ({ A, z, v, dy, attrs: { scale } }) => ({
-    x: () => dy.matmul(A),
-    A: () => {
-      const [rank, into] = A.shape as [number, number];
-      const sums = dy.reshape(-1, rank).T.matmul(z).reshape(rank, -1, 1); // Σ ∂(A x̃)_r z_g, [r, G, 1]
-      return sums.mul(v.mul(scale)).reshape(rank, -1).slice(1, 0, into);
-    },
-    z: null,
-    v: null,
-  }),
-});
 const groupWidth = (into: number, groups: number): number => Math.ceil(into / groups);
 
 /** Defaults as PEFT's: 64 groups, κ = 1. Its `batch_average_once`, v of the first batch only, is not here: a step has no first batch. Count: LoRA's. */
