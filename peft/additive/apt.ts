@@ -12,7 +12,7 @@ import { defineMethod } from '../attach.ts';
 import { lengthFits, wholeNumber } from '../check.ts';
 import type { Site } from '../site.ts';
 import { newPrefix } from './prefix.ts';
-import { attendWith } from './prefixAttention.ts';
+import { attendWith, tableWidths } from './prefixAttention.ts';
 import { readsWhole, realTokens, rowsBefore } from './reading.ts';
 
 export interface AptConfig {
@@ -21,9 +21,6 @@ export interface AptConfig {
 }
 /** For each block: keys and values [p, Hk·D] in turn, the gate's W [p, d] and λ [1]. */
 type Apt = Record<'table' | 'gate' | 'scale', readonly Tensor[]>;
-
-/** Hk·D of each block. */
-const widths = (site: Site<'trunk'>): number[] => site.within('attend').map((a) => a.dim('kvHeads') * a.dim('headWidth'));
 
 /**
  * That each row of a prefix is gated and each layer's prefix scaled is read in the paper; the equation is from memory of it and not
@@ -43,19 +40,14 @@ export const apt = defineMethod<'trunk', AptConfig, Apt>({
     readsWhole('apt', site);
   },
   init: (site, { length: p }, r) => {
-    const [d, w] = [site.dim('width'), widths(site)];
-    const prefix = newPrefix(
-      w.flatMap((n) => [n, n]),
-      p,
-      null,
-      false,
-      r,
-    );
+    const d = site.dim('width');
+    const prefix = newPrefix(tableWidths(site), p, null, false, r);
+    const blocks = site.within('attend');
     return {
       train: {
         table: 'table' in prefix ? prefix.table : [],
-        gate: w.map((_, i) => param(r.split(`gate ${i}`).uniform(p * d, -1 / Math.sqrt(d), 1 / Math.sqrt(d)), [p, d])),
-        scale: w.map(() => param([1], [1], { decay: false })),
+        gate: blocks.map((_, i) => param(r.split(`gate ${i}`).uniform(p * d, -1 / Math.sqrt(d), 1 / Math.sqrt(d)), [p, d])),
+        scale: blocks.map(() => param([1], [1], { decay: false })),
       },
     };
   },
@@ -79,7 +71,8 @@ export const apt = defineMethod<'trunk', AptConfig, Apt>({
     return (h, ctx) => gated(h, shifted(ctx, p));
   },
   count: (sites, { length: p }) => {
-    const train = sites.reduce((n, s) => n + widths(s).reduce((m, w) => m + 2 * p * w + p * s.dim('width') + 1, 0), 0);
+    const gates = (s: Site<'trunk'>): number => s.within('attend').length * (p * s.dim('width') + 1);
+    const train = sites.reduce((n, s) => tableWidths(s).reduce((m, w) => m + p * w, n + gates(s)), 0);
     return { train, stored: train };
   },
   startsAsBase: () => 'no',

@@ -9,6 +9,7 @@ import { BASE, type Layer, layer } from '../../nn/layer.ts';
 import { substitute } from '../../nn/tree.ts';
 import { defineMethod } from '../attach.ts';
 import type { Site } from '../site.ts';
+import { beside } from './beside.ts';
 import { type Bottleneck, type BottleneckConfig, checkBottleneck, listOf, newBottleneck, sizeOf, throughBottleneck } from './bottleneck.ts';
 
 export interface MeftConfig extends BottleneckConfig {
@@ -49,8 +50,7 @@ export const meft = defineMethod<'trunk', MeftConfig, Adapters>({
     const adapter = (k: number) => (x: Tensor) =>
       throughBottleneck(x, { down: p.down[k]!, downBias: p.downBias[k]!, up: p.up[k]!, upBias: p.upBias[k]! }, c.activation);
     const run = c.recompute ? checkpoint : (f: (...xs: Tensor[]) => Tensor, ...xs: Tensor[]): Tensor => f(...xs);
-    const all = blocks(site);
-    const paths = all.map((b) => b.path);
+    const paths = blocks(site).map((b) => b.path);
     const streams: [x1: Tensor, x2: Tensor][] = [];
     const reversible = substitute(
       call,
@@ -60,12 +60,12 @@ export const meft = defineMethod<'trunk', MeftConfig, Adapters>({
         const block = substitute(l, 'branch', (b, at) => (at.endsWith('.mlp') ? beside(b, adapter(2 * k)) : null), path) as Layer<'block'>;
         return layer('block', { [BASE]: block }, ({ [BASE]: block }) => (x, at) => {
           const [x1, x2] = streams.at(-1) ?? [x, x];
-          const [F, G] =
-            c.form === 1 ? [(t: Tensor) => block(t, at), adapter(2 * k + 1)] : [adapter(2 * k + 1), (t: Tensor) => block(t, at)];
+          const [own, adapted] = [(t: Tensor) => block(t, at), adapter(2 * k + 1)];
+          const [F, G] = c.form === 1 ? [own, adapted] : [adapted, own];
           const y1 = run((a, b) => a.mul(c.lambda).add(F(b)), x1, x2);
           const y2 = run((a, b) => a.mul(c.beta).add(G(b)), x2, y1);
           streams.push([y2, y1]);
-          return k === all.length - 1 ? y1.add(y2).mul(0.5) : y1;
+          return k === paths.length - 1 ? y1.add(y2).mul(0.5) : y1;
         });
       },
       site.path,
@@ -78,12 +78,3 @@ export const meft = defineMethod<'trunk', MeftConfig, Adapters>({
   },
   startsAsBase: () => 'no',
 });
-
-const beside = (b: Layer<'branch'>, adapter: (x: Tensor) => Tensor): Layer<'branch'> =>
-  layer(
-    'branch',
-    { [BASE]: b },
-    ({ [BASE]: b }) =>
-      (x, ctx) =>
-        b(x, ctx).add(adapter(x)),
-  );

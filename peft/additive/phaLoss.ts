@@ -12,7 +12,7 @@ import { pool } from '../../nn/heads.ts';
 import type { Batch, Fields, Model } from '../../nn/layer.ts';
 import { layers } from '../../nn/tree.ts';
 import { answerAndHidden } from './mptRecipe.ts';
-import type { Pha } from './pha.ts';
+import type { Pha } from './phaNetwork.ts';
 
 /** Two layers with ReLU between: x [·, in] → [·, out]. */
 export const twice = (x: Tensor, [a, aBias, b, bBias]: readonly Tensor[]): Tensor =>

@@ -32,7 +32,7 @@ export const attendWith = (call: Layer<'attend'>, keys: Tensor, values: Tensor, 
   });
 
 /** Hk·D of each table of a prefix, in order: keys and values of the first attention layer, of the second, … */
-export const tableWidths = (site: Site<'trunk'>, attend: Where): number[] =>
+export const tableWidths = (site: Site<'trunk'>, attend?: Where): number[] =>
   site.within('attend', attend).flatMap((a) => Array.from({ length: 2 }, () => a.dim('kvHeads') * a.dim('headWidth')));
 
 /** The trunk with a prefix of p rows at its attention layers: a key table and a value table [p, Hk·D] for each, in turn. The text's positions start at p, or stay (`shift: false`). */
