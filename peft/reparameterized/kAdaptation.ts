@@ -2,11 +2,10 @@
 //   y = W x + b + s·H x + c,   Hᵀ = Σᵢ Aᵢ ⊗ Bᵢ ∈ ℝ^{in×out},   Aᵢ = lᵢ rᵢᵀ ∈ ℝ^{n×n} shared by the layers of one name, Bᵢ = Sᵢ Tᵢ
 //   Sᵢ ∈ ℝ^{in/n×k}, Tᵢ ∈ ℝ^{k×out/n}, i = 1 … n;   (lᵢ rᵢᵀ) ⊗ (Sᵢ Tᵢ) = (lᵢ ⊗ Sᵢ)(rᵢ ⊗ Tᵢ): an update of rank n·k, computed as such
 // He et al. 2023, arXiv 2203.16129, §3, as the authors' code has it: n = 32, k = 1, s = 160, and a vector c that q and v of a block share.
-import type { Rng } from '../../core/rng.ts';
 import { param, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { wholeNumber } from '../check.ts';
-import type { Site } from '../site.ts';
+import { nameOf, once, placeOf, type Shared, sharedOf } from './kAdaptationShared.ts';
 
 export interface KAdaptationConfig {
   readonly n: number; // of Kronecker products; divides both sides of the weight
@@ -15,15 +14,8 @@ export interface KAdaptationConfig {
   readonly bias: boolean; // whether there is c
 }
 /** l and r [n, n], one row for each i; S [n, in/n, k], T [n, k, out/n]; c [out] */
-type KAdaptation = { left: Tensor; right: Tensor; S: Tensor; T: Tensor; bias: Tensor };
-interface Shared {
-  readonly slow: ReadonlyMap<string, Pick<KAdaptation, 'left' | 'right'>>;
-  readonly bias: ReadonlyMap<string, Tensor>;
-}
+export type KAdaptation = { left: Tensor; right: Tensor; S: Tensor; T: Tensor; bias: Tensor };
 
-const nameOf = ({ path }: Site<'linear'>): string => path.split('.').at(-1)!;
-/** Sites of one parent with answers of one width share c. */
-const placeOf = ({ path, shape }: Site<'linear'>): string => `${path.slice(0, path.lastIndexOf('.'))} ${shape[0]}`;
 const bound = (rows: number, cols: number): number => Math.sqrt(6 / (rows + cols));
 
 /** The two factors of the update: [in, n·k] and [n·k, out]. */
@@ -34,11 +26,6 @@ function factors({ left, right, S, T }: KAdaptation): { down: Tensor; up: Tensor
   const up = right.reshape(n, 1, n, 1).mul(T.reshape(n, k, 1, cols)); // [i, k, b, q]
   return { down: down.reshape(n * rows, n * k), up: up.reshape(n * k, n * cols) };
 }
-function slow(n: number, r: Rng): Pick<KAdaptation, 'left' | 'right'> {
-  const draw = (name: string): Tensor => param(r.split(name).uniform(n * n, -0.01, 0.01), [n, n]);
-  return { left: draw('left'), right: draw('right') };
-}
-
 /**
  * l, r ~ U(±0.01) and S = 0. The authors' code starts T at 0 as well, from where neither can move and c alone learns; here T is Glorot's.
  * Their dropout of half of H is left out: it needs H whole. Count: 2n² for each name, k(in + out) for each layer, and c for each block.
@@ -56,10 +43,7 @@ export const kAdaptation = defineMethod<'linear', KAdaptationConfig, KAdaptation
       throw new RangeError(`kAdaptation: n ${c.n} at ${site.path} must divide both sides of its weight [${site.shape.join(', ')}]`);
     if (!(c.scale > 0)) throw new RangeError(`kAdaptation: scale ${c.scale} must be positive; the authors' code has 160`);
   },
-  shared: (sites, { n }, r) => ({
-    slow: new Map(sites.map((s) => [nameOf(s), slow(n, r.split(nameOf(s)))])),
-    bias: new Map(sites.map((s) => [placeOf(s), param(new Float32Array(s.shape[0]!), [s.shape[0]!], { decay: false })])),
-  }),
+  shared: sharedOf,
   init: (site, { n, rank, bias }, r, { shared }) => {
     const [rows, cols] = [site.shape[1]! / n, site.shape[0]! / n];
     const T = param(r.uniform(n * rank * cols, -bound(rank, cols), bound(rank, cols)), [n, rank, cols]);
@@ -79,10 +63,8 @@ export const kAdaptation = defineMethod<'linear', KAdaptationConfig, KAdaptation
     return { weight: weight.add(down.matmul(up).T.mul(c.scale)), bias: b };
   },
   count: (sites, { n, rank, bias }) => {
-    const once = (of: (s: Site<'linear'>) => string, each: (s: Site<'linear'>) => number): number =>
-      [...new Map(sites.map((s) => [of(s), each(s)])).values()].reduce((a, b) => a + b, 0);
     const fast = sites.reduce((sum, { shape: [out, into] }) => sum + rank * (out! + into!), 0);
-    const train = fast + once(nameOf, () => 2 * n * n) + (bias ? once(placeOf, (s) => s.shape[0]!) : 0);
+    const train = fast + once(sites, nameOf, () => 2 * n * n) + (bias ? once(sites, placeOf, (s) => s.shape[0]!) : 0);
     return { train, stored: train };
   },
   startsAsBase: () => 'close', // adds exact zeros

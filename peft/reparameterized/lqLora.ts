@@ -1,23 +1,16 @@
 // LQ-LoRA: LoRA that starts as the best low-rank part of a weight, beside what is left in few bits, and each weight with bits of its own.
 //   W ≈ Q + s·B A (lqSplit.ts);   y = Q x + b + s·B A drop(x),   Q stored packed
-//   how each Q is packed: the schemes with the least total error whose bits, on average over all weights, are within a budget (lqBudget.ts)
+//   how each Q is packed: the schemes with the least total error whose bits, on average over all weights, are within a budget (lqChoice.ts)
 // Guo et al. 2023, arXiv 2311.12023. LoftQ packs first and factorises what is lost; here it is the other way round, and data may weigh the error.
-import { square } from '../../core/ops/map.ts';
-import { size } from '../../core/shape.ts';
-import { param, type Tensor } from '../../core/tensor.ts';
-import type { Layer } from '../../nn/layer.ts';
-import { tensors } from '../../nn/tree.ts';
+import { param } from '../../core/tensor.ts';
 import { doubleQuant } from '../../quant/doubleQuant.ts';
 import { normalFloat } from '../../quant/normalFloat.ts';
 import { inBlocks, type Scheme } from '../../quant/quantize.ts';
 import { defineMethod } from '../attach.ts';
 import { wholeNumber } from '../check.ts';
-import type { Env } from '../method.ts';
-import { dataOf, examples, scoreSums, weightsOf } from '../sensitivity.ts';
-import type { Site } from '../site.ts';
 import { type Factors, update } from './lora.ts';
-import { allocate } from './lqBudget.ts';
-import { type LqSplit, type SplitConfig, split } from './lqSplit.ts';
+import { type Chosen, chosen } from './lqChoice.ts';
+import type { SplitConfig } from './lqSplit.ts';
 import { checkTaken } from './residual.ts';
 
 export interface LqLoraConfig extends SplitConfig {
@@ -25,22 +18,6 @@ export interface LqLoraConfig extends SplitConfig {
   readonly bits: number | null; // budget for each packed number, on average; null: the least error, whatever it takes
   readonly dataAware: boolean; // F the squared gradients of single examples, summed; else 1
 }
-type Chosen = LqSplit & { readonly scheme: Scheme };
-
-/** Bits of a packed weight, without the table of values, which all share. */
-const bitsOf = (packed: Layer<'weight'>): number =>
-  [...tensors(packed)].reduce(
-    (n, { path, tensor: { source: s } }) => n + (s.kind === 'leaf' && !/(^|\.)values$/.test(path) ? 8 * s.data.byteLength : 0),
-    0,
-  );
-
-async function fisher(sites: readonly Site<'linear'>[], env: Env): Promise<readonly Float64Array[]> {
-  const { batches, loss } = dataOf('lqLora', env);
-  return scoreSums('lqLora', weightsOf('lqLora', sites), env, examples(batches, Number.POSITIVE_INFINITY), (model, one, gradients) =>
-    gradients(loss(model, one)).map((g): Tensor => square(g)),
-  );
-}
-
 /**
  * All linear layers of the blocks; rank 64 and α = 16 as QLoRA's; NF of 2, 4 or 8 bits in blocks of 16, 32 or 64 with scales in eight bits, three
  * bits on average (ours; the paper goes down to 2.5, and its code has more schemes). Needs `prepare(model, { engine })`, and `batches` and
@@ -68,22 +45,7 @@ export const lqLora = defineMethod<'linear', LqLoraConfig, Factors, null, Readon
     wholeNumber('lqLora', 'iterations', c.iterations);
     if (c.schemes.length === 0) throw new RangeError('lqLora: schemes is empty; give at least one way to pack a weight');
   },
-  prepare: async (sites, c, env, r) => {
-    const weighed = c.dataAware ? await fisher(sites, env) : null;
-    const weights = await Promise.all(sites.map(async (s) => (await env.engine.read(s.weight())).slice()));
-    const shapes = sites.map((s) => s.shape as readonly [number, number]);
-    const splits = sites.map((s, i) =>
-      c.schemes.map((scheme) => split(weights[i]!, shapes[i]!, c, scheme, weighed?.[i] ?? null, r.split(s.path))),
-    );
-    const bits = splits.map((all, i) => all.map(({ kept }, k) => bitsOf(c.schemes[k]!.pack(kept, shapes[i]!))));
-    const budget = c.bits === null ? Number.POSITIVE_INFINITY : c.bits * shapes.reduce((n, shape) => n + size(shape), 0);
-    const chosen = allocate(
-      splits.map((all) => all.map((s) => s.error)),
-      bits,
-      budget,
-    );
-    return new Map(sites.map((s, i) => [s.path, { ...splits[i]![chosen[i]!]!, scheme: c.schemes[chosen[i]!]! }]));
-  },
+  prepare: chosen,
   init: ({ path, shape: [out, into] }, { rank }, _r, { prepared }) => {
     const { a, b, kept, scheme } = prepared.get(path)!;
     return { train: { A: param(a, [rank, into!]), B: param(b, [out!, rank]) }, base: scheme.pack(kept, [out!, into!]) };

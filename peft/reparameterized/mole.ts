@@ -4,8 +4,6 @@
 //   balance −log Πᵢ qᵢ,   q the mean gate: taken layer by layer here, once over all layers in the paper
 // Wu, Huang & Wei 2024 (ICLR), arXiv 2404.13628, §3.2–3.3, at the level of matrices, one of those of its §5. Not said there, chosen here:
 // norm is division by the length (of each text's real tokens), e = 0 and τ = 1 at the start, so that it starts as the LoRAs' mean.
-import { softmax } from '../../core/ops/fused.ts';
-import { log, rsqrt, square } from '../../core/ops/map.ts';
 import { stack } from '../../core/ops/move.ts';
 import { param, type Tensor } from '../../core/tensor.ts';
 import { freeze } from '../../nn/freeze.ts';
@@ -13,6 +11,7 @@ import { readsWhole, realTokens } from '../additive/reading.ts';
 import { type Configurable, defineMethod } from '../attach.ts';
 import { between, rankFits, wholeNumber } from '../check.ts';
 import type { Factors } from './lora.ts';
+import { gatesOf, imbalance } from './moleGate.ts';
 
 export interface MoleConfig {
   readonly experts: readonly { readonly rank: number; readonly scale: number }[]; // s of each
@@ -20,7 +19,7 @@ export interface MoleConfig {
   readonly balance: number; // weight of the balance loss; the paper's could not be verified
 }
 /** e [N, L, out, N], τ [1]; A [r, in] and B [out, r] of each expert */
-type Mole = { e: Tensor; temperature: Tensor; A: readonly Tensor[]; B: readonly Tensor[] };
+export type Mole = { e: Tensor; temperature: Tensor; A: readonly Tensor[]; B: readonly Tensor[] };
 
 /** The method over the given experts by path; without them they are random placeholders, to be filled from a file. */
 export const moleOver = (known: ReadonlyMap<string, readonly Factors[]> | null): Configurable<MoleConfig> =>
@@ -62,19 +61,9 @@ export const moleOver = (known: ReadonlyMap<string, readonly Factors[]> | null):
         c.experts.map(({ scale }, i) => x.matmul(p.A[i]!.T).matmul(p.B[i]!.T).mul(scale)),
         1,
       ); // [B, N, T, out]
-      const real = realTokens(x, ctx);
-      const heard = (real === null ? answers : answers.mul(real.reshape(b, 1, t, 1))).reshape(b, -1); // [B, N·T·out]
-      const unit = heard.mul(rsqrt(square(heard).sum([1], true).add(1e-12)));
-      const n = c.experts.length;
-      const gates = softmax(unit.matmul(p.e.slice(1, 0, t).reshape(-1, n)).div(p.temperature)); // [B, N]
-      if (c.balance > 0)
-        ctx.aux(
-          site.path,
-          log(gates.mean([0]))
-            .sum()
-            .mul(-c.balance),
-        );
-      return call(x, ctx).add(answers.mul(gates.reshape(b, n, 1, 1)).sum([1]));
+      const gates = gatesOf(answers, realTokens(x, ctx), p); // [B, N]
+      if (c.balance > 0) ctx.aux(site.path, imbalance(gates).mul(c.balance));
+      return call(x, ctx).add(answers.mul(gates.reshape(b, -1, 1, 1)).sum([1]));
     },
     count: (sites, { experts, length }) => {
       const n = experts.length;

@@ -4,14 +4,14 @@
 //   μ = log α − mean log α,  d = (1/α)(1 − 2/E) + Σ(1/α)/E²,  α = e^ω   (a Dirichlet sample, approximately);   ρ ∈ ℝ^r, ω ∈ ℝ^E trained
 //   penalty, a mean over the layers: w·(KL of Dirichlet(α) from Dirichlet(α₀) + KL of the Wishart + KL of the Gaussians) + Σπ² if `entropy`
 // arXiv 2411.04358, as built in PEFT, where the second sum of log Γ in the Dirichlet's divergence has the other sign: `divergence: 'exact'`
-// has it right. Merging takes A. Longer than 80 lines: three divergences.
-import { softmax } from '../../core/ops/fused.ts';
-import { exp, full, log, max, sqrt, square } from '../../core/ops/map.ts';
+// has it right. Merging takes A.
+import { exp, square } from '../../core/ops/map.ts';
 import { param, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { between, wholeNumber } from '../check.ts';
-import { digamma, logGamma } from './gamma.ts';
 import { checkUpdate, dropped, type Factors, factors, type LoraConfig, scaling, update } from './lora.ts';
+import { dirichlet, gaussians, wishart } from './montecloraDivergence.ts';
+import { mixture } from './montecloraMixture.ts';
 
 export interface MontecloraConfig extends LoraConfig {
   readonly samples: number; // E
@@ -21,26 +21,7 @@ export interface MontecloraConfig extends LoraConfig {
   readonly entropy: boolean;
   readonly divergence: 'peft' | 'exact';
 }
-type Monteclora = Factors & { rho: Tensor; omega: Tensor }; // [r], [E]; gone when finished
-
-/** KL(Dirichlet(α) ‖ Dirichlet(α₀)) of E parts; PEFT's has + before its second sum. */
-function dirichlet(alpha: Tensor, { samples, prior, divergence }: MontecloraConfig): Tensor {
-  const before = full([samples], prior);
-  const sums = logGamma(alpha.sum()).sub(logGamma(before.sum()));
-  const each = logGamma(alpha).sub(logGamma(before)).sum();
-  const moved = alpha
-    .sub(before)
-    .mul(digamma(alpha).sub(digamma(alpha.sum())))
-    .sum();
-  return (divergence === 'exact' ? sums.sub(each) : sums.add(each)).add(moved);
-}
-/** ½ r (Σ(v − log v) − r), v = e^{2ρ}. */
-const wishart = (rho: Tensor, r: number): Tensor =>
-  exp(rho.mul(2))
-    .sub(rho.mul(2))
-    .sum()
-    .sub(r)
-    .mul(0.5 * r);
+export type Monteclora = Factors & { rho: Tensor; omega: Tensor }; // [r], [E]; gone when finished
 
 /** Defaults as PEFT's. ρ and ω start U(0, 1). Count: r(in + out) + r + E; stored: LoRA's. */
 export const monteclora = defineMethod<'linear', MontecloraConfig, Monteclora>({
@@ -74,22 +55,10 @@ export const monteclora = defineMethod<'linear', MontecloraConfig, Monteclora>({
       const [z, chi, tilt] = [draw('z', [c.samples, ...A.shape]), draw('chi', [c.rank, c.rank]), draw('tilt', [c.samples])];
       const change = (a: Tensor): Tensor => call(x, ctx).add(dropped(x, c, site, ctx).matmul(a.T).matmul(B.T).mul(scaling(c)));
       if (z === null || chi === null || tilt === null) return change(A);
-      const variance = max(exp(rho.mul(2)).mul(square(chi).sum([1])), 1e-3); // [r]
-      const inverse = exp(omega.neg()); // 1/α
-      const spread = max(inverse.mul(1 - 2 / c.samples).add(inverse.sum().mul(1 / c.samples ** 2)), 1e-6).add(1e-6);
-      const shares = softmax(omega.sub(omega.mean()).add(sqrt(spread).mul(tilt))); // π [E]
-      const gaussians = variance
-        .sub(log(variance))
-        .sum()
-        .sub(c.rank)
-        .mul(0.5 * c.samples);
-      const penalty = gaussians.mul(c.klWeight);
+      const { noise, variance, shares } = mixture({ rho, omega }, z, chi, tilt);
+      const penalty = gaussians(variance, c).mul(c.klWeight);
       ctx.aux(`${site.path} ${site.field}`, (c.entropy ? penalty.add(square(shares).sum()) : penalty).mul(1 / site.of));
-      const noise = shares
-        .reshape(1, -1)
-        .matmul(z.reshape(c.samples, -1))
-        .reshape(...A.shape);
-      return change(A.add(noise.mul(sqrt(variance).reshape(-1, 1)).mul(c.sampleScale)));
+      return change(A.add(noise.mul(c.sampleScale)));
     },
   fold: update.fold,
   hooks: ({ rho, omega }, c, site) => {

@@ -2,13 +2,11 @@
 //   y = W x + b + (α/r) Σⱼ Bⱼ Λⱼ A Γⱼ drop(x),   j = 1 … n = ⌈min(in, out)/r⌉,   Bⱼ ∈ ℝ^{out×r} and one A ∈ ℝ^{r×in} frozen
 //   Λⱼ (r numbers) starts at 0, Γⱼ (in numbers) at 1/max(n, in).   Where out < in, the same transposed: A is on the smaller side.
 // Albert et al. 2025, arXiv 2502.00987, §4. A and B are shared by all layers, cut to size, of unit deviation; sparse ones hold −1, 0 and 1.
-
-import type { Rng } from '../../core/rng.ts';
-import { leaf, param, type Tensor } from '../../core/tensor.ts';
+import { param, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { dropoutFits, rankFits } from '../check.ts';
-import type { Site } from '../site.ts';
 import { dropped } from './lora.ts';
+import { cut, drawnBases, sides, whole } from './randloraBases.ts';
 
 export interface RandloraConfig {
   readonly rank: number;
@@ -16,25 +14,8 @@ export interface RandloraConfig {
   readonly bases: 'dense' | 'sparse' | 'verySparse'; // uniform; or ±1 with chance 1/3, or 1/√smaller side, in all
   readonly dropout: number; // on x, on this branch only
 }
-type Randlora = { A: Tensor; B: Tensor; lambda: Tensor; gamma: Tensor }; // [r, small], [large, n, r], [r, n], [n, small]
+export type Randlora = { A: Tensor; B: Tensor; lambda: Tensor; gamma: Tensor }; // [r, small], [large, n, r], [r, n], [n, small]
 
-const sides = ([out, into]: readonly number[]): { small: number; large: number } => ({
-  small: Math.min(out!, into!),
-  large: Math.max(out!, into!),
-});
-/** Sides and number of bases of the largest layer, which all are cut from. */
-function whole(sites: readonly Site<'linear'>[], rank: number): { n: number; small: number; large: number } {
-  const { small, large } = sides([0, 1].map((d) => Math.max(...sites.map((s) => s.shape[d]!))));
-  return { n: Math.ceil(small / rank), small, large };
-}
-function base(size: number, kind: RandloraConfig['bases'], small: number, r: Rng): Float32Array {
-  const u = r.uniform(size, -1, 1);
-  const share = kind === 'sparse' ? 1 / 3 : 1 / Math.sqrt(small);
-  const values = kind === 'dense' ? u : u.map((v) => (Math.abs(v) < 1 - share ? 0 : Math.sign(v)));
-  const mean = values.reduce((a, b) => a + b, 0) / size;
-  const deviation = Math.sqrt(values.reduce((a, b) => a + (b - mean) ** 2, 0) / (size - 1));
-  return values.map((v) => v / (deviation || 1));
-}
 /**
  * The two factors of the sum: [r·n, small] and [large, n·r]. Their inner numbers are taken as they lie, as the authors' code has it: which column of
  * the one meets which row of the other is another choice among equally random ones.
@@ -61,13 +42,7 @@ export const randlora = defineMethod<'linear', RandloraConfig, Randlora, Pick<Ra
     dropoutFits('randlora', c.dropout);
     if (!(c.alpha > 0)) throw new RangeError(`randlora: alpha ${c.alpha} must be positive; PEFT takes 20 times the rank`);
   },
-  shared: (sites, { rank, bases }, r) => {
-    const { n, small, large } = whole(sites, rank);
-    return {
-      A: leaf(base(rank * small, bases, small, r.split('A')), [rank, small]),
-      B: leaf(base(n * large * rank, bases, small, r.split('B')), [large, n, rank]),
-    };
-  },
+  shared: drawnBases,
   init: ({ shape }, { rank }, _, { shared }) => {
     const { small } = sides(shape);
     const n = Math.ceil(small / rank);
@@ -100,9 +75,3 @@ export const randlora = defineMethod<'linear', RandloraConfig, Randlora, Pick<Ra
   },
   startsAsBase: () => 'close', // adds an exact zero
 });
-
-/** The first bases, and the first rows of each, that a layer uses. */
-function cut({ A, B, lambda, gamma }: Randlora, shape: readonly number[]): Randlora {
-  const { small, large } = sides(shape);
-  return { A: A.slice(1, 0, small), B: B.slice(0, 0, large).slice(1, 0, lambda.shape[1]!), lambda, gamma };
-}
