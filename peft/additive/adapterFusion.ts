@@ -1,16 +1,15 @@
 // AdapterFusion: several trained adapters, frozen, mixed at every token by an attention that is trained on the target task.
 //   h' = h + Σ_n α_n W_v u_n,   α = softmax_n((W_q z + b_q)·(W_k u_n + b_k) / T),   u_n = the answer of adapter n to z, without residual
 // Pfeiffer et al. 2021, arXiv 2005.00247, §3.2. h and z are those of the adapters (pfeiffer.ts). No 1/√d; W_v has no bias.
-// Longer than 80 lines: each part of the fusion layer may be given, new or left out.
+// A place's start: fusionStart.ts.
 import { dropout, softmax } from '../../core/ops/fused.ts';
 import { iota, oneHot } from '../../core/ops/index.ts';
 import { max, square } from '../../core/ops/map.ts';
-import { type Param, param, paramOf, type Tensor } from '../../core/tensor.ts';
-import { freeze } from '../../nn/freeze.ts';
+import { type Param, paramOf, type Tensor } from '../../core/tensor.ts';
 import { type Configurable, defineMethod } from '../attach.ts';
 import { dropoutFits, wholeNumber } from '../check.ts';
-import { type Bottleneck, listOf, newBottleneck } from './bottleneck.ts';
 import { type AdapterFusionConfig, type Fusion, type Knowledge, scored } from './fusionAttention.ts';
+import { newFusion } from './fusionStart.ts';
 import { reading } from './pfeiffer.ts';
 
 /** The method over given adapters by path (and a fusion layer, where that exists too); without them they are placeholders, to be filled from a file. */
@@ -32,24 +31,7 @@ export const fusionOver = (known: ReadonlyMap<string, Knowledge & Partial<Fusion
       dropoutFits('adapterFusion', c.dropout);
       if (!(c.regularization >= 0)) throw new RangeError(`adapterFusion: regularization ${c.regularization} must be 0 or more`);
     },
-    init: (site, c, r) => {
-      const d = site.dim('width');
-      const normal = (name: string): Tensor => param(r.split(name).normal(d * d, 0.02), [d, d]);
-      const zeros = (): Tensor => param(new Float32Array(d), [d], { decay: false });
-      const almostI = Float32Array.from({ length: d * d }, (_, i) => (i % (d + 1) === 0 ? 1 : 1e-6));
-      const placeholder = (k: number): Bottleneck => newBottleneck({ ...c.adapters[k]!, reduction: 1 }, d, 'bert', r.split(`adapter ${k}`));
-      const given = known?.get(site.path);
-      const { down, downBias, up, upBias } = given ?? listOf(c.adapters.map((_, k) => placeholder(k)));
-      return {
-        train: {
-          ...{ query: given?.query ?? normal('query'), queryBias: given?.queryBias ?? zeros() },
-          ...{ key: given?.key ?? normal('key'), keyBias: given?.keyBias ?? zeros() },
-          ...(c.value ? { value: given?.value ?? param(almostI, [d, d]) } : {}),
-        },
-        fixed: freeze({ down, downBias, up, upBias }),
-        ...(c.temperature ? { buffer: { temperature: given?.temperature ?? param([50], [1], { active: false }) } } : {}),
-      };
-    },
+    init: (site, c, r) => newFusion(known?.get(site.path), site.dim('width'), c, r),
     around: (call, p, c, site) => (x, ctx) => {
       const h = call(x, ctx); // [B, T, d]
       const [b, t, d] = h.shape as readonly [number, number, number];

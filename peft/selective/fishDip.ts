@@ -3,50 +3,24 @@
 //   g ← g ⊙ M;   n = a tenth of the examples, at least 3, at most 25
 // Das et al. 2023, arXiv 2311.03748, §3; numbers as in the authors' code (which takes a tenth of the number of batches). What has left the mask keeps
 // the value it has got, so in the end more entries than ρN may have moved.
-import { square } from '../../core/ops/map.ts';
 import { size } from '../../core/shape.ts';
-import { type Data, leaf, param, paramOf, type Tensor } from '../../core/tensor.ts';
+import { param, paramOf, type Tensor } from '../../core/tensor.ts';
 import { withValues } from '../../nn/freeze.ts';
 import { params } from '../../nn/tree.ts';
 import { defineMethod } from '../attach.ts';
 import { between, wholeNumber } from '../check.ts';
 import type { Env } from '../method.ts';
-import { largest } from '../select.ts';
-import { dataOf, examples, lossesOf, type Score, scoreSums, shifted } from '../sensitivity.ts';
 import type { Site } from '../site.ts';
 import { change, type Dense, dense } from './dense.ts';
-import { budget, type Chosen, type ChosenConfig, choose, sparse } from './sparse.ts';
+import { chosenByHardest, type FishDipConfig } from './fishDipChoice.ts';
+import { type Chosen, sparse } from './sparse.ts';
 
-export interface FishDipConfig extends ChosenConfig {
-  readonly every: number; // τ
-  readonly hardest: number; // share of the examples by which entries are chosen
-  readonly least: number; // examples, where the share is fewer
-  readonly most: number; // examples, where the share is more
-}
 type Sites = readonly Site<'weight'>[];
 const maskOf = (places: readonly number[], n: number): Float32Array => {
   const mask = new Float32Array(n);
   for (const p of places) mask[p] = 1;
   return mask;
 };
-
-/** The ρN entries with the largest Fisher information of the examples that do worst, at weights shifted by `at`. */
-async function chosen(sites: Sites, c: FishDipConfig, env: Env, at?: readonly Data[]): Promise<Chosen> {
-  const { batches, loss } = dataOf('fishDip', env);
-  const all = examples(batches, Number.POSITIVE_INFINITY);
-  const model =
-    at === undefined
-      ? sites[0]!.root
-      : shifted(
-          sites,
-          sites.map((s, k) => leaf(at[k]!, s.shape)),
-        );
-  const losses = await lossesOf('fishDip', env, all, (one) => loss(model, one));
-  const n = Math.max(1, Math.min(Math.max(Math.floor(c.hardest * all.length), c.least), c.most, all.length - 1));
-  const worst = largest([losses as unknown as Data], n)[0]!.map((k) => all[k]!);
-  const fisher: Score = (m, one, gradients) => gradients(loss(m, one)).map((g) => square(g));
-  return choose(sites, await scoreSums('fishDip', sites, env, worst, fisher, at), budget('fishDip', sites, c));
-}
 
 /**
  * One percent of all weights of the blocks, chosen every 100 steps. Needs `prepare(model, { engine, batches, loss })`; the same batches serve to
@@ -63,7 +37,7 @@ export const fishDip = defineMethod<'weight', FishDipConfig, Dense & { mask?: Te
     for (const name of ['every', 'least', 'most'] as const) wholeNumber('fishDip', name, c[name]);
     between('fishDip', 'hardest', c.hardest, 0, 1, true);
   },
-  prepare: async (sites, c, env) => ({ first: await chosen(sites, c, env), sites, env }),
+  prepare: async (sites, c, env) => ({ first: await chosenByHardest(sites, c, env), sites, env }),
   init: (site, _c, _r, { prepared }) => ({
     train: dense(site),
     buffer: { mask: param(maskOf(prepared.first.get(site.path) ?? [], size(site.shape)), site.shape, { active: false }) },
@@ -85,7 +59,7 @@ export const fishDip = defineMethod<'weight', FishDipConfig, Dense & { mask?: Te
       const now = await read([...deltas, ...params(live[0]!.root).keys()]);
       const root = withValues(live[0]!.root, now);
       const here = live.map((s) => Object.create(s, { root: { value: root, enumerable: true } }) as Site<'weight'>);
-      const places = await chosen(
+      const places = await chosenByHardest(
         here,
         c,
         env,
