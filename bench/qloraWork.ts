@@ -10,7 +10,7 @@ import { adamw } from '../optim/adamw.ts';
 import { adamw8bit } from '../optim/adamw8bit.ts';
 import type { Optimizer } from '../optim/optimizer.ts';
 import { paged } from '../optim/paged.ts';
-import { loftqModel } from '../peft/reparameterized/loftq.ts';
+import { loftqModel } from '../peft/reparameterized/loftqModel.ts';
 import { lora } from '../peft/reparameterized/lora.ts';
 import { qaLora } from '../peft/reparameterized/qaLora.ts';
 import { int2, int4 } from '../quant/affine.ts';

@@ -2,14 +2,16 @@
 //   [W | b] ≈ U S V (R directions),   rows of U in K clusters (k-means),   y_o = (W x + b)_o + (B_k A_k V [x; 1])_o for o in cluster k
 //   A_k ∈ ℝ^{r×R}: the first right singular vectors of the cluster's rows of U,   B_k ∈ ℝ^{rows×r} = 0,   V fixed;   r ≤ rows of the cluster
 // Zheng et al., NeurIPS 2025 (openreview 8ZdWmpYxT0), as built in PEFT. With a budget, clusters of least importance stop being trained on the way (adamssBudget.ts). Which rows are
-// together depends on the library's k-means; V, and where rows went, are stored. Merges into weight and bias. Longer than 80 lines: bias and budget are optional, and counted either way.
+// together depends on the library's k-means; V, and where rows went, are stored. Merges into weight and bias.
 import { gather } from '../../core/ops/index.ts';
 import { concat } from '../../core/ops/move.ts';
 import { leaf, param, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { between, wholeNumber } from '../check.ts';
-import { type Adamss, type AdamssBudget, checkBudget, importance, sharedSubspaces } from './adamssBudget.ts';
-import { type Start, startOf } from './adamssStart.ts';
+import { type AdamssBudget, checkBudget, sharedSubspaces } from './adamssBudget.ts';
+import { countOf } from './adamssCount.ts';
+import { importance, tallies } from './adamssImportance.ts';
+import { type Start, startsOf } from './adamssStart.ts';
 
 export interface AdamssConfig {
   readonly directions: number; // R, at most the smaller side
@@ -18,15 +20,13 @@ export interface AdamssConfig {
   readonly threshold: number | null; // fewer than r where singular values, squared, are below this share of the first; null: r
   readonly budget: AdamssBudget | null;
 }
+/** A and B by cluster; V [R, in], its column for the bias [R], where each output's row went [out]. Buffers: Ī and Ū of A, then of B; 1 for clusters that go on. */
+export type Adamss = Record<'A' | 'B' | 'average' | 'spread', readonly Tensor[]> & Record<'V' | 'shift' | 'place' | 'on', Tensor>;
 /** B_k A_k one cluster after the other, in the order of the outputs: [out, R]. */
-const inOrder = ({ A, B, place }: Adamss): Tensor =>
-  gather(
-    concat(
-      B.map((b, k) => b.matmul(A[k]!)),
-      0,
-    ),
-    place,
-  );
+function inOrder({ A, B, place }: Adamss): Tensor {
+  const changes = B.map((b, k) => b.matmul(A[k]!));
+  return gather(concat(changes, 0), place);
+}
 
 /** Needs `prepare`. Defaults as PEFT's, on q and v. Count: Σ_k r_k(R + rows_k), which is KrR + r·out where all clusters have r rows. */
 export const adamss = defineMethod<'linear', AdamssConfig, Adamss, null, readonly Start[]>({
@@ -40,28 +40,17 @@ export const adamss = defineMethod<'linear', AdamssConfig, Adamss, null, readonl
     if (c.threshold !== null) between('adamss', 'threshold', c.threshold, 0, 1);
     if (c.budget !== null) checkBudget(c.budget);
   },
-  prepare: async (sites, c, { engine }, r) => {
-    const starts: Start[] = [];
-    for (const s of sites) {
-      const w = (await engine.read(s.weight())).slice();
-      const b = s.bias();
-      starts.push(startOf(s, w, b === null ? null : await engine.read(b), c, r.split(s.path).below(2 ** 31)));
-    }
-    return starts;
-  },
+  prepare: startsOf,
   init: ({ index, shape: [out, into] }, c, _, { prepared }) => {
     const { directions: R, V, shift, clusters } = prepared[index]!;
     const place = new Int32Array(out!);
     for (const [at, o] of clusters.flatMap(({ rows }) => rows).entries()) place[o] = at;
     const A = clusters.map(({ A: a, rank }) => param(a, [rank, R]));
     const B = clusters.map(({ rows, rank }) => param(new Float32Array(rows.length * rank), [rows.length, rank]));
-    const zeros = (): Tensor[] => [...A, ...B].map(({ shape }) => param(new Float32Array(shape[0]! * shape[1]!), shape, { active: false }));
     return {
       train: { A, B },
       fixed: { V: leaf(V, [R, into!]), place: leaf(place, [out!]), ...(shift === null ? {} : { shift: leaf(shift, [R]) }) },
-      ...(c.budget === null
-        ? {}
-        : { buffer: { average: zeros(), spread: zeros(), on: param(new Float32Array(A.length).fill(1), [A.length], { active: false }) } }),
+      ...(c.budget === null ? {} : { buffer: tallies(A, B) }),
     };
   },
   around:
@@ -84,20 +73,6 @@ export const adamss = defineMethod<'linear', AdamssConfig, Adamss, null, readonl
   hooks: (p, c) => (c.budget === null ? {} : { afterStep: (step) => importance(p, c.budget!, step) }),
   control: (at, c) => (c.budget === null ? { after: async () => null } : sharedSubspaces(at, c.budget)),
   finish: ({ A, B, V, shift, place }) => ({ A, B, V, place, ...(shift === undefined ? {} : { shift }) }),
-  count: (sites, c, prepared) => {
-    const each = sites.map((s, k) => {
-      const [out, into] = s.shape as [number, number];
-      const known = prepared?.[k];
-      const cols = into + ((known === undefined ? s.bias() : known.shift) === null ? 0 : 1);
-      const R = known?.directions ?? Math.min(c.directions, out, cols);
-      const r = Math.min(c.rank, R);
-      const train =
-        known === undefined
-          ? Math.min(c.subspaces, out) * r * R + r * out
-          : known.clusters.reduce((n, { rows, rank }) => n + rank * (R + rows.length), 0);
-      return { train, stored: train + R * cols + out };
-    });
-    return { train: each.reduce((n, e) => n + e.train, 0), stored: each.reduce((n, e) => n + e.stored, 0) };
-  },
+  count: countOf,
   startsAsBase: () => 'close', // adds an exact zero
 });

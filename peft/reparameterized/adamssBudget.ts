@@ -1,12 +1,12 @@
 // AdaMSS's budget: what a cluster's update is worth, and how many clusters of all layers together go on being trained.
-//   importance of a scalar w: I = |w·∂w|,   Ū ← β₂Ū + (1 − β₂)|I − Ī|,  then Ī ← β₁Ī + (1 − β₁)I;   score of cluster k: mean Ī·Ū over A_k + mean over B_k
+//   score of cluster k: mean Ī·Ū over A_k + mean over B_k, Ī and Ū its importance (adamssImportance.ts)
 //   every `interval` steps from `from` to `to`:  n = ⌊target + (all − target)(1 − (t − from)/(to − from))^exponent⌋; those whose score is not above
 //   the n-th best stop where they are, for good (n − 1 go on, as PEFT compares); Ī and Ū start anew
-// As in PEFT 0.21 (update_and_allocate): values after the step, gradients of the step.
-import { abs, where } from '../../core/ops/map.ts';
-import { type Data, type Param, paramOf, type Tensor } from '../../core/tensor.ts';
-import type { Controller, Hooks } from '../../nn/hooks.ts';
+// As in PEFT 0.21 (update_and_allocate).
+import { type Data, type Param, paramOf } from '../../core/tensor.ts';
+import type { Controller } from '../../nn/hooks.ts';
 import { between, wholeNumber } from '../check.ts';
+import type { Adamss } from './adamss.ts';
 
 export interface AdamssBudget {
   readonly target: number; // clusters of all layers together in the end
@@ -17,36 +17,11 @@ export interface AdamssBudget {
   readonly beta2: number;
   readonly exponent: number;
 }
-/** A and B by cluster; V [R, in], its column for the bias [R], where each output's row went [out]. Buffers: Ī and Ū of A, then of B; 1 for clusters that go on. */
-export type Adamss = Record<'A' | 'B' | 'average' | 'spread', readonly Tensor[]> & Record<'V' | 'shift' | 'place' | 'on', Tensor>;
-
 export function checkBudget(b: AdamssBudget): void {
   for (const name of ['target', 'interval', 'from'] as const) wholeNumber('adamss', `budget.${name}`, b[name]);
   for (const name of ['beta1', 'beta2'] as const) between('adamss', `budget.${name}`, b[name], 0, 1);
   between('adamss', 'budget.exponent', b.exponent, Number.MIN_VALUE, Number.MAX_VALUE);
   if (!(b.to > b.from)) throw new RangeError(`adamss: the budget shrinks from step ${b.from} to ${b.to}; the second must be larger`);
-}
-
-/** New averages; clusters that stopped get their old values back. */
-export function importance(
-  p: Adamss,
-  b: AdamssBudget,
-  { grad, prev, next }: Parameters<NonNullable<Hooks['afterStep']>>[0],
-): Map<Param, Tensor> {
-  const updates = new Map<Param, Tensor>();
-  for (const [k, t] of [...p.A, ...p.B].entries()) {
-    const on = p.on.slice(0, k % p.A.length, (k % p.A.length) + 1); // [1]
-    const w = paramOf(t)!;
-    const now = where(on, next(w), prev(w));
-    const g = grad.get(w);
-    const [average, spread] = [p.average[k]!, p.spread[k]!];
-    const size = g === undefined ? now.mul(0) : abs(now.mul(g)).mul(on); // I
-    updates
-      .set(w, now)
-      .set(paramOf(spread)!, spread.mul(b.beta2).add(abs(size.sub(average)).mul(1 - b.beta2)))
-      .set(paramOf(average)!, average.mul(b.beta1).add(size.mul(1 - b.beta1)));
-  }
-  return updates;
 }
 
 /** Stops the clusters that are worth least, in all layers together. */

@@ -2,7 +2,9 @@
 //   [W | b] ≈ U S V;   the rows of U in K clusters, as they are (not of length 1);   A_k: the first right singular vectors of cluster k's rows
 // As in PEFT, whose decompositions are randomised; here they are exact, so that A_k may differ by sign and, a little, by direction.
 import { kmeans } from 'ml-kmeans';
+import type { Rng } from '../../core/rng.ts';
 import { svd } from '../linalg.ts';
+import type { Env } from '../method.ts';
 import type { Site } from '../site.ts';
 import type { AdamssConfig } from './adamss.ts';
 
@@ -15,7 +17,7 @@ export interface Start {
 }
 
 /** [W | b] taken apart. */
-export function startOf(
+function startOf(
   site: Site<'linear'>,
   w: ArrayLike<number>,
   b: ArrayLike<number> | null,
@@ -49,4 +51,15 @@ export function startOf(
   const column = (from: number, to: number): Float64Array =>
     Float64Array.from({ length: R * (to - from) }, (_, k) => vt[Math.floor(k / (to - from)) * cols + from + (k % (to - from))]!);
   return { directions: R, V: column(0, into), shift: b === null ? null : column(into, cols), clusters };
+}
+
+/** The starts of all layers, in their order. */
+export async function startsOf(sites: readonly Site<'linear'>[], c: AdamssConfig, { engine }: Env, r: Rng): Promise<readonly Start[]> {
+  const starts: Start[] = [];
+  for (const s of sites) {
+    const w = (await engine.read(s.weight())).slice();
+    const b = s.bias();
+    starts.push(startOf(s, w, b === null ? null : await engine.read(b), c, r.split(s.path).below(2 ** 31)));
+  }
+  return starts;
 }

@@ -3,20 +3,14 @@
 //   GenKnowSub:   A_e ← A_e − mean A_g,  B_e ← B_e − mean B_g over LoRAs g of general knowledge, before all this
 // Ostapenko et al. 2024, arXiv 2405.11157; GenKnowSub: ACL 2025 (short 54), as built in PEFT, with v_e exact there where PEFT iterates 15 times.
 // Nothing is trained, unless the experts are (`trainExperts`; the v_e stay). Needs no data: a library of LoRAs serves tasks it has not seen.
-// Longer than 80 lines: over given experts, or none yet.
 import { softmax } from '../../core/ops/fused.ts';
 import { abs, where } from '../../core/ops/map.ts';
 import { leaf, type Tensor } from '../../core/tensor.ts';
-import type { Model } from '../../nn/layer.ts';
 import { largest } from '../additive/topRouter.ts';
 import { type Configurable, defineMethod } from '../attach.ts';
 import { between, wholeNumber } from '../check.ts';
-import { orthonormal, product, svd, transposed } from '../linalg.ts';
-import type { Options, Transform } from '../method.ts';
-import { atHand } from '../site.ts';
-import { genKnowSub } from './genKnowSub.ts';
-import type { Factors } from './lora.ts';
-import { type ExpertConfig, expertsFit, expertsSize, type LoraExperts, loraExperts, opened, placeholders } from './loraExperts.ts';
+import { prototype } from './arrowPrototype.ts';
+import { type ExpertConfig, expertsFit, expertsSize, type LoraExperts, opened, placeholders } from './loraExperts.ts';
 
 export interface ArrowConfig {
   readonly experts: readonly ExpertConfig[];
@@ -26,17 +20,8 @@ export interface ArrowConfig {
 }
 type Arrow = { readonly A: readonly Tensor[]; readonly B: readonly Tensor[]; readonly prototypes: Tensor }; // v [E, in]
 
-/** The first right singular vector of B A, from Q R = B: that of R A, a matrix of r rows. */
-function prototype({ A, B }: Factors): Float64Array {
-  const [rank, into] = A.shape as [number, number];
-  const out = B.shape[0]!;
-  const [a, b] = [atHand(A)!, atHand(B)!];
-  const r = product(transposed(orthonormal(b, out, rank), out, rank), b, rank, out, rank);
-  return svd(product(r, a, rank, rank, into), rank, into, 1).vt;
-}
-
 /** The method over given experts by path; without them they are placeholders, to be filled from a file. */
-const arrowOver = (known: LoraExperts['at'] | null): Configurable<ArrowConfig> =>
+export const arrowOver = (known: LoraExperts['at'] | null): Configurable<ArrowConfig> =>
   defineMethod<'linear', ArrowConfig, Arrow>({
     name: 'arrow',
     family: 'reparameterized',
@@ -83,19 +68,5 @@ const arrowOver = (known: LoraExperts['at'] | null): Configurable<ArrowConfig> =
     startsAsBase: () => 'no',
   });
 
-/** Arrow with placeholders for experts, to be filled from a saved file; `arrowOf(models)` makes it from trained LoRAs. Count: none; the experts, with `trainExperts`. */
+/** Arrow with placeholders for experts, to be filled from a saved file; `arrowOf(models)` (arrowOf.ts) makes it from trained LoRAs. Count: none; the experts, with `trainExperts`. */
 export const arrow = arrowOver(null);
-
-/**
- * Arrow over the LoRAs of these models, all on one network. `general`: models whose LoRAs know what is not a task's own, to be subtracted
- * from each expert (GenKnowSub); all ranks must then be the same.
- */
-export function arrowOf(
-  models: readonly Model[],
-  { general = [], ...options }: Omit<Options<ArrowConfig>, 'experts' | 'where'> & { readonly general?: readonly Model[] } = {},
-): Transform {
-  const { configs, at } = loraExperts('arrowOf', models);
-  const known = general.length === 0 ? at : genKnowSub({ configs, at }, loraExperts('arrowOf, general', general));
-  const topK = options.topK ?? Math.min(3, models.length);
-  return arrowOver(known)({ ...options, topK, experts: configs, where: [...at.keys()] });
-}

@@ -1,17 +1,13 @@
 // QA-LoRA: LoRA on group means of the input, so that it merges into the zero points of a weight quantised by group.
 //   y = W x + b + s·B A pool(drop(x)),   pool: means of g consecutive inputs,   A ∈ ℝ^{r×in/g}, B ∈ ℝ^{out×r}
 //   with W = σ·(q − z) by group:  z' = z − s·(B A)/(g·σ)  is the merged weight; q and σ stay, z becomes a fraction
-// Xu et al. 2023, arXiv 2309.14717, §3.3. A starts random, B at zero. Count: r(in/g + out).
+// Xu et al. 2023, arXiv 2309.14717, §3.3. A starts random, B at zero. `quantizedQaLora` packs the base too.
 import { broadcastTo } from '../../core/ops/move.ts';
 import { param, type Tensor } from '../../core/tensor.ts';
-import { affineParts, affineWeight, int4 } from '../../quant/affine.ts';
-import { inBlocks, type Scheme, type WeightChoice } from '../../quant/quantize.ts';
+import { affineParts, affineWeight } from '../../quant/affine.ts';
 import { defineMethod } from '../attach.ts';
 import { wholeNumber } from '../check.ts';
-import { hybrid } from '../combine.ts';
-import type { Options, Transform } from '../method.ts';
 import { checkUpdate, dropped, type Factors, scaling, type UpdateConfig } from './lora.ts';
-import { packing } from './qlora.ts';
 
 export interface QaLoraConfig extends UpdateConfig {
   /** Inputs that are averaged: those that share a scale in the quantised weight, or a multiple of them. */
@@ -32,6 +28,7 @@ function repeated(t: Tensor, times: number): Tensor {
   return times === 1 ? t : broadcastTo(t.reshape(n, m, 1), [n, m, times]).reshape(n, m * times);
 }
 
+/** Count: r(in/g + out). */
 export const qaLora = defineMethod<'linear', QaLoraConfig, Factors>({
   name: 'qaLora',
   family: 'reparameterized',
@@ -76,13 +73,3 @@ export const qaLora = defineMethod<'linear', QaLoraConfig, Factors>({
   },
   startsAsBase: () => 'close', // adds an exact zero
 });
-
-export interface QuantizedQaLora extends Omit<Options<QaLoraConfig>, 'where'> {
-  /** How weights are packed: int4 by the groups of the adapters. Where it has no groups that fit, merging unpacks. */
-  readonly scheme?: Scheme;
-  /** Which matrices are packed, and which linear layers get an adapter, by path: all in the blocks. */
-  readonly where?: WeightChoice;
-}
-/** The method with its base: the frozen matrices `where` picks in int4, and QA-LoRA on the linear layers it picks. `merge` keeps the codes. */
-export const quantizedQaLora = ({ where = inBlocks, group = 32, scheme = int4({ group }), ...options }: QuantizedQaLora = {}): Transform =>
-  hybrid('qaLora', packing(scheme, where), qaLora({ ...options, group, where }));

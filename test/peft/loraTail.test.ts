@@ -9,8 +9,9 @@ import { type Data, leaf, type Param, paramOf, stateOf, type Tensor } from '../.
 import { context, type Draw } from '../../nn/context.ts';
 import { layers, tensors, trainable } from '../../nn/tree.ts';
 import { merge } from '../../peft/merge.ts';
-import { adamss } from '../../peft/reparameterized/adamss.ts';
-import { type Adamss, type AdamssBudget, importance, sharedSubspaces } from '../../peft/reparameterized/adamssBudget.ts';
+import { type Adamss, adamss } from '../../peft/reparameterized/adamss.ts';
+import { type AdamssBudget, sharedSubspaces } from '../../peft/reparameterized/adamssBudget.ts';
+import { importance } from '../../peft/reparameterized/adamssImportance.ts';
 import { frod } from '../../peft/reparameterized/frod.ts';
 import { digamma, logGamma } from '../../peft/reparameterized/gamma.ts';
 import { lora } from '../../peft/reparameterized/lora.ts';

@@ -1,0 +1,11 @@
+// X-LoRA over trained models: the LoRAs of each are its experts.
+import type { Model } from '../../nn/layer.ts';
+import type { Options, Transform } from '../method.ts';
+import { loraExperts } from './loraExperts.ts';
+import { type XloraConfig, xloraOver } from './xlora.ts';
+
+/** X-LoRA over the LoRAs of these models, all on one network. */
+export function xloraOf(models: readonly Model[], options: Omit<Options<XloraConfig>, 'experts' | 'linears' | 'where'> = {}): Transform {
+  const { configs, at } = loraExperts('xloraOf', models);
+  return xloraOver(at)({ ...options, experts: configs, linears: [...at.keys()] });
+}
