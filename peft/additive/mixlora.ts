@@ -5,7 +5,8 @@ import { hybrid } from '../combine.ts';
 import type { Transform } from '../method.ts';
 import { lora } from '../reparameterized/lora.ts';
 import type { Where } from '../site.ts';
-import { type MixloraConfig, mixloraExperts } from './mixloraExperts.ts';
+import type { MixloraConfig } from './mixloraExpert.ts';
+import { mixloraExperts } from './mixloraExperts.ts';
 
 /**
  * MixLoRA whole: experts in the feed-forward networks, one plain LoRA on each layer of the attention (`attention`).

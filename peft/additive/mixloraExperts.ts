@@ -1,48 +1,25 @@
 // The feed-forward part of MixLoRA: the frozen network as E experts, each with low-rank updates of its own; a router sends every token to the
 // best K.
 //   y = Σ_{e ∈ top K} ĝ_e(x) FFN_e(x),   FFN_e: every layer of it W x + b + s·B_e A_e x, s = α/r;   ĝ: topRouter.ts
-// Li et al. 2024, arXiv 2404.15159, §3. Longer than 80 lines: the experts live inside all layers of a branch, which is rebuilt for each.
+// Li et al. 2024, arXiv 2404.15159, §3. One expert: mixloraExpert.ts.
 import { param, type Tensor } from '../../core/tensor.ts';
-import { BASE, type Layer, layer } from '../../nn/layer.ts';
-import { substitute } from '../../nn/tree.ts';
 import { defineMethod } from '../attach.ts';
 import { between, wholeNumber } from '../check.ts';
-import { checkUpdate, dropped } from '../reparameterized/lora.ts';
+import { checkUpdate } from '../reparameterized/lora.ts';
 import type { Site } from '../site.ts';
+import { expertOf, inside, type MixloraConfig } from './mixloraExpert.ts';
 import { newRouter } from './router.ts';
-import { routed, type TopConfig } from './topRouter.ts';
-
-export interface MixloraConfig extends TopConfig {
-  readonly rank: number; // r of each expert
-  readonly alpha: number;
-  readonly dropout: number; // on the input of each update; the router reads x whole
-}
+import { routed } from './topRouter.ts';
 
 /** A [r, in] and B [out, r] of expert 0 at every layer, then expert 1, …; router [E, d]. */
 type Experts = { readonly A: readonly Tensor[]; readonly B: readonly Tensor[]; readonly router: Tensor };
 
-/** The linear layers of a feed-forward network. */
-const inside = (site: Site<'branch'>): readonly Site<'linear'>[] => site.within('linear');
-
-const updated = (call: Layer<'linear'>, A: Tensor, B: Tensor, c: MixloraConfig, site: Site<'linear'>): Layer<'linear'> =>
-  layer(
-    'linear',
-    { [BASE]: call },
-    () => (x, ctx) =>
-      call(x, ctx).add(
-        dropped(x, c, site, ctx)
-          .matmul(A.T)
-          .matmul(B.T)
-          .mul(c.alpha / c.rank),
-      ),
-  );
-
 /**
  * The feed-forward part of MixLoRA. The choice depends on the token, so it cannot be merged. All experts are computed here and K are
  * heard: the same numbers as the authors' dispatch, without its saving. With K = 1 the one share is 1, and only the balance loss trains W_r.
- * The balance loss is taken layer by layer and over all positions; the authors take it once over the tokens of all layers, padding left out. K = 2 and W_r ~ N(0, 0.02²) are the authors' code's; it falls
- * back to a weight of 0.001 where the paper has 0.01. E = 8, r = 16 and α = 32 are those of their training template, which drops
- * 5 % of each update's input (here none) at lr 2e-4. A ~ U(±1/√in), B = 0.
+ * The balance loss is taken layer by layer and over all positions; the authors take it once over the tokens of all layers, padding left
+ * out. K = 2 and W_r ~ N(0, 0.02²) are the authors' code's; it falls back to a weight of 0.001 where the paper has 0.01. E = 8, r = 16 and
+ * α = 32 are those of their training template, which drops 5 % of each update's input (here none) at lr 2e-4. A ~ U(±1/√in), B = 0.
  * Count per feed-forward: E·Σ r(in + out) over its layers, and E·d.
  */
 export const mixloraExperts = defineMethod<'branch', MixloraConfig, Experts>({
@@ -71,20 +48,7 @@ export const mixloraExperts = defineMethod<'branch', MixloraConfig, Experts>({
     };
   },
   around: (call, { A, B, router }, c, site) => {
-    const at = inside(site);
-    const experts = Array.from({ length: c.experts }, (_, e) =>
-      substitute(
-        call,
-        'linear',
-        (l, path) => {
-          const k = at.findIndex((s) => s.path === path);
-          if (k < 0) return null;
-          const own = Object.create(at[k]!, { field: { value: `${site.field} ${e}`, enumerable: true } }) as Site<'linear'>; // drops of its own
-          return updated(l, A[e * at.length + k]!, B[e * at.length + k]!, c, own);
-        },
-        site.path,
-      ),
-    );
+    const experts = Array.from({ length: c.experts }, (_, e) => expertOf(call, e, A, B, c, site));
     return (x, ctx) => {
       const g = routed(x, router, c, ctx, site.path);
       return experts.map((f, e) => f(x, ctx).mul(g.slice(-1, e, e + 1))).reduce((a, b) => a.add(b));

@@ -1,4 +1,5 @@
 // A small transformer block of the make of a frozen one: its tensors as a list, for methods that train a network beside the network.
+import { layerNorm as layerNormed, rmsNorm as rmsNormed } from '../../core/ops/fused.ts';
 import type { Rng } from '../../core/rng.ts';
 import { type Shape, size } from '../../core/shape.ts';
 import { param, type Tensor } from '../../core/tensor.ts';
@@ -54,6 +55,13 @@ export function blockOf(m: Make, tensors: readonly Tensor[]): Layer<'block'> {
   const all = { norm1, norm2, attn: attention(), mlp: feed(), width: m.d };
   return m.post ? postNormBlock(all) : preNormBlock(all);
 }
+
+/** x W.T + b, where b may be left out.  [.., in] → [.., out] */
+export const through = (x: Tensor, [w, b]: readonly Tensor[]): Tensor => (b === undefined ? x.matmul(w!.T) : x.matmul(w!.T).add(b));
+
+/** The norm behind the last side block. */
+export const normed = (m: Make, x: Tensor, [gain, shift]: readonly Tensor[]): Tensor =>
+  m.rms ? rmsNormed(x, gain!, m.eps) : layerNormed(x, gain!, shift!, m.eps);
 
 /** Fresh parameters: matrices N(0, std²), gains 1, biases 0. */
 export const made = (all: readonly Part[], r: Rng, std: number): Tensor[] =>

@@ -2,16 +2,13 @@
 //   y = a·B(x) + (1 − a)·S(x),   a = sigmoid(α);   S(x) = U norm(blocks(D x))
 // The paper leaves S open (a small network, a copy of the base, …) and fixes the blend. Here S has blocks of the base's make with every size
 // divided by ρ, between two projections. Zhang et al. 2020, arXiv 1912.13503, §3; α = 0 at the start as in the authors' code.
-import { layerNorm, rmsNorm } from '../../core/ops/fused.ts';
 import { sigmoid, sub } from '../../core/ops/map.ts';
 import { named } from '../../core/scope.ts';
 import { param, type Tensor } from '../../core/tensor.ts';
-import type { Context } from '../../nn/context.ts';
-import { BASE, layer } from '../../nn/layer.ts';
-import { substitute } from '../../nn/tree.ts';
 import { defineMethod } from '../attach.ts';
 import { wholeNumber } from '../check.ts';
-import { blockOf, linearParts, made, normParts, parts, scalars } from './sideBlock.ts';
+import { blocksHeard } from './blocksHeard.ts';
+import { blockOf, linearParts, made, normed, normParts, parts, scalars, through } from './sideBlock.ts';
 import { makeOf, wholeMake } from './sideMake.ts';
 
 export interface SideTuningConfig {
@@ -25,7 +22,6 @@ type Side = {
   readonly norm: readonly Tensor[];
   readonly up: readonly Tensor[]; // U, and its bias
 };
-const through = (x: Tensor, [w, b]: readonly Tensor[]): Tensor => x.matmul(w!.T).add(b!);
 
 /**
  * B is frozen, so backward runs through S alone. S starts from N(0, 0.02²); the authors often distil it from the base first, which is not
@@ -55,23 +51,15 @@ export const sideTuning = defineMethod<'trunk', SideTuningConfig, Side>({
   },
   around: (call, p, c, site) => (h, ctx) => {
     const m = makeOf(site, c.reduction);
-    const seen: { x: Tensor; at: Context }[] = [];
-    const listening = substitute(call, 'block', (l) =>
-      layer('block', { [BASE]: l }, ({ [BASE]: l }) => (x, at) => {
-        seen.push({ x, at });
-        return l(x, at);
-      }),
-    );
-    const base = listening(h, ctx); // [B, T, d]
-    const { x, at } = seen[0]!; // with its positions
+    const { answer, heard } = blocksHeard(call, h, ctx); // [B, T, d]
+    const { into, ctx: at } = heard[0]!; // with its positions
     const each = parts(m).length;
-    let s = through(x, p.down); // [B, T, d/ρ]
+    let s = through(into, p.down); // [B, T, d/ρ]
     for (let k = 0; k < c.blocks; k++)
       s = named(`${site.field}.blocks.${k}`, () => blockOf(m, p.side.slice(k * each, (k + 1) * each))(s, at));
-    const normed = m.rms ? rmsNorm(s, p.norm[0]!, m.eps) : layerNorm(s, p.norm[0]!, p.norm[1]!, m.eps);
-    const side = through(normed.slice(1, -h.shape[1]!), p.up); // without the tokens of a prompt beneath
+    const side = through(normed(m, s, p.norm).slice(1, -h.shape[1]!), p.up); // without the tokens of a prompt beneath
     const a = sigmoid(p.alpha);
-    return base.mul(a).add(side.mul(sub(1, a)));
+    return answer.mul(a).add(side.mul(sub(1, a)));
   },
   count: (sites, c) => {
     const train = sites.reduce((n, site) => {

@@ -1,30 +1,16 @@
 // UniPELT: LoRA on q and v, a prefix and an adapter, each behind a gate that reads what its submodule reads.
 //   q = W_q x + g_q·B_q A_q x (v alike);   attend(q, [g_p P_k; k], [g_p P_v; v]);   y = h + g_a·(W_up σ(W_down h + b_down) + b_up), h = mlp(x)
 //   g = sigmoid(w·x + b) of each token, or the mean of that over the tokens; the adapter's gate reads h
-// Mao et al. 2022, arXiv 2110.07577, §3. Attention and gates: unipeltAttention.ts, unipeltGates.ts. Longer than 80 lines: three methods meet
-// here, and each may be left out, which its checks, counts and start have to say.
-import {
-  type Bottleneck,
-  type BottleneckConfig,
-  type BottleneckInit,
-  checkBottleneck,
-  newBottleneck,
-  sizeOf,
-  throughBottleneck,
-} from '../additive/bottleneck.ts';
-import { reading } from '../additive/pfeiffer.ts';
+// Mao et al. 2022, arXiv 2110.07577, §3. Its parts: unipeltAttention.ts, unipeltAdapter.ts, unipeltGates.ts.
+import { checkBottleneck } from '../additive/bottleneck.ts';
 import { flatten, newPrefixHidden, type PrefixHidden, prefixHiddenSize } from '../additive/prefix.ts';
 import { defineMethod } from '../attach.ts';
 import { rankFits, wholeNumber } from '../check.ts';
 import type { Site } from '../site.ts';
+import { type AdapterConfig, adapterSize, newOnFeedForward, type OnFeedForward, onFeedForward } from './unipeltAdapter.ts';
 import { type AttentionConfig, attentionSize, newOnAttention, type OnAttention, onAttention, projections } from './unipeltAttention.ts';
-import { type Gate, newGate, opened } from './unipeltGates.ts';
 
-export interface UnipeltConfig extends BottleneckConfig, AttentionConfig {
-  readonly init: BottleneckInit; // of the adapter
-  readonly reads: 'answer' | 'sum'; // adapter and its gate: h, or the (normalised) sum of h and the stream, as AdapterHub's
-}
-type OnFeedForward = Bottleneck & { readonly gate: Gate };
+export interface UnipeltConfig extends AdapterConfig, AttentionConfig {}
 
 const isAttention = (s: Site<'branch'>): boolean => s.within('attend').length > 0;
 
@@ -58,20 +44,13 @@ export const unipelt = defineMethod<'branch', UnipeltConfig, OnAttention | OnFee
     c.length === 0 || c.prefixBottleneck === null || !sites.some(isAttention)
       ? null
       : newPrefixHidden(c.length, sites.find(isAttention)!.dim('width'), c.prefixBottleneck, r),
-  init: (site, c, r, { shared }) => {
-    if (isAttention(site)) return { train: newOnAttention(site, c, r, shared) };
-    const d = site.dim('width');
-    return { train: { ...newBottleneck(c, d, c.init, r), gate: newGate(1, d, r.split('gate')) } };
-  },
+  init: (site, c, r, { shared }) => ({ train: isAttention(site) ? newOnAttention(site, c, r, shared) : newOnFeedForward(site, c, r) }),
   around: (call, p, c, site) => (x, ctx) => {
     if (c.gate === 'example' && ctx.causal)
       throw new Error(
         `unipelt at ${site.path}: a gate that is a mean over the tokens would let each token see those after it, and this network is causal; use gate: 'token'`,
       );
-    if (!('down' in p)) return onAttention(call, p, c, site, x)(x, ctx);
-    const h = call(x, ctx); // [B, T, d]
-    const z = c.reads === 'answer' ? h : reading(h, ctx, 'unipelt', site.path);
-    return h.add(throughBottleneck(z, p, c.activation).mul(opened(p.gate, z, c)));
+    return 'down' in p ? onFeedForward(call, p, c, site)(x, ctx) : onAttention(call, p, c, site, x)(x, ctx);
   },
   finish: (p) => {
     if ('down' in p) return p;
@@ -80,7 +59,7 @@ export const unipelt = defineMethod<'branch', UnipeltConfig, OnAttention | OnFee
   },
   count: (sites, c) => {
     const attention = sites.filter(isAttention);
-    const adapters = sites.filter((s) => !isAttention(s)).reduce((n, s) => n + sizeOf(c, s.dim('width')) + s.dim('width') + 1, 0);
+    const adapters = sites.filter((s) => !isAttention(s)).reduce((n, s) => n + adapterSize(s, c), 0);
     const m = c.length === 0 ? null : c.prefixBottleneck;
     const sum = (mlp: number | null): number => attention.reduce((n, s) => n + attentionSize(s, c, mlp), adapters);
     const once = m === null || attention.length === 0 ? 0 : prefixHiddenSize(c.length, attention[0]!.dim('width'), m);
