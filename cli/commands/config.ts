@@ -21,7 +21,7 @@ export const TrainSchema = z
     method: text.default('lora').describe('a name of tinypeft methods, or qlora; full trains everything'),
     options: z.record(z.string(), z.json()).default({}).describe('the method’s own options: {"rank": 16, "where": ["q", "v"]}'),
     quantize: z.enum(PACKINGS).default('none').describe('how the frozen base is packed'),
-    dtype: z.enum(['float32', 'keep']).default('float32').describe('half-precision weights: widened, or kept in two bytes'),
+    dtype: z.enum(['float32', 'keep']).default('keep').describe('half-precision weights: widened, or kept in two bytes until used'),
     epochs: positive.default(1).describe('passes over the data, where steps is null'),
     steps: count.nullable().default(null).describe('optimizer steps'),
     rows: count.default(8).describe('texts in a batch'),

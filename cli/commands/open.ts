@@ -146,8 +146,9 @@ export async function openAdapted(
   engine: Engine,
   packing: Packing = 'none',
 ): Promise<Adapted> {
-  if (adapter !== undefined) await adapterKind(adapter); // before the model is read
-  const opened = await openModel(source);
+  const kind = adapter === undefined ? null : await adapterKind(adapter); // before the model is read
+  // An adapter of our own format is attached without preparing, and then some methods need the weights as numbers.
+  const opened = await openModel(source, packing === 'none' && kind !== 'own' ? 'keep' : 'float32');
   const base = packed(opened.model, packing);
   const own = namesOf(opened);
   if (adapter === undefined) return { ...opened, model: base, labels: own };

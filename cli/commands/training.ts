@@ -44,7 +44,7 @@ export async function training({ config: c, resume, json }: TrainCall, args: rea
   await begin(c, resume);
   using stop = interrupt();
   await using engine = await engineFor(c);
-  const opened = reader(await openModel(c.model, c.dtype), c.model);
+  const opened = reader(await openModel(c.model, wholeNumbers(c) ? 'float32' : c.dtype), c.model);
   const texts = split(records, measured, c);
   const job = labelled ? classification(texts, opened, c) : language(texts, opened, c);
   console.error(`data     ${job.described}`);
@@ -69,6 +69,9 @@ export async function training({ config: c, resume, json }: TrainCall, args: rea
   console.log(table(result, job));
   if (json) console.log(JSON.stringify(result));
 }
+
+/** What packs or trains the weights themselves needs them as numbers, not in two bytes. */
+const wholeNumbers = (c: TrainConfig): boolean => c.quantize !== 'none' || c.method === 'qlora' || c.method === 'full';
 
 /** As a shell reads it. */
 const quoted = (arg: string): string => (/^[\w@%+=:,./-]+$/.test(arg) ? arg : `'${arg.replaceAll("'", "'\\''")}'`);
