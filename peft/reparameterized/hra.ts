@@ -1,7 +1,6 @@
 // HRA: the input of a frozen weight passes a few mirrors: Householder reflections, an orthogonal change of low rank.
 //   y = W H₁ ⋯ H_r x + b,   Hᵢ = I − 2 uᵢuᵢᵀ/‖uᵢ‖²,   U = [u₁ … u_r] ∈ ℝ^{in×r}
 // Yuan et al. 2024, arXiv 2405.17484, §3. Applied to x one by one: O(r·in) instead of a rotation matrix.
-
 import { square } from '../../core/ops/map.ts';
 import { sum } from '../../core/ops/reduce.ts';
 import { param, type Tensor } from '../../core/tensor.ts';

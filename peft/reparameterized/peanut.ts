@@ -16,13 +16,10 @@ export interface PeanutConfig {
 type Peanut = { A: Tensor; B: Tensor; encoders: readonly Tensor[]; decoders: readonly Tensor[] };
 
 function changed(w: Tensor, { A, B, encoders, decoders }: Peanut, { scale }: PeanutConfig): Tensor {
-  const before: Tensor[] = [];
-  let h = relu(A.matmul(w)); // [r, in]
-  for (const e of encoders) {
-    before.push(h);
-    h = relu(e.matmul(h));
-  }
-  for (const d of decoders) h = relu(d.matmul(h)).add(before.pop()!);
+  const heights = [relu(A.matmul(w))]; // [r, in]
+  for (const e of encoders) heights.push(relu(e.matmul(heights.at(-1)!)));
+  let h = heights.pop()!;
+  for (const d of decoders) h = relu(d.matmul(h)).add(heights.pop()!);
   return w.add(B.matmul(h).mul(scale));
 }
 const kaiming = (r: Rng, rows: number, cols: number): Tensor =>
