@@ -23,6 +23,8 @@ import { pTuningTemplate } from '../peft/additive/pTuningTemplate.ts';
 import { methods } from '../peft/all.ts';
 import type { Listed } from '../peft/listed.ts';
 import type { Env, Transform } from '../peft/method.ts';
+import { arrow } from '../peft/reparameterized/arrow.ts';
+import { c3a } from '../peft/reparameterized/c3a.ts';
 import { vblora } from '../peft/reparameterized/vblora.ts';
 import { type Demo, demo, type Hidden, PRETRAINING, restore, SIZES } from './demo.ts';
 import { composing } from './methodComposes.ts';
@@ -39,6 +41,8 @@ const ADJUSTED: Readonly<Record<string, { readonly why: string; readonly make: (
   compacter: { why: 'bottleneck 4: a 32nd of 64 does not divide by n', make: (seed) => compacter({ bottleneck: 4, seed }) },
   'compacter++': { why: 'bottleneck 4: a 32nd of 64 does not divide by n', make: (seed) => compacterPlusPlus({ bottleneck: 4, seed }) },
   vblora: { why: 'vectors of 64: 256 does not divide the width', make: (seed) => vblora({ vectorLength: 64, seed }) },
+  c3a: { why: 'blocks of 16: 256 does not divide the width', make: (seed) => c3a({ blockSize: 16, seed }) },
+  arrow: { why: 'its experts are placeholders here, and trained', make: (seed) => arrow({ trainExperts: true, seed }) },
   pTuningTemplate: {
     why: 'the sign for a hidden letter is the template’s trained token',
     make: (seed, d) => pTuningTemplate({ pseudoTokens: [d.mask], seed }),
