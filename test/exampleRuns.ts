@@ -133,6 +133,8 @@ export const long: ReadonlySet<string> = new Set([
   ...['12-longer-context.ts', '13-adamw-against-sgd.ts', '14-rank-and-alpha.ts', '16-smollm.ts'],
   ...['17-adapters-that-consult-each-other.ts', '18-where-masks-fall.ts', '19-the-spectrum-of-tuning.ts'],
   ...['20-mam-and-its-parts.ts', '21-a-hybrid-of-your-own.ts'],
+  '15-qlora.ts',
+  '22-adapterhub-blocks.ts',
 ]);
 
 export const examples = readdirSync(folder).filter((name) => /^\d\d-.*\.ts$/.test(name));

@@ -1,4 +1,4 @@
-// Every example runs as a reader would run it, ends by itself, and says what it is there to say. (12–14, 16–21: examples.long.test.ts.)
+// Every example runs as a reader would run it, ends by itself, and says what it is there to say. (12–22: examples.long.test.ts.)
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'vitest';
