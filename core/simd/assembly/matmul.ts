@@ -1,13 +1,15 @@
 // C = A·B by packed panels: a 6×8 tile of C stays in registers while a strip of A and one of B stream by.
 // Any strides, so every transpose is a way of packing.
 import { SCRATCH } from '../opcodes';
-import { madd } from './madd';
+import { tile } from './tiles';
 
 export const MR: i32 = 6;
 export const NR: i32 = 8;
 export const KC: i32 = 256; // a strip of A (6·KC) and of B (8·KC) fit the first-level cache
 export const MC: i32 = 120; // a block of A (MC·KC) fits the second-level cache
 export const NC: i32 = 512;
+/** Bytes from one column of a strip of A to the next. */
+const STEP: usize = 24;
 
 /** rows×kc of A from (m0, k0) into strips of MR rows, k-major; missing rows are 0. */
 export function packA(to: usize, a: usize, rows: i32, kc: i32, am: i32, ak: i32): void {
@@ -83,61 +85,7 @@ export function packB(to: usize, b: usize, cols: i32, kc: i32, bk: i32, bn: i32)
   }
 }
 
-/**
- * A 6×8 tile: C = strip of A · strip of B. Twelve sums, two rows of B and one element of A just fill the registers. There are two
- * of these functions because a branch after the loop makes V8 spill inside it, which costs a third of the speed.
- */
-function tile(c: usize, ldc: usize, a: usize, b: usize, kc: i32): void {
-  let c00 = f32x4.splat(0), c01 = f32x4.splat(0);
-  let c10 = f32x4.splat(0), c11 = f32x4.splat(0);
-  let c20 = f32x4.splat(0), c21 = f32x4.splat(0);
-  let c30 = f32x4.splat(0), c31 = f32x4.splat(0);
-  let c40 = f32x4.splat(0), c41 = f32x4.splat(0);
-  let c50 = f32x4.splat(0), c51 = f32x4.splat(0);
-  const end = b + (<usize>kc << 5);
-  while (b < end) {
-    const b0 = v128.load(b), b1 = v128.load(b, 16);
-    const x0 = v128.load_splat<f32>(a, 0);
-    c00 = madd(x0, b0, c00);
-    c01 = madd(x0, b1, c01);
-    const x1 = v128.load_splat<f32>(a, 4);
-    c10 = madd(x1, b0, c10);
-    c11 = madd(x1, b1, c11);
-    const x2 = v128.load_splat<f32>(a, 8);
-    c20 = madd(x2, b0, c20);
-    c21 = madd(x2, b1, c21);
-    const x3 = v128.load_splat<f32>(a, 12);
-    c30 = madd(x3, b0, c30);
-    c31 = madd(x3, b1, c31);
-    const x4 = v128.load_splat<f32>(a, 16);
-    c40 = madd(x4, b0, c40);
-    c41 = madd(x4, b1, c41);
-    const x5 = v128.load_splat<f32>(a, 20);
-    c50 = madd(x5, b0, c50);
-    c51 = madd(x5, b1, c51);
-    a += 24;
-    b += 32;
-  }
-  v128.store(c, c00);
-  v128.store(c, c01, 16);
-  c += ldc;
-  v128.store(c, c10);
-  v128.store(c, c11, 16);
-  c += ldc;
-  v128.store(c, c20);
-  v128.store(c, c21, 16);
-  c += ldc;
-  v128.store(c, c30);
-  v128.store(c, c31, 16);
-  c += ldc;
-  v128.store(c, c40);
-  v128.store(c, c41, 16);
-  c += ldc;
-  v128.store(c, c50);
-  v128.store(c, c51, 16);
-}
-
-/** C += a finished tile, rows of 8 floats. Apart from the loop, for the same reason. */
+/** C += a finished tile, rows of 8 floats. Apart from the tile's loop: a branch after it makes V8 spill inside it (tiles.ts). */
 function addTile(c: usize, ldc: usize, from: usize): void {
   for (let i = 0; i < MR; i++) {
     v128.store(c, f32x4.add(v128.load(c), v128.load(from)));
@@ -176,12 +124,12 @@ export function multiply(c: usize, row: usize, pa: usize, pb: usize, mc: i32, nc
       const at = c + <usize>m * row + (<usize>n << 2);
       if (m + MR <= mc && n + NR <= nc) {
         if (add) {
-          tile(edge, 32, as, bs, kc);
+          tile(edge, 32, as, STEP, bs, kc);
           addTile(at, row, edge);
-        } else tile(at, row, as, bs, kc);
+        } else tile(at, row, as, STEP, bs, kc);
       }
       else {
-        tile(edge, 32, as, bs, kc);
+        tile(edge, 32, as, STEP, bs, kc);
         const h = min(MR, mc - m), w = min(NR, nc - n);
         for (let i = 0; i < h; i++)
           for (let j = 0; j < w; j++) {

@@ -1,5 +1,6 @@
-// The products inside attention: 6×8 tiles of C as in matmul.ts, over operands that lie where a strip of scores leaves them, and the
-// ways of packing them.
+// 6×8 tiles of C: twelve sums, two rows of B and one element of A just fill the registers. The first is every product's; the others are those inside
+// attention, over operands that lie where a strip of scores leaves them, with the ways of packing them. They differ in where A lies and in what C starts
+// from, and are written out: a branch after the loop, or sums handed to a function, makes V8 spill inside it, which costs a third of the speed.
 import { madd } from './madd';
 
 export const STRIP: i32 = 6;
