@@ -6,6 +6,7 @@ import { argmax } from '../core/ops/reduce.ts';
 import { rng } from '../core/rng.ts';
 import { input, type Tensor } from '../core/tensor.ts';
 import { type Bucketing, batchOf, type Encoded, inBuckets, realTokens, rowsOf, type TextBatch } from '../io/batches.ts';
+import { breathe } from '../io/interrupt.ts';
 import { progress } from '../io/progress.ts';
 import { type Extra, readState, saveState } from '../io/state.ts';
 import { type Context, context } from '../nn/context.ts';
@@ -19,9 +20,6 @@ import { clipByNorm } from '../optim/clip.ts';
 import { fit } from '../optim/fit.ts';
 import { linear, warmup } from '../optim/schedule.ts';
 import { type Fed, trainer } from '../optim/trainer.ts';
-
-/** Lets a Ctrl-C be heard: a CPU engine answers without ever waiting. */
-const breathe = (): Promise<void> => new Promise((done) => setImmediate(done));
 
 export interface Running {
   readonly engine: Engine;

@@ -1,6 +1,6 @@
 // Files on disk: read a safetensors file tensor by tensor, and replace a file so that a crash leaves the old one or the new one.
 import { randomBytes } from 'node:crypto';
-import { type FileHandle, open, rename, rm } from 'node:fs/promises';
+import { access, type FileHandle, open, rename, rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import type { Data } from '../core/tensor.ts';
 import { decodeNumbers, NumberError } from './numbers.ts';
@@ -153,3 +153,10 @@ function explained(e: unknown, path: string, written: number): Error {
   if (remedy === undefined) return e instanceof Error ? e : new Error(String(e));
   return new Error(`cannot write ${path} (${code} after ${written} bytes): ${remedy}. What was there before is unchanged`, { cause: e });
 }
+
+/** Whether a file or folder is there and may be seen. */
+export const exists = (path: string): Promise<boolean> =>
+  access(path).then(
+    () => true,
+    () => false,
+  );

@@ -3,6 +3,7 @@
 import { gguf, type MetadataValue } from '@huggingface/gguf';
 import { show } from '../core/shape.ts';
 import { BLOCK_FORMATS, type BlockFormat } from './ggufBlocks.ts';
+import { OffsetError } from './offsetError.ts';
 
 /** Limits of the parser; files of the largest models stay far below. */
 const MOST = { header: 45_000_000, text: 10_000_000, items: 1_000_000, keys: 100_000, depth: 4, dimensions: 4 } as const;
@@ -12,16 +13,8 @@ const FORBIDDEN: ReadonlySet<string> = new Set(['__proto__', 'constructor', 'pro
 const WIDTHS = [1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8];
 const [TEXT, LIST] = [8, 9];
 
-/** A file that is not what it says: which file, at which byte, and why. */
-export class GgufError extends Error {
+export class GgufError extends OffsetError {
   override readonly name = 'GgufError';
-  readonly file: string;
-  readonly offset: number;
-  constructor(file: string, offset: number, reason: string) {
-    super(`${file}, byte ${offset}: ${reason}`);
-    this.file = file;
-    this.offset = offset;
-  }
 }
 
 /** Where one tensor lies, from the file's beginning, and in what blocks. The shape is row-major: rows first, as everywhere here. */

@@ -36,3 +36,6 @@ export function interrupt(say: (text: string) => void = (text) => process.stderr
     },
   };
 }
+
+/** Lets a Ctrl-C be heard: a CPU engine answers without ever waiting. */
+export const breathe = (): Promise<void> => new Promise((done) => setImmediate(done));

@@ -1,23 +1,15 @@
 // The safetensors format: a JSON header that places named tables in one block of bytes. Nothing here touches a disk.
 import type { Data } from '../core/tensor.ts';
-
 import { DTYPES, type Dtype, dtypeOf, encodeNumbers, isDtype, WIDTH } from './numbers.ts';
+import { OffsetError } from './offsetError.ts';
 
 /** The reference implementation's own limit on the header. */
 export const MAX_HEADER = 100_000_000;
 /** Names that would reach an object's prototype if anybody used them as keys. */
 const FORBIDDEN: ReadonlySet<string> = new Set(['__proto__', 'constructor', 'prototype']);
 
-/** A file that is not what it says: which file, at which byte, and why. */
-export class SafetensorsError extends Error {
+export class SafetensorsError extends OffsetError {
   override readonly name = 'SafetensorsError';
-  readonly file: string;
-  readonly offset: number;
-  constructor(file: string, offset: number, reason: string) {
-    super(`${file}, byte ${offset}: ${reason}`);
-    this.file = file;
-    this.offset = offset;
-  }
 }
 
 /** Where one tensor lies; `start` and `end` count from the beginning of the file. */

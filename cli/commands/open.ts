@@ -1,5 +1,5 @@
 // What the commands open: a model by folder, repository or GGUF file, and an adapter of either kind on it.
-import { access, readFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Engine } from '../../core/engine.ts';
 import { engines, modes, openEngine } from '../../core/open.ts';
@@ -9,6 +9,7 @@ import { ADAPTER_FILE, loadAdapter } from '../../io/adapters.ts';
 import { type Chat, chatOf, readChat } from '../../io/chat.ts';
 import { type CheckpointConfig, isDecoder } from '../../io/checkpoints/config.ts';
 import { type Checkpoint, openCheckpoint } from '../../io/checkpoints/open.ts';
+import { exists } from '../../io/files.ts';
 import { type GgufFile, openGguf } from '../../io/gguf.ts';
 import { readGgufModel } from '../../io/ggufLlama.ts';
 import { ggufTokenizer } from '../../io/ggufTokenizer.ts';
@@ -93,11 +94,6 @@ export function reader<T extends Opened>(opened: T, source: string): T & Reader 
   return { ...opened, tokenizer };
 }
 
-const exists = (path: string): Promise<boolean> =>
-  access(path).then(
-    () => true,
-    () => false,
-  );
 export type AdapterKind = 'peft' | 'own';
 /** Which files a folder holds; throws where it holds neither. */
 export async function adapterKind(folder: string): Promise<AdapterKind> {

@@ -1,6 +1,7 @@
 // The training itself: steps with a progress bar, measurements, states saved now and then, and an orderly end.
 import { z } from 'zod';
 import type { Engine } from '../../core/engine.ts';
+import { breathe } from '../../io/interrupt.ts';
 import type { ProgressView } from '../../io/progress.ts';
 import { type Extra, readState, saveState } from '../../io/state.ts';
 import type { Model } from '../../nn/layer.ts';
@@ -45,8 +46,6 @@ interface Kept {
   readonly losses: [step: number, loss: number][];
   readonly measured: [step: number, value: number][];
 }
-/** Lets a Ctrl-C be heard: a CPU engine answers without ever waiting. */
-const breathe = (): Promise<void> => new Promise((done) => setImmediate(done));
 
 const OPTIMIZERS: Readonly<Record<TrainConfig['optimizer'], (c: TrainConfig) => Optimizer>> = {
   adamw: ({ lr, weightDecay }) => adamw({ lr, weightDecay }),

@@ -1,7 +1,8 @@
 // Opens a pretrained network by the path of its folder or the name of its repository: model, configuration and tokenizer.
-import { access, readdir, readFile, stat } from 'node:fs/promises';
+import { readdir, readFile, stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import type { Model } from '../../nn/layer.ts';
+import { exists } from '../files.ts';
 import { isRepository } from '../hub/names.ts';
 import { type HubOptions, openRepository, type Repository } from '../hub/repository.ts';
 import { readTokenizer, type TextTokenizer } from '../tokenizer.ts';
@@ -54,11 +55,6 @@ async function fetchRest(repository: Repository, id: string): Promise<void> {
   for (const shard of new Set(parseIndex(await readFile(index, 'utf8'), index).values())) await repository.need(shard);
 }
 
-const exists = (path: string): Promise<boolean> =>
-  access(path).then(
-    () => true,
-    () => false,
-  );
 const isFolder = (path: string): Promise<boolean> =>
   stat(path).then(
     (s) => s.isDirectory(),

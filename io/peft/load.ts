@@ -1,5 +1,5 @@
 // Reading an adapter of Hugging Face PEFT: its configuration says what to attach and where, its tensors become the values.
-import { access, readFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Engine } from '../../core/engine.ts';
 import { same, size } from '../../core/shape.ts';
@@ -8,7 +8,7 @@ import type { Model } from '../../nn/layer.ts';
 import { layers, mapTensors } from '../../nn/tree.ts';
 import type { Transform } from '../../peft/method.ts';
 import { sitesOf as sitesIn } from '../../peft/site.ts';
-import { openSafetensors, some, type TensorFile } from '../files.ts';
+import { exists, openSafetensors, some, type TensorFile } from '../files.ts';
 import { type Architecture, type Names, namesOf, type Place } from '../names.ts';
 import {
   CONFIG_FILE,
@@ -66,11 +66,6 @@ export async function readConfig(folder: string): Promise<ConfigFile> {
   }
   return parseConfig(text, file);
 }
-const exists = (path: string): Promise<boolean> =>
-  access(path).then(
-    () => true,
-    () => false,
-  );
 async function weightsIn(folder: string): Promise<TensorFile> {
   const path = join(folder, WEIGHTS_FILE);
   if (await exists(path)) return openSafetensors(path);

@@ -45,20 +45,25 @@ const onEncoder =
 type Rows = Pick<Format<{ readonly length: number }>, 'decode' | 'encode'>;
 const rows: Rows = { decode: (get) => ({ P: get(EMBEDDINGS) }), encode: ({ P }) => ({ [EMBEDDINGS]: P! }) };
 
-const TUNING_FIELDS = { ...PROMPT_FIELDS, ...TEXT } as const;
-const PROMPT_TUNING = asAny<PromptTuningConfig, typeof TUNING_FIELDS>({
-  ...shared,
+/** Read as a prompt of rows, whatever made them. */
+const asPrompt: Pick<Format<PromptTuningConfig, typeof PROMPT_FIELDS>, 'options' | 'normal' | 'attach' | 'decode' | 'encode'> = {
   ...(rows as Pick<Format<PromptTuningConfig>, 'decode' | 'encode'>),
-  peftType: 'PROMPT_TUNING',
-  method: 'promptTuning',
-  fields: TUNING_FIELDS,
-  refuses: onEncoder('prompt'),
   options: (c) => {
     checked(c);
     return () => ({ length: c.num_virtual_tokens, init: 'normal', place: 'embedding' });
   },
   normal: (o) => ({ ...o, init: 'normal' }),
   attach: (o) => promptTuning(o),
+};
+
+const TUNING_FIELDS = { ...PROMPT_FIELDS, ...TEXT } as const;
+const PROMPT_TUNING = asAny<PromptTuningConfig, typeof TUNING_FIELDS>({
+  ...shared,
+  ...asPrompt,
+  peftType: 'PROMPT_TUNING',
+  method: 'promptTuning',
+  fields: TUNING_FIELDS,
+  refuses: onEncoder('prompt'),
   config: (at, of) => {
     const { place, length } = at[0]!.options;
     if (place !== 'embedding')
@@ -80,19 +85,13 @@ const ENCODER_FIELDS = {
 const pTuning = (method: string, reads: boolean): AnyFormat =>
   asAny<PromptTuningConfig, typeof ENCODER_FIELDS>({
     ...shared,
-    ...(rows as Pick<Format<PromptTuningConfig>, 'decode' | 'encode'>),
+    ...asPrompt,
     peftType: 'P_TUNING',
     method,
     fields: ENCODER_FIELDS,
     is: () => reads,
     finished: true,
     refuses: onEncoder('prompt'),
-    options: (c) => {
-      checked(c);
-      return () => ({ length: c.num_virtual_tokens, init: 'normal', place: 'embedding' });
-    },
-    normal: (o) => ({ ...o, init: 'normal' }),
-    attach: (o) => promptTuning(o),
     config: (at, of) => {
       const { encoder, hidden, layers } = at[0]!.options as unknown as { encoder: string; hidden: number | null; layers: number };
       return {
@@ -256,7 +255,7 @@ const CPT_FIELDS = {
 const CPT = (method: 'promptTuning' | 'cpt'): AnyFormat =>
   asAny<PromptTuningConfig, typeof CPT_FIELDS>({
     ...shared,
-    ...(rows as Pick<Format<PromptTuningConfig>, 'decode' | 'encode'>),
+    ...asPrompt,
     peftType: 'CPT',
     method,
     fields: CPT_FIELDS,

@@ -3,11 +3,11 @@
 //   A ∈ ℝ^{2r×in} and B ∈ ℝ^{out×r} frozen and cut to size from the largest layer's, ε ~ N(0, 1)
 // arXiv 2512.07703, as built in PEFT. λ_b starts at 0 and λ_d at 0.1. Merging takes the mean.
 import { exp } from '../../core/ops/map.ts';
-import { leaf, param, type Tensor } from '../../core/tensor.ts';
+import { param, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { dropoutFits, wholeNumber } from '../check.ts';
 import { dropped } from './lora.ts';
-import { cut, largest, type Vera, type VeraConfig } from './vera.ts';
+import { cut, largest, shared, type Vera, type VeraConfig } from './vera.ts';
 
 /** Count: 2r + out for each layer; stored besides, once: A and B. */
 export const pvera = defineMethod<'linear', VeraConfig, Vera, Pick<Vera, 'A' | 'B'>>({
@@ -20,20 +20,13 @@ export const pvera = defineMethod<'linear', VeraConfig, Vera, Pick<Vera, 'A' | '
     wholeNumber('pvera', 'rank', rank);
     dropoutFits('pvera', dropout);
   },
-  shared: (sites, { rank }, r) => {
-    const { out, into } = largest(sites);
-    const [a, b] = [Math.sqrt(6 / into), Math.sqrt(6 / rank)]; // Kaiming uniform, gain √2
-    return {
-      A: leaf(r.split('A').uniform(2 * rank * into, -a, a), [2 * rank, into]),
-      B: leaf(r.split('B').uniform(out * rank, -b, b), [out, rank]),
-    };
-  },
-  init: ({ shape: [out] }, { rank, dInitial }, _, { shared }) => ({
+  shared: (sites, { rank }, r) => shared(sites, rank, r, 2 * rank),
+  init: ({ shape: [out] }, { rank, dInitial }, _, given) => ({
     train: {
       lambdaB: param(new Float32Array(out!), [out!]),
       lambdaD: param(new Float32Array(2 * rank).fill(dInitial), [2 * rank]),
     },
-    fixed: shared,
+    fixed: given.shared,
   }),
   around: (call, p, c, site) => {
     const { a, b } = cut(p, site.shape);

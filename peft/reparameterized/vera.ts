@@ -26,12 +26,12 @@ export const cut = ({ A, B }: Vera, [out, into]: readonly number[]): { a: Tensor
   b: B.slice(0, 0, out),
 });
 
-/** A and B once for all layers, Kaiming uniform with gain √2: √6/√fan_in. */
-export function shared(sites: readonly Site<'linear'>[], rank: number, r: Rng): Pick<Vera, 'A' | 'B'> {
+/** A (of `rows` rows) and B once for all layers, Kaiming uniform with gain √2: √6/√fan_in. */
+export function shared(sites: readonly Site<'linear'>[], rank: number, r: Rng, rows = rank): Pick<Vera, 'A' | 'B'> {
   const { out, into } = largest(sites);
   const [a, b] = [Math.sqrt(6 / into), Math.sqrt(6 / rank)];
   return {
-    A: leaf(r.split('A').uniform(rank * into, -a, a), [rank, into]),
+    A: leaf(r.split('A').uniform(rows * into, -a, a), [rows, into]),
     B: leaf(r.split('B').uniform(out * rank, -b, b), [out, rank]),
   };
 }
