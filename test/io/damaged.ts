@@ -40,8 +40,10 @@ export const damaged = (text: string): fc.Arbitrary<string> => {
           .reduce<unknown>((v, k) => (typeof v === 'object' && v !== null ? (v as Record<string, unknown>)[k] : null), copy);
         const key = path.at(-1);
         if (key === undefined || typeof parent !== 'object' || parent === null) continue;
+        if (Array.isArray(parent) && !/^\d+$/.test(String(key))) continue; // an earlier change put a list where the name was
         const o = parent as Record<string, unknown>;
-        if (how === 'value') o[key] = value;
+        if (how === 'value')
+          o[key] = structuredClone(value); // its own: the next change may change it
         else {
           if (how === 'name')
             Object.defineProperty(o, (typeof value === 'string' ? value : JSON.stringify(value)).slice(0, 40), {
