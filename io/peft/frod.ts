@@ -1,6 +1,6 @@
 // Files of FRoD: what is trained, the basis of each kind of layer, and where its rotations stand.
 //   frod_lambda_l [in], frod_lambda_s_values [n] at each layer;   base_model.frod_V.KIND [in, in], .frod_s_indices.KIND [2, n], .frod_s_size.KIND [2]
-import { inverse, product, transposed } from '../../peft/linalg.ts';
+import { columnLengths, inverse, product, transposed } from '../../peft/linalg.ts';
 import { type FrodConfig, frod } from '../../peft/reparameterized/frod.ts';
 import { weightShape } from './adapter.ts';
 import { share } from './config.ts';
@@ -35,7 +35,7 @@ const keys = ({ place }: Pick<Spot<unknown>, 'place'>): { V: string; at: string;
 function over(V: Table, spot: Spot<FrodConfig>): { readonly U: Table; readonly start: Table } {
   const [out, into] = weightShape(spot.place!);
   const b = product(spot.base('weight').data, transposed(inverse(V.data, into), into, into), out, into, into);
-  const lengths = Float64Array.from({ length: into }, (_, i) => Math.hypot(...Array.from({ length: out }, (_o, o) => b[o * into + i]!)));
+  const lengths = columnLengths(b, out, into);
   return {
     U: { data: b.map((v, k) => (lengths[k % into]! > 1e-12 ? v / lengths[k % into]! : 0)), shape: [out, into] },
     start: { data: lengths, shape: [into] },

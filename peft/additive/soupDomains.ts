@@ -28,7 +28,10 @@ export function similarDomains(
 ): number[] {
   check(domains, novel);
   const direction = (texts: Embeddings): number[] => {
-    const unit = texts.map((x) => x.map((v) => v / Math.hypot(...x)));
+    const unit = texts.map((x) => {
+      const norm = Math.hypot(...x);
+      return x.map((v) => v / norm);
+    });
     return unit[0]!.map((_, i) => unit.reduce((s, x) => s + x[i]!, 0) / unit.length);
   };
   const target = direction(novel); // the mean cosine of all pairs is the product of the mean directions

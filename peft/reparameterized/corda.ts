@@ -7,7 +7,7 @@
 import { abs } from '../../core/ops/map.ts';
 import { maxOver } from '../../core/ops/reduce.ts';
 import { defineMethod } from '../attach.ts';
-import { inverse, product, svd } from '../linalg.ts';
+import { inverse, length, meanDiagonal, plusDiagonal, product, svd } from '../linalg.ts';
 import { observe } from '../observe.ts';
 import { type Factors, scaling, type UpdateConfig, update } from './lora.ts';
 import { checkTaken, halved, takenOut } from './residual.ts';
@@ -18,12 +18,11 @@ export interface CordaConfig extends UpdateConfig {
 
 /** C damped so that its inverse is one, and that inverse. */
 function damped(c: Float64Array, n: number): { c: Float64Array; inverse: Float64Array } {
-  const mean = c.reduce((sum, v, k) => (k % (n + 1) === 0 ? sum + v : sum), 0) / n;
+  const mean = meanDiagonal(c, n);
   for (let share = 0.01; ; share *= 2) {
-    const now = c.map((v, k) => (k % (n + 1) === 0 ? v + share * mean : v));
+    const now = plusDiagonal(c, n, share * mean);
     const back = inverse(now, n);
-    const error = Math.hypot(...product(now, back, n, n, n).map((v, k) => v - (k % (n + 1) === 0 ? 1 : 0)));
-    if (error < 0.05) return { c: now, inverse: back };
+    if (length(plusDiagonal(product(now, back, n, n, n), n, -1)) < 0.05) return { c: now, inverse: back };
   }
 }
 

@@ -5,6 +5,7 @@ import { max, sqrt, square } from '../../core/ops/map.ts';
 import { leaf, param, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { dropoutFits, rankFits } from '../check.ts';
+import { columnLengths } from '../linalg.ts';
 import { dropped, factors } from './lora.ts';
 
 export interface DeloraConfig {
@@ -32,15 +33,9 @@ export const delora = defineMethod<'linear', DeloraConfig, Delora>({
   },
   init: (site, { rank, lambda }, r, { weight }) => {
     const [out, into] = site.shape as [number, number];
-    const w = weight();
-    const norm = Float32Array.from({ length: into }, (_, i) => {
-      let sum = 0;
-      for (let o = 0; o < out; o++) sum += w[o * into + i]! ** 2;
-      return Math.sqrt(sum);
-    });
     return {
       train: { ...factors(site, { rank, init: 'kaiming' }, r), lambda: param([lambda], [1]) },
-      fixed: { norm: leaf(norm, [into]) },
+      fixed: { norm: leaf(columnLengths(weight(), out, into), [into]) },
     };
   },
   around: (call, p, c, site) => (x, ctx) =>

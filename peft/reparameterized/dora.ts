@@ -3,8 +3,9 @@
 //   y = W x + b + (m/n − 1)·W x̃ + (m/n)·s·B A x̃,   x̃ = drop(x); the bias is not scaled
 // Liu et al. 2024, arXiv 2402.09353, §4.1 (whose "columns" are these rows) and §4.3 (n is a constant for the gradient).
 import { div, max, mul, sqrt, square, stopGradient } from '../../core/ops/map.ts';
-import { type Data, param, type Tensor } from '../../core/tensor.ts';
+import { param, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
+import { rowLengths } from '../linalg.ts';
 import { effective } from '../site.ts';
 import { checkUpdate, dropped, factors, type LoraConfig, scaling, update } from './lora.ts';
 
@@ -21,11 +22,6 @@ export function movedLengths(weight: Tensor, A: Tensor, B: Tensor): Tensor {
   return sqrt(max(square(weight).sum([1]).add(change), 1e-24));
 }
 
-/** The lengths of W's rows, [out]. */
-export const lengths = (w: Data, out: number, into: number): Float64Array =>
-  Float64Array.from({ length: out }, (_, i) => norm(w.subarray(i * into, (i + 1) * into)));
-const norm = (row: Data): number => Math.sqrt(Float64Array.from(row, (v) => v * v).reduce((s, v) => s + v, 0));
-
 export const dora = defineMethod<'linear', LoraConfig & NormConfig, { A: Tensor; B: Tensor; m: Tensor }>({
   name: 'dora',
   family: 'reparameterized',
@@ -36,7 +32,7 @@ export const dora = defineMethod<'linear', LoraConfig & NormConfig, { A: Tensor;
   check: checkUpdate('dora'),
   init: (site, c, r, { weight }) => {
     const [out, into] = site.shape as [number, number];
-    return { train: { ...factors(site, c, r), m: param(lengths(weight(), out, into), [out], { decay: false }) } };
+    return { train: { ...factors(site, c, r), m: param(rowLengths(weight(), out, into), [out], { decay: false }) } };
   },
   around:
     (call, { A, B, m }, c, site) =>

@@ -6,8 +6,9 @@ import { div } from '../../core/ops/map.ts';
 import { param, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { wholeNumber } from '../check.ts';
+import { rowLengths } from '../linalg.ts';
 import { effective } from '../site.ts';
-import { lengths, movedLengths, type NormConfig, stretch } from './dora.ts';
+import { movedLengths, type NormConfig, stretch } from './dora.ts';
 import { cut, largest, shared, type Vera, type VeraConfig } from './vera.ts';
 
 /** λ_b ⊙ B (λ_d ⊙ A), [out, in] */
@@ -30,7 +31,7 @@ export const dvora = defineMethod<'linear', Omit<VeraConfig, 'dropout'> & NormCo
     train: {
       lambdaB: param(new Float32Array(out!), [out!]),
       lambdaD: param(new Float32Array(rank).fill(dInitial), [rank]),
-      m: param(lengths(given.weight(), out!, into!), [out!], { decay: false }),
+      m: param(rowLengths(given.weight(), out!, into!), [out!], { decay: false }),
     },
     fixed: given.shared,
   }),

@@ -4,6 +4,7 @@
 import { EigenvalueDecomposition, inverse, Matrix, pseudoInverse, QrDecomposition } from 'ml-matrix';
 import type { Rng } from '../../core/rng.ts';
 import { leaf, type Tensor } from '../../core/tensor.ts';
+import { columnLengths } from '../linalg.ts';
 import { sample } from '../select.ts';
 import type { Site } from '../site.ts';
 import type { Frod, FrodConfig } from './frod.ts';
@@ -41,9 +42,10 @@ export function startsOf(sites: readonly Site<'linear'>[], weights: readonly Mat
   const back = invertible(V).transpose();
   return sites.map((s, k) => {
     const b = weights[k]!.mmul(back); // W V⁻ᵀ
-    const lambda = Array.from({ length: into }, (_, i) => Math.hypot(...b.getColumn(i)));
-    const U = Float64Array.from(b.to1DArray(), (v, n) => (lambda[n % into]! > 1e-12 ? v / lambda[n % into]! : 0));
-    return { ...shared, U: leaf(U, s.shape), start: leaf(Float64Array.from(lambda), [into]) };
+    const numbers = Float64Array.from(b.to1DArray());
+    const lambda = columnLengths(numbers, b.rows, into);
+    const U = numbers.map((v, n) => (lambda[n % into]! > 1e-12 ? v / lambda[n % into]! : 0));
+    return { ...shared, U: leaf(U, s.shape), start: leaf(lambda, [into]) };
   });
 }
 function invertible(m: Matrix): Matrix {

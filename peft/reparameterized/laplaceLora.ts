@@ -92,7 +92,7 @@ export async function laplaceLora<B extends Batch>(
 function sampled(f: Float64Array, covariance: readonly Float64Array[], classes: number, samples: number, seed: number): Float64Array {
   const p = new Float64Array(f.length);
   for (const [n, c] of covariance.entries()) {
-    const jitter = 1e-10 * Math.max(...c.map(Math.abs), 1e-10); // a covariance of full rank, up to rounding
+    const jitter = 1e-10 * c.reduce((most, v) => Math.max(most, Math.abs(v)), 1e-10); // a covariance of full rank, up to rounding
     const { lower } = cholesky(
       c.map((v, k) => (k % (classes + 1) === 0 ? v + jitter : v)),
       classes,

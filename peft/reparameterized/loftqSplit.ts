@@ -2,7 +2,7 @@
 //   R₀ = W;  for t = 1 … T:  Q_t = quantised R_{t−1},  s·B_tA_t = best rank r of W − Q_t,  R_t = W − s·B_tA_t
 import type { Rng } from '../../core/rng.ts';
 import type { Data } from '../../core/tensor.ts';
-import { product, randomizedSvd, type Svd, svd } from '../linalg.ts';
+import { length, product, randomizedSvd, type Svd, svd } from '../linalg.ts';
 import type { LoftqConfig } from './loftq.ts';
 import { minus } from './residual.ts';
 
@@ -35,7 +35,7 @@ export function alternate(
       c.rank,
       into,
     );
-    const error = Math.hypot(...blockNorms(minus(lost, low), into));
+    const error = length(minus(lost, low));
     if (errors.every((e) => error < e)) best.split = { kept, change };
     errors.push(error);
     kept = minus(w, low);
@@ -43,6 +43,3 @@ export function alternate(
   if (best.split === null) throw new RangeError('loftq: the weight holds NaN, so no turn is better than another');
   return { ...best.split, errors };
 }
-/** Norms of rows: Math.hypot takes its numbers as arguments, of which there may be too many. */
-const blockNorms = (d: Float64Array, cols: number): number[] =>
-  Array.from({ length: d.length / cols }, (_, i) => Math.sqrt(d.subarray(i * cols, (i + 1) * cols).reduce((s, v) => s + v * v, 0)));

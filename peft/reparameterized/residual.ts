@@ -1,4 +1,5 @@
 // What initialisations share that take LoRA's first factors out of the weight: the base keeps W − s·B A, so that nothing has changed yet.
+import { isBlank } from '../../core/blank.ts';
 import { type Data, leaf, param } from '../../core/tensor.ts';
 import { replaceable } from '../check.ts';
 import { product } from '../linalg.ts';
@@ -11,8 +12,9 @@ export const minus = (w: Data, d: Data): Float64Array => Float64Array.from(w, (v
 /** A [r, in] and B [out, r] to train, and the weight without s·B A. */
 export function takenOut(w: Data, a: Float64Array, b: Float64Array, site: Site<'linear'>, c: UpdateConfig): Brought<Factors> {
   const [out, into] = site.shape as [number, number];
-  const taken = product(b, a, out, c.rank, into).map((v) => v * scaling(c));
-  return { train: { A: param(a, [c.rank, into]), B: param(b, [out, c.rank]) }, base: leaf(minus(w, taken), [out, into]) };
+  const taken = (): Float64Array => product(b, a, out, c.rank, into).map((v) => v * scaling(c));
+  const rest = isBlank(w) ? w : minus(w, taken()); // of a network without numbers there is nothing to take
+  return { train: { A: param(a, [c.rank, into]), B: param(b, [out, c.rank]) }, base: leaf(rest, [out, into]) };
 }
 
 /** A = √(S/s) Vᵀ and B = U √(S/s), so that s·B A = U S Vᵀ; s the scaling. */

@@ -7,6 +7,7 @@ import { pad } from '../../core/ops/move.ts';
 import { leaf, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { between, wholeNumber } from '../check.ts';
+import { length } from '../linalg.ts';
 import { checkUpdate, dropped, type Factors, factors, type LoraConfig, scaling, update } from './lora.ts';
 import { compressed } from './veloraProduct.ts';
 
@@ -39,7 +40,8 @@ export const velora = defineMethod<'linear', VeloraConfig, Velora>({
   init: (site, c, r) => {
     const n = groupWidth(site.shape[1]!, c.groups);
     const drawn = r.split('v').normal(n);
-    const v = drawn.map((x) => x / Math.hypot(...drawn));
+    const norm = length(drawn);
+    const v = drawn.map((x) => x / norm);
     return { train: factors(site, c, r), ...(c.direction === 'random' ? { fixed: { v: leaf(v, [n]) } } : {}) };
   },
   around:

@@ -1,15 +1,18 @@
 // Where LoRA may start: OLoRA, EVA, CorDA, LoRA-GA and LoRA-XS against their definitions.
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { blank, isBlank } from '../../core/blank.ts';
 import { float64 } from '../../core/engines/float64.ts';
 import { grad } from '../../core/grad.ts';
 import { rng } from '../../core/rng.ts';
 import { leaf, type Tensor } from '../../core/tensor.ts';
 import { context } from '../../nn/context.ts';
-import { unfreeze } from '../../nn/freeze.ts';
+import { decoder, llama } from '../../nn/decoder.ts';
+import { freeze, unfreeze } from '../../nn/freeze.ts';
 import type { Batch, Model } from '../../nn/layer.ts';
+import { nextToken } from '../../nn/losses.ts';
 import { tensors } from '../../nn/tree.ts';
-import { product, svd, transposed } from '../../peft/linalg.ts';
+import { columnLengths, length, product, rowLengths, svd, transposed } from '../../peft/linalg.ts';
 import { inputsOf } from '../../peft/observe.ts';
 import { afterRows, type Principal } from '../../peft/pca.ts';
 import { corda } from '../../peft/reparameterized/corda.ts';
@@ -182,6 +185,51 @@ describe('corda', () => {
       expect(apart(mine.subarray(0, 2), keep === 'first' ? all.subarray(0, 2) : all.subarray(6))).toBeLessThan(1e-6);
       expect(mine[2]! / mine[0]!).toBeLessThan(keep === 'first' ? 1e-12 : 1e-6);
     });
+  it('is as good with 400 inputs, whose covariance has more numbers than a call takes arguments', async () => {
+    const sizes = { vocabulary: 5, width: 8, layers: 1, heads: 1, inner: 400, positions: 4 };
+    const wide = freeze(decoder(llama(sizes), rng(1)));
+    const batch = { ids: leaf([0, 1, 2, 3], [1, 4]), targets: leaf([1, 2, 3, 4], [1, 4]) };
+    const given = { engine, batches: [batch], loss: (m: Model, b: Batch) => nextToken(m, b as typeof batch, context(4)) };
+    const p = await own(engine, (await corda({ ...config, where: 'down' }).prepare(wide, given))(wide), 'trunk.blocks.0.mlp.down');
+    const w = array((await own(engine, wide, 'trunk.blocks.0.mlp.down')).weight!);
+    const change = product(array(p['corda.B']!), array(p['corda.A']!), 8, 2, 400).map((v) => S * v);
+    expect(apart(minus(w, change), array(p.weight!))).toBeLessThan(1e-12);
+    expect(length(change)).toBeGreaterThan(0);
+  });
+});
+
+describe('matrices of a network without numbers', () => {
+  it('have factors without numbers, of the right sizes', () => {
+    const w = blank().normal(3000 * 2000);
+    const { u, s, vt } = svd(w, 3000, 2000, 5);
+    expect([u.length, s.length, vt.length]).toEqual([15_000, 5, 10_000]);
+    expect(product(w, vt, 3000, 2000, 5)).toHaveLength(15_000);
+    for (const m of [u, s, vt, product(w, vt, 3000, 2000, 5)]) expect(isBlank(m)).toBe(true);
+    expect(isBlank(new Float32Array(3))).toBe(false);
+  });
+  it('lengths are what they are by hand, for rows, columns and the whole', () => {
+    fc.assert(
+      fc.property(fc.integer({ min: 1, max: 6 }), fc.integer({ min: 1, max: 6 }), fc.integer(), (n, m, seed) => {
+        const w = rng(seed).normal(n * m);
+        const at = (i: number, j: number): number => w[i * m + j]!;
+        const [rows, cols] = [Array.from({ length: n }, (_, i) => i), Array.from({ length: m }, (_, j) => j)];
+        expect(
+          apart(
+            rowLengths(w, n, m),
+            rows.map((i) => Math.hypot(...cols.map((j) => at(i, j)))),
+          ),
+        ).toBeLessThan(1e-12);
+        expect(
+          apart(
+            columnLengths(w, n, m),
+            cols.map((j) => Math.hypot(...rows.map((i) => at(i, j)))),
+          ),
+        ).toBeLessThan(1e-12);
+        expect(length(w)).toBeCloseTo(Math.hypot(...w), 12);
+      }),
+    );
+    expect(length(new Float64Array(400_000).fill(0.5))).toBeCloseTo(Math.sqrt(100_000), 9); // Math.hypot has no place for that many
+  });
 });
 
 describe('loraGa', () => {
