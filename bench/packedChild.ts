@@ -2,8 +2,11 @@
 //   npx tsx bench/packedChild.ts SCHEME WIDTH LAYERS THREADS
 import { readFileSync, writeFileSync } from 'node:fs';
 import { type Account, account } from '../core/account.ts';
+import { blank } from '../core/blank.ts';
 import { simd } from '../core/engines/simd.ts';
-import { rng } from '../core/rng.ts';
+import { type Rng, rng } from '../core/rng.ts';
+import { size } from '../core/shape.ts';
+import { asSimd } from '../core/simd/assemble.ts';
 import type { Tensor } from '../core/tensor.ts';
 import { stochastic } from '../nn/context.ts';
 import { decoder, llama } from '../nn/decoder.ts';
@@ -15,10 +18,10 @@ import { adamw } from '../optim/adamw.ts';
 import { inspect, stepProgram } from '../optim/program.ts';
 import { inputs, trainer } from '../optim/trainer.ts';
 import { lora } from '../peft/reparameterized/lora.ts';
-import { quantize, residentBytes } from '../quant/quantize.ts';
+import { quantize, residentBytes, type Scheme } from '../quant/quantize.ts';
 import type { Held } from './packed.ts';
 import { schemes } from './packedSchemes.ts';
-import { resident, settle } from './resident.ts';
+import { collect, resident, settle } from './resident.ts';
 
 type Read = Batch & { readonly targets: Tensor };
 const VOCABULARY = 2048;
@@ -53,8 +56,8 @@ const held: Held = {
   scheme: name,
   packed: residentBytes(base),
   account: a.leaves.device,
-  activations: a.peak + a.inputs,
-  trained: 3 * (a.trained + a.optimizer),
+  activations: a.peak + a.results + a.inputs,
+  trained: 2 * (a.trained + a.optimizer),
   loaded,
   resident: await resident(),
   peak,
@@ -63,17 +66,26 @@ const held: Held = {
 };
 console.log(JSON.stringify(held));
 
-/** A decoder whose blocks are made, packed and moved into the engine one by one: its floats are never held together. */
+/** Matrices are drawn when they are packed, and their floats go before the next is drawn: they are never held together. */
+function drawn(scheme: Scheme, draws: Rng): Scheme {
+  let n = 0;
+  const pack: Scheme['pack'] = (_, shape) => {
+    collect();
+    return scheme.pack(draws.split(n++).normal(size(shape), 1 / Math.sqrt(shape[1]!)), shape);
+  };
+  return { ...scheme, pack };
+}
+/** A decoder whose blocks are made, packed and moved into the engine one by one. */
 async function build(): Promise<Model> {
   const sizes = { width, layers: 1, heads: width / 64, inner: (11 * width) / 4, positions: TOKENS };
   const packed = (k: number, vocabulary: number): Model => {
-    const born = freeze(decoder(llama({ ...sizes, vocabulary }), rng(k + 1)));
-    return how === null ? born : quantize(born, () => true, how);
+    const [shape, draws] = [llama({ ...sizes, vocabulary }), rng(k + 1)];
+    return how === null ? freeze(decoder(shape, draws)) : quantize(freeze(decoder(shape, blank())), () => true, drawn(how, draws));
   };
   const blockOf = (m: Model): AnyLayer => (ofKind(m.fields.trunk, 'trunk').fields.blocks as readonly AnyLayer[])[0]!;
   const first = moveTo(packed(0, VOCABULARY), engine);
   const blocks = [blockOf(first)];
-  await settle(); // the floats of one block go before the next is made
+  await settle();
   for (let k = 1; k < layers; k++) {
     blocks.push(moveTo(blockOf(packed(k, 1)), engine));
     await settle();
@@ -88,7 +100,7 @@ async function predicted(): Promise<{ readonly a: Account; readonly scripts: str
   const store = engine.store();
   const plan = await engine.compile(store, { outputs: program.outputs });
   store.close();
-  return { a: account(program, { params: trainable(model).keys() }), scripts: plan.report.fallback };
+  return { a: account(program, { params: trainable(model).keys(), ...asSimd }), scripts: plan.report.fallback };
 }
 /** Linux counts a new peak from now on; elsewhere there is none. */
 function forgetPeak(): boolean {

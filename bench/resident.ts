@@ -3,13 +3,17 @@ import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 
 setFlagsFromString('--expose-gc');
-const collect = runInNewContext('gc') as () => void; // the one way to reach the collector without a flag on the command line
+/** Collects garbage now. The one way to reach the collector without a flag on the command line. */
+export const collect = runInNewContext('gc') as () => void;
 
-/** Collects garbage, finalizers included. */
+/** Collects garbage, finalizers included, until there is no more: buffers are given back by another thread, in its own time. */
 export async function settle(): Promise<void> {
-  for (let k = 0; k < 3; k++) {
+  for (let [k, before] = [0, Number.POSITIVE_INFINITY]; k < 20; k++) {
     collect();
     await new Promise((r) => setTimeout(r, 50)); // finalizers run between tasks
+    const now = inUse();
+    if (k >= 2 && now >= before - 2 ** 16) return;
+    before = now;
   }
 }
 /** Resident bytes once what is garbage has been collected. */

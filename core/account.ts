@@ -1,7 +1,7 @@
 // What a program costs, counted from its schedule: kernels, operations, bytes moved, bytes kept for backward. Runs nothing.
 
 import { nextValue, type Program } from './plan.ts';
-import { type Opening, type Ref, type Schedule, schedule } from './schedule.ts';
+import { heldBy, lastReads, type Opening, type Parts, type Ref, type Schedule, schedule } from './schedule.ts';
 import type { Phase } from './scope.ts';
 import { size } from './shape.ts';
 import { type Data, type Param, Tensor } from './tensor.ts';
@@ -29,6 +29,8 @@ export interface Account {
   readonly total: Cost;
   /** Most bytes of intermediate values alive at once, when each is given back after its last reader. */
   readonly peak: number;
+  /** Bytes of what stays: outputs, and the next values of states. */
+  readonly results: number;
   /** Frozen numbers: bytes as the host holds them (packed leaves are small), and on the device, where all else is float32. */
   readonly leaves: { readonly host: number; readonly device: number };
   readonly inputs: number;
@@ -48,16 +50,22 @@ export const rootsOf = (p: Program | readonly Tensor[] | Tensor): readonly Tenso
 /**
  * Counts a program (or recipes) as an engine would run it: composites opened, equal parts merged, maps fused. `params` are
  * those being trained (`trainable(model).keys()`); states that `next` rewrites besides them are the optimizer's. With an engine's
- * `opening` (core/simd/native.ts has that of the simd engine), as that engine would run it.
+ * `opening` and `parts` (`...asSimd` of core/simd/assemble.ts), as that engine would run it.
  */
 export function account(
   p: Program | readonly Tensor[] | Tensor,
-  { params = [], opening = null }: { readonly params?: Iterable<Param>; readonly opening?: Opening | null } = {},
+  {
+    params = [],
+    opening = null,
+    parts: partsOf = () => new Map(),
+  }: { readonly params?: Iterable<Param>; readonly opening?: Opening | null; readonly parts?: (s: Schedule) => Parts } = {},
 ): Account {
   const s = schedule(rootsOf(p), opening);
-  const keeps = savedSteps(s);
+  const parts = partsOf(s);
+  const keeps = savedSteps(s, parts);
   const lines = new Map<string, Line>();
   for (const [k, { node, kernel, args }] of s.steps.entries()) {
+    if (parts.has(k)) continue;
     const { path, phase } = node.at;
     const bytes = FLOAT * size(node.shape);
     const cost: Cost = {
@@ -82,7 +90,8 @@ export function account(
     lines: all,
     phases: { forward: of('forward'), backward: of('backward'), update: of('update') },
     total: all.reduce(plus, nothing),
-    peak: peakOf(s),
+    peak: peakOf(s, parts),
+    results: [...rootSteps(s)].reduce((n, k) => n + FLOAT * size(s.steps[k]!.node.shape), 0),
     leaves: {
       host: [...data].reduce((n, d) => n + d.byteLength, 0),
       device: [...stored.values()].reduce((n, m) => n + [...m.values()].reduce((k, b) => k + b, 0), 0),
@@ -119,22 +128,27 @@ function bytesOf(s: Schedule, { kind, index }: Ref): number {
   }
 }
 
-/** Forward steps whose value some backward step reads. */
-export function savedSteps(s: Schedule): ReadonlySet<number> {
+/** Forward steps whose value, or a part of it, some backward step reads. */
+export function savedSteps(s: Schedule, parts: Parts = new Map()): ReadonlySet<number> {
   const phase = (k: number): Phase => s.steps[k]!.node.at.phase;
   const saved = new Set<number>();
   for (const [k, { args }] of s.steps.entries())
-    if (phase(k) === 'backward') for (const r of args) if (r.kind === 'step' && phase(r.index) === 'forward') saved.add(r.index);
+    if (phase(k) === 'backward' && !parts.has(k))
+      for (const r of args.map((a) => heldBy(a, parts))) if (r.kind === 'step' && phase(r.index) === 'forward') saved.add(r.index);
   return saved;
 }
 
-function peakOf(s: Schedule): number {
+const rootSteps = (s: Schedule): ReadonlySet<number> => new Set(s.roots.flatMap((r) => (r.kind === 'step' ? [r.index] : [])));
+function peakOf(s: Schedule, parts: Parts): number {
+  const stays = rootSteps(s);
+  const reads = s.steps.map(({ args }) => args);
+  const free = lastReads(reads, s.roots, parts);
   let live = 0;
   let peak = 0;
-  for (const { node, free } of s.steps) {
-    live += FLOAT * size(node.shape);
+  for (const [step, { node }] of s.steps.entries()) {
+    if (!parts.has(step) && !stays.has(step)) live += FLOAT * size(node.shape);
     peak = Math.max(peak, live);
-    for (const k of free) live -= FLOAT * size(s.steps[k]!.node.shape);
+    for (const k of free.get(step) ?? []) live -= FLOAT * size(s.steps[k]!.node.shape);
   }
   return peak;
 }
@@ -179,6 +193,6 @@ export function formatAccount(a: Account, depth = Number.POSITIVE_INFINITY): str
       .trimEnd();
   return [
     ...rows.map(line),
-    `intermediate values at most ${short(a.peak, 'B')}; frozen ${short(a.leaves.device, 'B')} on the device (${short(a.leaves.host, 'B')} on the host); trained ${short(a.trained, 'B')}; optimizer ${short(a.optimizer, 'B')}`,
+    `intermediate values at most ${short(a.peak, 'B')}, results ${short(a.results, 'B')}; frozen ${short(a.leaves.device, 'B')} on the device (${short(a.leaves.host, 'B')} on the host); trained ${short(a.trained, 'B')}; optimizer ${short(a.optimizer, 'B')}`,
   ].join('\n');
 }

@@ -53,6 +53,11 @@ export const attrsKey = (op: AnyOp, attrs: unknown): string =>
         return typeof v === 'number' && !Number.isFinite(v) ? String(v) : v;
       });
 
+/** By step: what its result is a part of where an engine only points into that, without work or memory. Never a part of a part. */
+export type Parts = ReadonlyMap<number, { readonly ref: Ref }>;
+/** Where a value lies: itself, or what it is a part of. */
+export const heldBy = (r: Ref, parts: Parts): Ref => (r.kind === 'step' ? (parts.get(r.index)?.ref ?? r) : r);
+
 /** An engine's own way to compute an op, as a recipe over the same operands; null where it has none. */
 export type Opening = (op: AnyOp, ins: readonly Tensor[], attrs: unknown) => Tensor | null;
 
@@ -182,12 +187,15 @@ export function schedule(roots: readonly Tensor[], opening: Opening | null = nul
   return { steps: steps.map((s, k) => ({ ...s, free: free.get(k) ?? [] })), leaves, inputs, states, roots: rootRefs };
 }
 
-/** After each step, the step values nobody reads any more. */
-function lastReads(args: readonly (readonly Ref[])[], roots: readonly Ref[]): Map<number, number[]> {
+/** After each step, the step values nobody reads any more, neither themselves nor a part of them. */
+export function lastReads(args: readonly (readonly Ref[])[], roots: readonly Ref[], parts: Parts = new Map()): Map<number, number[]> {
   const last = new Map<number, number>();
   for (const [k, refs] of args.entries()) {
-    last.set(k, k);
-    for (const r of refs) if (r.kind === 'step') last.set(r.index, k);
+    if (!parts.has(k)) last.set(k, k);
+    for (const of of refs) {
+      const r = heldBy(of, parts);
+      if (r.kind === 'step') last.set(r.index, k);
+    }
   }
   for (const r of roots) if (r.kind === 'step') last.delete(r.index);
   const free = new Map<number, number[]>();

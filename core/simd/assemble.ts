@@ -1,8 +1,9 @@
 // A schedule as one program: words for the WebAssembly module, the places in it where addresses are filled in before a run,
 // and the steps that have no kernel and run as JavaScript in between.
-import type { Ref, Schedule } from '../schedule.ts';
+import { lastReads, type Ref, type Schedule } from '../schedule.ts';
 import { size } from '../shape.ts';
 import { encode } from './encode.ts';
+import { opening } from './native.ts';
 import type { Instructions } from './words.ts';
 
 /** The size of a step's result. */
@@ -49,7 +50,8 @@ export interface Placement {
 }
 
 /** Reshaped tables, and slices that are one run of their table, unless the caller will own them. */
-function aliasesIn(s: Schedule, owned: ReadonlySet<number>): Map<number, Alias> {
+function aliasesIn(s: Schedule): Map<number, Alias> {
+  const owned = ownedBy(s);
   const aliases = new Map<number, Alias>();
   for (const [k, st] of s.steps.entries()) {
     const { source } = st.node;
@@ -66,21 +68,6 @@ function aliasesIn(s: Schedule, owned: ReadonlySet<number>): Map<number, Alias> 
   return aliases;
 }
 
-/** After each step, the tables nobody reads any more, neither themselves nor a part of them. */
-function freedAfter(s: Schedule, aliases: ReadonlyMap<number, Alias>): Map<number, number[]> {
-  const last = new Map<number, number>();
-  for (const [k, { args }] of s.steps.entries()) {
-    if (!aliases.has(k)) last.set(k, k);
-    for (const r of args) {
-      const of = r.kind === 'step' ? (aliases.get(r.index)?.ref ?? r) : r;
-      if (of.kind === 'step') last.set(of.index, k);
-    }
-  }
-  const freed = new Map<number, number[]>();
-  for (const [value, k] of last) freed.set(k, [...(freed.get(k) ?? []), value]);
-  return freed;
-}
-
 /**
  * Where each result lies. The largest get their places first, each at the lowest address where nothing lies that is needed at the same time:
  * a training step's block is then within a percent of the most bytes alive at once, which `account` counts.
@@ -88,9 +75,10 @@ function freedAfter(s: Schedule, aliases: ReadonlyMap<number, Alias>): Map<numbe
 export function placeTemporaries(s: Schedule): Placement {
   const owned = ownedBy(s);
   const bytes = s.steps.map(({ kernel: { rows, cols } }) => Math.ceil((rows * cols * 4 + 16) / 64) * 64); // a vector may be read past the end
-  const aliases = aliasesIn(s, owned);
+  const aliases = aliasesIn(s);
   const last = s.steps.map((_, k) => k);
-  for (const [k, freed] of freedAfter(s, aliases)) for (const f of freed) last[f] = k;
+  const reads = s.steps.map(({ args }) => args);
+  for (const [k, freed] of lastReads(reads, s.roots, aliases)) for (const f of freed) last[f] = k;
   const offsets = s.steps.map(() => -1);
   const placed: number[] = []; // steps by address
   let top = 0;
@@ -114,6 +102,8 @@ export function placeTemporaries(s: Schedule): Placement {
   return { offsets, bytes: top, aliases };
 }
 const ownedBy = (s: Schedule): Set<number> => new Set(s.roots.flatMap((r) => (r.kind === 'step' ? [r.index] : [])));
+/** For `account`: a program as this engine runs it. */
+export const asSimd = { opening, parts: aliasesIn } as const;
 
 /** The program of a schedule whose temporaries lie from byte `base` on. Keeps nothing of the graph. */
 export function assemble(s: Schedule, { offsets, aliases }: Placement, base: number): Assembled {

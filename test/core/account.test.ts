@@ -1,13 +1,16 @@
 // account, why and graph on recipes small enough to count by hand, and on a network where LoRA, (IA)³ and full tuning differ.
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { account, formatAccount, short } from '../../core/account.ts';
+import { account, formatAccount, rootsOf, short } from '../../core/account.ts';
 import { grad } from '../../core/grad.ts';
 import { dot, listing, svg } from '../../core/graph.ts';
 import { exp, tanh } from '../../core/ops/map.ts';
 import type { Program } from '../../core/plan.ts';
 import { rng } from '../../core/rng.ts';
+import { schedule } from '../../core/schedule.ts';
 import { within } from '../../core/scope.ts';
+import { size } from '../../core/shape.ts';
+import { asSimd, placeTemporaries } from '../../core/simd/assemble.ts';
 import { input, leaf, type Param, param, paramOf, stateOf, type Tensor, topological } from '../../core/tensor.ts';
 import { keeping, why } from '../../core/why.ts';
 import { context } from '../../nn/context.ts';
@@ -79,6 +82,19 @@ describe('account, by hand', () => {
     const a = account({ outputs: { loss }, next }, { params: [paramOf(w)!] });
     expect([a.trained, a.optimizer]).toEqual([48, 48]);
   });
+  test('a part of a table is no kernel and no memory where the engine only points into it; what backward needs of it is the table', () => {
+    const table = within({ path: 'table' }, () => tanh(input('x', [4, 3]).matmul(zeros(3, 3)))); // [4, 3]
+    const part = table.slice(0, 1, 3); // two rows in one run
+    const both = [part.mul(2).sum(), table.sum()];
+    const [plain, own] = [account(both), account(both, asSimd)];
+    expect(plain.total.kernels - own.total.kernels).toBe(1);
+    expect(plain.total.written - own.total.written).toBe(4 * 6);
+    expect(plain.peak - own.peak).toBe(0); // most is alive when tanh follows the product, or stands beside its part: 24 numbers either way
+    expect(account([part.mul(2).sum()], asSimd).peak).toBe(4 * 24);
+    const back = grad(part.mul(part).sum(), [table])[0]!;
+    expect(account([back], asSimd).phases.forward.saved).toBe(4 * 12);
+    expect(account([back]).phases.forward.saved).toBe(4 * 6);
+  });
   test('short', () => {
     expect([0, 999, 1000, 1234567, 1.5e13].map((n) => short(n))).toEqual(['0', '999', '1.00 k', '1.23 M', '15.0 T']);
   });
@@ -104,6 +120,19 @@ describe('account, laws', () => {
           .find((l) => /^all +all /.test(l))!
           .replaceAll(/ +/g, ' ');
       expect(last(formatAccount(a, 1))).toBe(last(formatAccount(a)));
+    }
+  });
+  test('as the simd engine runs it: its block of temporaries and what the caller owns hold the peak, and little more', () => {
+    const wide = (m: Model): Program<'loss'> => step(m).program;
+    const big = freeze(decoder(llama({ vocabulary: 60, width: 64, layers: 3, heads: 4, positions: 8, inner: 96 }), rng(1)));
+    for (const p of [...programs, step(base).program, wide(big), wide(lora({ rank: 4 })(big)), wide(ia3()(big))]) {
+      const s = schedule(rootsOf(p), asSimd.opening);
+      const { bytes, offsets, aliases } = placeTemporaries(s);
+      const owned = s.steps.reduce((n, { node }, k) => n + (offsets[k]! < 0 && !aliases.has(k) ? 4 * size(node.shape) : 0), 0);
+      const { peak, results } = account(p, asSimd);
+      expect(results).toBe(owned);
+      expect(peak).toBeLessThanOrEqual(bytes);
+      expect(bytes).toBeLessThanOrEqual(1.02 * peak + 80 * s.steps.length); // padded to whole lines of the cache
     }
   });
   test('LoRA saves optimizer state and weight gradients, not activations; depth is what saves those', () => {
