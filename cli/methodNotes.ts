@@ -99,6 +99,9 @@ export const notes: Readonly<Record<string, Note>> = {
   },
   mpt: { use: 'Many tasks: one shared prompt, and a low-rank mask for each.' },
   idpg: { use: 'One prompt for all texts is too little: it is made from each text, for networks that read the text as a whole.' },
+  aprompt: {
+    use: 'Deep prompts that may also change which places of a text look at which: query-key prompts add a learned bias for each pair of places, so texts should share a layout.',
+  },
   dept: {
     use: 'A prompt makes every text longer: a short one, and an update of the embeddings by position for the same number of scalars.',
   },

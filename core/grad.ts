@@ -30,12 +30,13 @@ export function pullback(y: Tensor, dy: Tensor, wrt: readonly Tensor[], until: r
     cotangent.set(identity(t), sum === undefined ? d : accumulate(sum, d)); // a value used twice adds its gradients
   };
   const stop = new Set(until);
+  const restored = new Map<Tensor, Tensor>(); // values of forward as backward has computed them from later ones
   for (const t of order.toReversed()) {
     const d = cotangent.get(identity(t));
     if (d === undefined || !leads.has(identity(t)) || stop.has(t)) continue;
     // Derivatives of a checkpoint's copy belong to the copy: what they recompute is not taken from the forward pass either.
     within({ path: t.at.path, phase: 'backward', copy: t.at.copy }, () => {
-      for (const [into, dx] of contributions(t, d, (i) => leads.has(identity(i)), wanted)) receive(into, dx);
+      for (const [into, dx] of contributions(t, d, (i) => leads.has(identity(i)), wanted, restored)) receive(into, dx);
     });
   }
   return wrt.map((w) => cotangent.get(identity(w)) ?? full(w.shape, 0));
@@ -79,6 +80,7 @@ function* contributions(
   dy: Tensor,
   marked: (t: Tensor) => boolean,
   wanted: ReadonlySet<unknown>,
+  restored: Map<Tensor, Tensor>,
 ): Generator<readonly [Tensor, Tensor]> {
   const s = t.source;
   if (s.kind === 'view') {
@@ -88,7 +90,7 @@ function* contributions(
   if (s.kind !== 'apply') return;
   const { op, ins, attrs } = s;
   if (op === checkpointOp) {
-    yield* throughCheckpoint(attrs as Checkpoint, dy, marked, wanted);
+    yield* throughCheckpoint(t, attrs as Checkpoint, dy, marked, wanted, restored);
     return;
   }
   if (op.vjp !== undefined) {
@@ -109,6 +111,8 @@ function* contributions(
 export interface Checkpoint {
   readonly inside: Tensor;
   readonly boundary: readonly Tensor[];
+  /** What entered, from what left: then the boundary, which is one tensor, is not kept either. */
+  readonly inverse?: (y: Tensor) => Tensor;
 }
 export const checkpointOp = {
   name: 'checkpoint',
@@ -119,55 +123,56 @@ export const checkpointOp = {
 } as const;
 
 /** f(...xs), but nothing computed inside f is kept for backward: it is computed again there (Chen et al. 2016, arXiv 1604.06174). */
-export function checkpoint(f: (...xs: Tensor[]) => Tensor, ...xs: Tensor[]): Tensor {
-  const inside = f(...xs);
-  return new Tensor(
-    inside.shape,
-    { kind: 'apply', op: checkpointOp, ins: [inside], attrs: { inside, boundary: xs } satisfies Checkpoint },
-    here(),
-  );
-}
+export const checkpoint = (f: (...xs: Tensor[]) => Tensor, ...xs: Tensor[]): Tensor => checkpointed({ inside: f(...xs), boundary: xs });
+
+/**
+ * f(x) for an f that `inverse` undoes: backward computes x from f(x) and keeps neither x nor anything inside f. In a chain only the last
+ * value is kept (Gomez et al. 2017, arXiv 1707.04585). Gradients are those of the x that comes back, rounded as inverse rounds it.
+ */
+export const reversible = (f: (x: Tensor) => Tensor, inverse: (y: Tensor) => Tensor, x: Tensor): Tensor =>
+  checkpointed({ inside: f(x), boundary: [x], inverse });
+
+const checkpointed = (attrs: Checkpoint, at = here()): Tensor =>
+  new Tensor(attrs.inside.shape, { kind: 'apply', op: checkpointOp, ins: [attrs.inside], attrs }, at);
 
 function* throughCheckpoint(
-  { inside, boundary }: Checkpoint,
+  y: Tensor,
+  { inside, boundary, inverse }: Checkpoint,
   dy: Tensor,
-  marked: (t: Tensor) => boolean,
+  leads: (t: Tensor) => boolean,
   wanted: ReadonlySet<unknown>,
+  restored: Map<Tensor, Tensor>,
 ): Generator<readonly [Tensor, Tensor]> {
   // A value inside whose own gradient is asked for is kept: its copy would be another variable.
-  const kept = new Set([...boundary, ...topological([inside], new Set(boundary)).filter((t) => wanted.has(t) && t !== inside)]);
-  const again = recompute(inside, [...kept]);
-  const inner = topological([again], kept);
-  const targets = distinct(inner).filter(
-    (t) => marked(t) && (kept.has(t) || t.source.kind === 'state' || t.source.kind === 'leaf' || t.source.kind === 'input'),
+  const kept = [...boundary, ...topological([inside], new Set(boundary)).filter((t) => wanted.has(t) && t !== inside)];
+  const values = new Map(kept.map((t) => [t, t]));
+  if (inverse !== undefined) {
+    const [x, left] = [boundary[0]!, restored.get(y) ?? y];
+    const back = within({ path: y.at.path, phase: 'backward', copy: y.at.copy + 1 }, () => inverse(left));
+    restored.set(x, back);
+    values.set(x, back);
+  }
+  const origin = new Map([...values].map(([t, value]) => [value, t]));
+  const again = recompute(inside, values);
+  const targets = distinct(topological([again], new Set(values.values()))).filter(
+    (t) =>
+      leads(origin.get(t) ?? t) && (origin.has(t) || t.source.kind === 'state' || t.source.kind === 'leaf' || t.source.kind === 'input'),
   );
-  const grads = pullback(again, dy, targets, [...kept]);
-  for (const [k, t] of targets.entries()) yield [t, grads[k]!];
+  const grads = pullback(again, dy, targets, [...values.values()]);
+  for (const [k, t] of targets.entries()) yield [origin.get(t) ?? t, grads[k]!];
 }
 
-/** A copy of the graph between `boundary` and `y`, marked so that it is never merged with the original. */
-function recompute(y: Tensor, boundary: readonly Tensor[]): Tensor {
-  const copies = new Map<Tensor, Tensor>(boundary.map((b) => [b, b]));
+/** A copy of the graph from `values` (of the boundary) to `y`, marked so that it is never merged with the original. */
+function recompute(y: Tensor, values: ReadonlyMap<Tensor, Tensor>): Tensor {
+  const copies = new Map(values);
   const copy = (t: Tensor): Tensor => copies.get(t) ?? t;
-  for (const t of topological([y], new Set(boundary))) {
+  for (const t of topological([y], new Set(values.keys()))) {
     if (copies.has(t)) continue;
     const at = { path: t.at.path, phase: 'backward' as const, copy: t.at.copy + 1 };
     if (t.source.kind === 'view') copies.set(t, new Tensor(t.shape, { kind: 'view', of: copy(t.source.of) }, at));
     else if (t.source.kind === 'apply' && t.source.op === checkpointOp) {
-      const { inside, boundary: inner } = t.source.attrs as Checkpoint;
-      copies.set(
-        t,
-        new Tensor(
-          t.shape,
-          {
-            kind: 'apply',
-            op: checkpointOp,
-            ins: [copy(inside)],
-            attrs: { inside: copy(inside), boundary: inner.map(copy) } satisfies Checkpoint,
-          },
-          at,
-        ),
-      );
+      const inner = t.source.attrs as Checkpoint;
+      copies.set(t, checkpointed({ ...inner, inside: copy(inner.inside), boundary: inner.boundary.map(copy) }, at));
     } else if (t.source.kind === 'apply') copies.set(t, reapply(t.source.op, t.source.ins.map(copy), t.source.attrs, at));
   }
   return copy(y);

@@ -98,8 +98,8 @@ export const adapterHub: Names = [
 ];
 
 /**
- * The survey's index. Left out, because not enough of them could be established: APrompt (EMNLP 2023), the axis along which its query-key prompts
- * extend queries and keys; MoA (Mixture-of-LoRAs, arXiv 2403.03432), what the router reads, its loss and its choice at inference.
+ * The survey's index. Left out, because not enough of it could be established: MoA (Mixture-of-LoRAs, arXiv 2403.03432), what the router reads,
+ * its loss and its choice at inference.
  */
 export const survey: Names = [
   ['Serial adapter', 'houlsby'],
@@ -123,6 +123,7 @@ export const survey: Names = [
   ['IDPG', 'idpg'],
   ['LPT', 'lpt'],
   ['SPT (soft prompt)', 'sptPrompt'],
+  ['APrompt', 'aprompt'],
   ['SPoT', 'spot'],
   ['MPT', 'mpt'],
   ['ATTEMPT', 'attempt'],

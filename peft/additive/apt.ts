@@ -23,10 +23,11 @@ export interface AptConfig {
 type Apt = Record<'table' | 'gate' | 'scale', readonly Tensor[]>;
 
 /**
- * That each row of a prefix is gated and each layer's prefix scaled is read in the paper; the equation is from memory of it and not
- * verified, nor are: which token's state the gate reads (an option, the first's by default), that it has no bias, and the start, here
- * tables N(0, 1) as in P-tuning v2, W ~ U(±1/√d) and λ = 1. It is for networks that understand text: in a language model later tokens
- * would leak, or later steps of generation lack the gate. Positions move as under any prefix. Count: L(2pHkD + pd + 1).
+ * Read in extracts of the paper: each row of a prefix is scored by a gate, and a scale then weighs each layer's prefix against the text; in
+ * notes on it: the gate reads what the layer below computed. The equation is from memory of it and not verified, nor are: of which token (an
+ * option, the first by default), that the gate has no bias, and the start, here tables N(0, 1) as in P-tuning v2, W ~ U(±1/√d) and λ = 1. It
+ * is for networks that understand text: in a language model later tokens would leak, or later steps of generation lack the gate. Positions
+ * move as under any prefix. Count: L(2pHkD + pd + 1).
  */
 export const apt = defineMethod<'trunk', AptConfig, Apt>({
   name: 'apt',

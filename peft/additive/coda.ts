@@ -2,7 +2,8 @@
 //   a = attn(norm h), m = mlp(norm h'):   h' = h + p ⊙ a,   y = h' + p ⊙ m + A(norm h'),   p_t = λ_t for the k tokens of the largest λ, else 0
 //   λ: softTopK.ts, of scores s_t = wᵀh_t
 // Lei et al. 2023, arXiv 2304.04947, §3.
-import { where as choose } from '../../core/ops/map.ts';
+import { where as choose, full } from '../../core/ops/map.ts';
+import { concat } from '../../core/ops/move.ts';
 import { param, type Tensor } from '../../core/tensor.ts';
 import { BASE, layer } from '../../nn/layer.ts';
 import { substitute } from '../../nn/tree.ts';
@@ -63,7 +64,8 @@ export const coda = defineMethod<'block', CodaConfig, Bottleneck & { readonly w:
       'branch',
       (l, path) =>
         layer('branch', { [BASE]: l }, ({ [BASE]: l }) => (x, at) => {
-          const y = l(x, at).mul(share);
+          const rows = x.shape[1]! - n; // that another method puts in front within the block: they are computed
+          const y = l(x, at).mul(rows === 0 ? share : concat([full([b, rows, 1], 1), share], 1));
           return path.endsWith('.mlp') ? y.add(throughBottleneck(x, p, c.activation)) : y;
         }),
       site.path,

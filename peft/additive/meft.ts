@@ -3,20 +3,19 @@
 //   form 1: F = the block, G = adapter;   form 2: F = adapter, G = the block;   the block has an adapter beside its feed-forward
 //   so x₂ = (y₂ − G(y₁))/β and x₁ = (y₁ − F(x₂))/λ: what enters a block can be computed from what leaves it
 // Liao et al. 2023, arXiv 2306.00477, §3.3, as in the authors' code.
-import { checkpoint } from '../../core/grad.ts';
+import { stack } from '../../core/ops/move.ts';
 import type { Tensor } from '../../core/tensor.ts';
+import type { Context } from '../../nn/context.ts';
 import { BASE, type Layer, layer } from '../../nn/layer.ts';
 import { substitute } from '../../nn/tree.ts';
 import { defineMethod } from '../attach.ts';
 import type { Site } from '../site.ts';
 import { beside } from './beside.ts';
 import { type Bottleneck, type BottleneckConfig, checkBottleneck, listOf, newBottleneck, sizeOf, throughBottleneck } from './bottleneck.ts';
+import { both, coupledBlock, type StreamsConfig } from './meftStreams.ts';
 
-export interface MeftConfig extends BottleneckConfig {
+export interface MeftConfig extends BottleneckConfig, StreamsConfig {
   readonly form: 1 | 2;
-  readonly lambda: number; // λ
-  readonly beta: number; // β
-  readonly recompute: boolean; // backward keeps the streams between blocks alone, and computes what is inside again
 }
 type Adapters = { readonly [K in keyof Bottleneck]: readonly Tensor[] }; // beside feed-forward 0, beside block 0, …
 
@@ -24,16 +23,17 @@ const blocks = (site: Site<'trunk'>): readonly Site<'block'>[] => site.within('b
 
 /**
  * Defaults as the authors' run of form 1: λ = 0.1, β = 1, m = 8, GELU, all weights N(0, 0.02²); their form 2 has λ = 1, β = 0.1. It stays near
- * the base, not at it. Their third form (F the attention, G the feed-forward) needs two streams within a block and is not here, nor is
- * reversing: a recipe's backward pass cannot take the values of its own forward pass back from later ones. `recompute` checkpoints F and G
- * instead, which keeps two streams per block where the authors keep two in all; the numbers are the same. Count: 2L(2md + m + d).
+ * the base, not at it. Their third form (F the attention, G the feed-forward) needs two streams within a block and is not here.
+ * The authors reverse all blocks, `keeps: 'last'`: what backward holds does not grow with depth, but each division by λ or β multiplies what
+ * rounding has done, and gradients in float32 are wrong beyond four or so blocks (decision 300 has numbers). So `streams` by default.
+ * Count: 2L(2md + m + d).
  */
 export const meft = defineMethod<'trunk', MeftConfig, Adapters>({
   name: 'meft',
   family: 'additive',
   paper: 'arXiv:2306.00477',
   at: 'trunk',
-  defaults: { bottleneck: 8, reduction: 16, activation: 'gelu', form: 1, lambda: 0.1, beta: 1, recompute: true, where: 'trunk' },
+  defaults: { bottleneck: 8, reduction: 16, activation: 'gelu', form: 1, lambda: 0.1, beta: 1, keeps: 'streams', where: 'trunk' },
   check: (site, c) => {
     checkBottleneck('meft', { ...c, init: 'bert' });
     if (c.form !== 1 && c.form !== 2) throw new RangeError(`meft: form ${c.form} must be 1 (F is the block) or 2 (G is the block)`);
@@ -49,28 +49,28 @@ export const meft = defineMethod<'trunk', MeftConfig, Adapters>({
   around: (call, p, c, site) => (h, ctx) => {
     const adapter = (k: number) => (x: Tensor) =>
       throughBottleneck(x, { down: p.down[k]!, downBias: p.downBias[k]!, up: p.up[k]!, upBias: p.upBias[k]! }, c.activation);
-    const run = c.recompute ? checkpoint : (f: (...xs: Tensor[]) => Tensor, ...xs: Tensor[]): Tensor => f(...xs);
     const paths = blocks(site).map((b) => b.path);
-    const streams: [x1: Tensor, x2: Tensor][] = [];
-    const reversible = substitute(
+    const streams: Tensor[] = []; // [x₁, x₂], [2, B, T, d]
+    const coupled = substitute(
       call,
       'block',
       (l, path) => {
         const k = paths.indexOf(path);
         const block = substitute(l, 'branch', (b, at) => (at.endsWith('.mlp') ? beside(b, adapter(2 * k)) : null), path) as Layer<'block'>;
         return layer('block', { [BASE]: block }, ({ [BASE]: block }) => (x, at) => {
-          const [x1, x2] = streams.at(-1) ?? [x, x];
-          const [own, adapted] = [(t: Tensor) => block(t, at), adapter(2 * k + 1)];
-          const [F, G] = c.form === 1 ? [own, adapted] : [adapted, own];
-          const y1 = run((a, b) => a.mul(c.lambda).add(F(b)), x1, x2);
-          const y2 = run((a, b) => a.mul(c.beta).add(G(b)), x2, y1);
-          streams.push([y2, y1]);
+          const pair = (c2: Context): [(t: Tensor) => Tensor, (t: Tensor) => Tensor] => {
+            const own = (t: Tensor): Tensor => block(t, c2);
+            return c.form === 1 ? [own, adapter(2 * k + 1)] : [adapter(2 * k + 1), own];
+          };
+          const s = coupledBlock(streams.at(-1) ?? stack([x, x], 0), pair(at), pair({ ...at, aux: () => {} }), c);
+          streams.push(s);
+          const [y2, y1] = both(s);
           return k === paths.length - 1 ? y1.add(y2).mul(0.5) : y1;
         });
       },
       site.path,
     );
-    return reversible(h, ctx);
+    return coupled(h, ctx);
   },
   count: (sites, c) => {
     const train = sites.reduce((n, s) => n + 2 * blocks(s).length * sizeOf(c, s.dim('width')), 0);

@@ -12,8 +12,8 @@ export function spindle(layers: number): number[] {
 }
 
 /**
- * The paper's assignment, on T5-base, from memory of it: the released code has no groups in it (what it calls PEFT is UniPELT with the same
- * sizes in all layers), so that it settles neither this nor how many layers a group has.
+ * The paper's assignment, as the survey of Han et al. (2403.14608) prints it. The released code has no groups in it: what it calls PEFT is
+ * UniPELT with the same sizes in all layers, so that how many layers a group has is not settled by it.
  */
 export const PAPER: readonly (readonly Strategy[])[] = [
   ['adapter', 'lora'],

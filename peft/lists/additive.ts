@@ -4,6 +4,7 @@ import { adapterBias } from '../additive/adapterBias.ts';
 import { adapterDrop } from '../additive/adapterDrop.ts';
 import { adapterFusion } from '../additive/adapterFusion.ts';
 import { adapterPlus } from '../additive/adapterPlus.ts';
+import { aprompt } from '../additive/aprompt.ts';
 import { apt } from '../additive/apt.ts';
 import { attempt } from '../additive/attempt.ts';
 import { biAdapter } from '../additive/biAdapter.ts';
@@ -107,6 +108,7 @@ export const additive: readonly Listed[] = [
   listed('peft/additive/dept.ts', dept, { length: 2, rank: 2, tokens: 12, alpha: 2, matrixRate: 0.1 }),
   listed('peft/additive/lpt.ts', lpt, { length: 2 }),
   listed('peft/additive/apt.ts', apt, { length: 2 }, wholeText),
+  listed('peft/additive/aprompt.ts', aprompt, { length: 2, queryKey: 2, keyValue: 3, tokens: 16 }),
   listed('peft/additive/attempt.ts', attempt, { length: 2, sources: 3, hidden: 3, temperature: 2 }, wholeText),
   listed('peft/additive/ipt.ts', ipt, { length: 2, dimension: 3, hidden: 4 }),
   listed('peft/additive/tpt.ts', tpt, { length: 2, sourceWidth: 3, hidden: 4 }),

@@ -182,7 +182,7 @@ export const reparameterized: readonly Listed[] = [
   listed(
     'peft/reparameterized/mole.ts',
     mole,
-    { experts: [1, 2].map((rank) => ({ rank, scale: 1.5 })), length: 6, balance: 0.1 },
+    { experts: [1, 2].map((rank) => ({ rank, scale: 1.5 })), length: 16, balance: 0.1 },
     { gpt2: 'its tokens must not see later ones', llama: 'its tokens must not see later ones' },
   ),
   listed('peft/reparameterized/peqa.ts', peqa, { bits: 4, group: 3, where: ['v.weight', 'up.weight', 'norm2.weight'] }),

@@ -2,21 +2,23 @@
 //   y = W x + b + Σᵢ Gᵢ Eᵢ(x),   Eᵢ(x) = sᵢ Bᵢ Aᵢ x ∈ ℝ^{T×out} for a text of T tokens;   G = softmax(ε/τ)
 //   ε = flat(norm(E₁ ⊕ … ⊕ E_N))ᵀ e,   e ∈ ℝ^{ξ×N}, ξ = N·L·out: an entry for every expert, position and feature;   only e and τ are trained
 //   balance −log Πᵢ qᵢ,   q the mean gate: taken layer by layer here, once over all layers in the paper
-// Wu, Huang & Wei 2024 (ICLR), arXiv 2404.13628, §3.2–3.3, at the level of matrices, one of those of its §5. Not said there, chosen here:
-// norm is division by the length (of each text's real tokens), e = 0 and τ = 1 at the start, so that it starts as the LoRAs' mean.
+// Wu, Huang & Wei 2024 (ICLR), arXiv 2404.13628, §3.2–3.3, at the level of matrices, one of those of its §5. From the authors' code: norm is
+// division by the length (here of each text's real tokens); each expert's e is of length 0.01, so that it starts near the LoRAs' mean; τ = 1,
+// and is kept in 1 … 3. That code's gates are one for each block and read what enters it; the text's equations are followed here.
+import { clamp } from '../../core/ops/map.ts';
 import { stack } from '../../core/ops/move.ts';
-import { param, type Tensor } from '../../core/tensor.ts';
+import { param, paramOf, type Tensor } from '../../core/tensor.ts';
 import { freeze } from '../../nn/freeze.ts';
 import { readsWhole, realTokens } from '../additive/reading.ts';
 import { type Configurable, defineMethod } from '../attach.ts';
 import { between, rankFits, wholeNumber } from '../check.ts';
 import type { Factors } from './lora.ts';
-import { gatesOf, imbalance } from './moleGate.ts';
+import { directions, gatesOf, imbalance } from './moleGate.ts';
 
 export interface MoleConfig {
   readonly experts: readonly { readonly rank: number; readonly scale: number }[]; // s of each
   readonly length: number; // L, tokens of the longest text; shorter ones use the first positions of e
-  readonly balance: number; // weight of the balance loss; the paper's could not be verified
+  readonly balance: number; // α, the weight of the balance loss
 }
 /** e [N, L, out, N], τ [1]; A [r, in] and B [out, r] of each expert */
 export type Mole = { e: Tensor; temperature: Tensor; A: readonly Tensor[]; B: readonly Tensor[] };
@@ -28,7 +30,7 @@ export const moleOver = (known: ReadonlyMap<string, readonly Factors[]> | null):
     family: 'reparameterized',
     paper: 'arXiv:2404.13628',
     at: 'linear',
-    defaults: { experts: [8, 8, 8].map((rank) => ({ rank, scale: 1 })), length: 512, balance: 0.01, where: ['q', 'v'] },
+    defaults: { experts: [8, 8, 8].map((rank) => ({ rank, scale: 1 })), length: 512, balance: 0.5, where: ['q', 'v'] },
     check: (site, c) => {
       if (c.experts.length < 2)
         throw new RangeError(`mole at ${site.path}: ${c.experts.length} experts leave nothing to weigh; give 2 or more`);
@@ -47,7 +49,7 @@ export const moleOver = (known: ReadonlyMap<string, readonly Factors[]> | null):
       const n = experts.length;
       return {
         train: {
-          e: param(new Float32Array(n * length * out! * n), [n, length, out!, n], { decay: false }),
+          e: param(directions(r.split('e'), n * length * out!, n), [n, length, out!, n], { decay: false }),
           temperature: param([1], [1], { decay: false }),
         },
         fixed: freeze({ A: given.map(({ A }) => A), B: given.map(({ B }) => B) }),
@@ -64,6 +66,10 @@ export const moleOver = (known: ReadonlyMap<string, readonly Factors[]> | null):
       const gates = gatesOf(answers, realTokens(x, ctx), p); // [B, N]
       if (c.balance > 0) ctx.aux(site.path, imbalance(gates).mul(c.balance));
       return call(x, ctx).add(answers.mul(gates.reshape(b, -1, 1, 1)).sum([1]));
+    },
+    hooks: ({ temperature }) => {
+      const tau = paramOf(temperature)!;
+      return { afterStep: ({ next }) => new Map([[tau, clamp(next(tau), 1, 3)]]) };
     },
     count: (sites, { experts, length }) => {
       const n = experts.length;

@@ -2,6 +2,7 @@
 //   G = softmax(ε/τ),   ε = flat(norm(E₁ ⊕ … ⊕ E_N))ᵀ e
 import { softmax } from '../../core/ops/fused.ts';
 import { log, rsqrt, square } from '../../core/ops/map.ts';
+import type { Rng } from '../../core/rng.ts';
 import type { Tensor } from '../../core/tensor.ts';
 import type { Mole } from './mole.ts';
 
@@ -17,3 +18,13 @@ export const imbalance = (gates: Tensor): Tensor =>
   log(gates.mean([0]))
     .sum()
     .neg();
+
+/** Columns of length 0.01 in random directions. [rows, n] */
+export function directions(r: Rng, rows: number, n: number): Float32Array {
+  const all = r.normal(rows * n);
+  const squares = new Float64Array(n);
+  all.forEach((v, i) => {
+    squares[i % n]! += v * v;
+  });
+  return all.map((v, i) => (0.01 * v) / Math.sqrt(squares[i % n]!));
+}

@@ -1,10 +1,11 @@
 // Laws of checkpointing: the same numbers and gradients, computed again instead of kept.
 import { describe, expect, it } from 'vitest';
 import { float64 } from '../../core/engines/float64.ts';
-import { checkpoint, grad } from '../../core/grad.ts';
+import { checkpoint, grad, reversible } from '../../core/grad.ts';
 import { dropout, layerNorm, softmax } from '../../core/ops/fused.ts';
 import { exp, gelu, tanh } from '../../core/ops/map.ts';
 import { matmul } from '../../core/ops/matmul.ts';
+import { concat } from '../../core/ops/move.ts';
 import { sum } from '../../core/ops/reduce.ts';
 import { rng } from '../../core/rng.ts';
 import { lower, schedule } from '../../core/schedule.ts';
@@ -143,4 +144,54 @@ describe('checkpoint', () => {
     }));
 
   it('passes a boundary through', () => agree((wrap) => ({ loss: sum(exp(wrap((t) => t!, x))), wrt: [x] })));
+});
+
+describe('reversible', () => {
+  const F = [1, 2, 3, 4, 5, 6].map((s) => weight(20 + s, [4, 4]));
+  const x = weight(30, [6, 8]);
+  const halves = (s: Tensor): [Tensor, Tensor] => [s.slice(1, 0, 4), s.slice(1, 4)];
+  /** (a, b) ↦ (b, 2a + tanh(b W)), and back. */
+  const forth = (w: Tensor) => (s: Tensor) => {
+    const [a, b] = halves(s);
+    return concat([b, a.mul(2).add(tanh(b.matmul(w)))], 1);
+  };
+  const back = (w: Tensor) => (s: Tensor) => {
+    const [b, c] = halves(s);
+    return concat([c.sub(tanh(b.matmul(w))).div(2), b], 1);
+  };
+  const loss = (layers: number, step: (w: Tensor, s: Tensor) => Tensor): Tensor =>
+    sum(tanh(F.slice(0, layers).reduce((s, w) => step(w, s), x)));
+  const undone = (w: Tensor, s: Tensor): Tensor => reversible(forth(w), back(w), s);
+
+  it('gives the gradients of keeping everything, of weights and of what enters, checkpointed besides or not', async () => {
+    const wrt = [...F, x];
+    const of = async (l: Tensor): Promise<number[]> => {
+      const all: number[] = [];
+      for (const g of grad(l, wrt)) all.push(...(await engine.read(g)));
+      return all;
+    };
+    const plain = await of(loss(6, (w, s) => forth(w)(s)));
+    const nested = checkpoint((s) => F.reduce((y, w) => undone(w, y!), s!), x);
+    for (const one of [loss(6, undone), sum(tanh(nested))]) {
+      const got = await of(one);
+      expect(Math.max(...got.map((v, k) => Math.abs(v - plain[k]!)))).toBeLessThan(1e-13 * 2 ** 6); // each step back may double a rounding
+    }
+  });
+  it('keeps the last value alone, at any depth', () => {
+    const bytes = (layers: number): number => {
+      const l = loss(layers, undone);
+      return kept([l, ...grad(l, F.slice(0, layers))]);
+    };
+    expect([bytes(2), bytes(6)]).toEqual([bytes(3), bytes(3)]);
+    expect(bytes(6)).toBeLessThanOrEqual(2 * 4 * 48); // the last state, and the tanh of it that the loss is made of
+  });
+  it('takes the gradient at what comes back, not at what went in', async () => {
+    const wrong = reversible(
+      (s) => s.mul(s),
+      (y) => y.mul(0).add(5),
+      weight(31, [3]),
+    ); // an inverse that answers 5
+    const w = topological([wrong]).find((t) => t.source.kind === 'state')!;
+    expect([...(await engine.read(grad(sum(wrong), [w])[0]!))]).toEqual([10, 10, 10]);
+  });
 });

@@ -1,13 +1,17 @@
 // The adapters and side networks of the survey's index that have no file of their own here: each from its equation by hand, special laws, refusals.
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { account } from '../../core/account.ts';
 import { float64 } from '../../core/engines/float64.ts';
 import { grad } from '../../core/grad.ts';
 import { rng } from '../../core/rng.ts';
 import { leaf, paramOf, stateOf, type Tensor } from '../../core/tensor.ts';
 import { context, quiet } from '../../nn/context.ts';
+import { decoder, gpt2 } from '../../nn/decoder.ts';
+import { freeze } from '../../nn/freeze.ts';
 import { generate } from '../../nn/generate.ts';
 import type { Layer, Model } from '../../nn/layer.ts';
+import { nextToken } from '../../nn/losses.ts';
 import { tensors, trainable } from '../../nn/tree.ts';
 import { adapterBias } from '../../peft/additive/adapterBias.ts';
 import { adapterPlus } from '../../peft/additive/adapterPlus.ts';
@@ -234,14 +238,32 @@ describe('meft', () => {
       close(x2, start);
     });
 
-  it('has the same gradients whether it computes again or keeps', async () => {
+  it('has the same gradients whether backward keeps all, computes again, or goes back from what leaves the last block', async () => {
     const net = gpt2Network(5);
-    const of = async (recompute: boolean): Promise<number[]> => {
-      const model = perturb(meft({ bottleneck: 3, recompute })(net.base), 1);
-      return flat(await readAll(gradients(run(net, model).loss, model)));
-    };
-    expect(apart(await of(true), await of(false))).toBeLessThan(1e-12);
+    for (const form of [1, 2] as const) {
+      const of = async (keeps: 'last' | 'streams' | 'all'): Promise<number[]> => {
+        const model = perturb(meft({ bottleneck: 3, form, lambda: 0.3, beta: 0.7, keeps })(net.base), 1);
+        return flat(await readAll(gradients(run(net, model).loss, model)));
+      };
+      const all = await of('all');
+      expect(apart(await of('streams'), all)).toBeLessThan(1e-12);
+      expect(apart(await of('last'), all)).toBeLessThan(1e-11); // two blocks divide roundings by 0.3·0.7
+    }
     expect(() => meft({ beta: 0 })(net.base)).toThrow(/reversed/);
+  });
+
+  it('keeps as much for backward at any depth when it goes back, and two streams a block when it computes again', () => {
+    const saved = (layers: number, keeps: 'last' | 'streams' | 'all'): number => {
+      const base = freeze(decoder(gpt2({ vocabulary: 12, width: 8, layers, heads: 2, positions: 16 }), rng(1)));
+      const model = meft({ bottleneck: 3, keeps })(base);
+      const ids = leaf([1, 2, 3, 4, 5], [1, 5]);
+      const loss = nextToken(model, { ids, targets: ids }, context(5));
+      return account([loss, ...gradients(loss, model)]).phases.forward.saved;
+    };
+    expect([saved(2, 'last'), saved(5, 'last')]).toEqual([saved(3, 'last'), saved(3, 'last')]);
+    const streams = 4 * 2 * 5 * 8; // bytes
+    expect(saved(5, 'streams') - saved(3, 'streams')).toBe(2 * streams);
+    expect(saved(3, 'all')).toBeGreaterThan(saved(3, 'streams'));
   });
 });
 

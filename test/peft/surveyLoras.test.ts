@@ -2,8 +2,10 @@
 import { describe, expect, it } from 'vitest';
 import { float64 } from '../../core/engines/float64.ts';
 import { rng } from '../../core/rng.ts';
+import { paramOf } from '../../core/tensor.ts';
 import { context } from '../../nn/context.ts';
 import { layers, tensors, trainable } from '../../nn/tree.ts';
+import { adamw } from '../../optim/adamw.ts';
 import { merge } from '../../peft/merge.ts';
 import { capaBoost } from '../../peft/reparameterized/capaBoost.ts';
 import { hiwi } from '../../peft/reparameterized/hiwi.ts';
@@ -217,7 +219,7 @@ describe('periodicLora', () => {
 describe('mole', () => {
   const net = bertNetwork(1);
   const models = [1, 2].map((k) => perturb(lora({ rank: k, alpha: 3, where: 'v' })(net.base), k));
-  it('weighs trained LoRAs by all that they say of the text, padding left out; starts as their mean', async () => {
+  it('weighs trained LoRAs by all that they say of the text, padding left out; starts near their mean', async () => {
     const fresh = mixtureOfLoras(models, { length: 6 })(net.base);
     const model = perturb(fresh, 3);
     const p = await own(engine, model, V);
@@ -252,14 +254,21 @@ describe('mole', () => {
         expected.map((v, k) => v + bare[k]!),
       ),
     ).toBeLessThan(1e-9);
-    const mean = await engine.read(layerAt(fresh, 'linear', V)(x, ctx));
-    expect(
-      apart(
-        mean,
-        E[0]!.flat().map((v, k) => bare[k]! + (v + E[1]!.flat()[k]!) / 2),
-      ),
-    ).toBeLessThan(1e-9);
+    const start = await engine.read(layerAt(fresh, 'linear', V)(x, ctx));
+    const [A, B] = E.map((of) => of.flat()) as [number[], number[]];
+    const off = A.map((v, k) => Math.abs(start[k]! - bare[k]! - (v + B[k]!) / 2) - 0.005 * Math.abs(v - B[k]!)); // |ε| ≤ 0.01, so |G − 1/2| ≤ 0.005
+    expect(Math.max(...off)).toBeLessThan(1e-9);
+    const directions = (await own(engine, fresh, V))['mole.e']!.flat();
+    for (const g of [0, 1]) expect(Math.hypot(...directions.filter((_, i) => i % 2 === g))).toBeCloseTo(0.01, 8);
     expect(apart(await numbersOf(engine, net, model), await numbersOf(engine, net, fresh))).toBeGreaterThan(1e-6);
+  });
+  it('keeps its temperature between 1 and 3', async () => {
+    const seen: number[] = [];
+    await trained(engine, net, mixtureOfLoras(models, { length: 6 })(net.base), { total: 8, optimizer: adamw({ lr: 0.9 }) }, async (m) => {
+      for (const { path, tensor } of tensors(m)) if (path.endsWith('temperature')) seen.push(paramOf(tensor)!.value[0]!);
+    });
+    expect([seen.length, Math.min(...seen) >= 1, Math.max(...seen) <= 3]).toEqual([16, true, true]);
+    expect(seen.some((v) => v === 1 || v === 3)).toBe(true); // Adam's steps of 0.9 want to go beyond
   });
   it('refuses language models, long texts, and LoRAs at other places', () => {
     expect(() => mole({ experts: [1, 2].map((rank) => ({ rank, scale: 1 })), where: 'v' })(llama)).toThrow(
