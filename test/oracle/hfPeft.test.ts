@@ -16,6 +16,7 @@ import { fixture, off, type Table } from './fixtures.ts';
 import { type Part, type Recorded, cases as shared } from './hfPeftCases.ts';
 import { rest } from './hfPeftRest.ts';
 import { updates } from './hfPeftUpdates.ts';
+import { variants } from './hfPeftVariants.ts';
 import { networks } from './networks.ts';
 
 const TOLERANCE = 1e-7; // tensors are float32 numbers, everything else is computed in double precision on both sides
@@ -28,7 +29,7 @@ const exactly = (t: Table | undefined, part: Part): Table | undefined =>
 const byName = (name: string, shape: Shape): Tensor => input(`${here().path}.${name}`, shape);
 const fed: Draw = { bernoulli: byName, uniform: byName, normal: byName };
 
-const cases = { ...shared, ...updates, ...rest };
+const cases = { ...shared, ...updates, ...rest, ...variants };
 
 test.each(Object.keys(cases))('%s', async (title) => {
   const c = cases[title]!;

@@ -1,20 +1,47 @@
-"""Writes fixtures/peft-rest.json: the types of Hugging Face PEFT that hf_peft.py and hf_peft_types.py leave out, on the same networks in the same way.
+"""Writes fixtures/peft-rest.json: the types of Hugging Face PEFT that hf_peft.py and hf_peft_types.py leave out, on the same networks in the same way;
+and peft-variants.json: mixtures of experts, starts and optimizers of LoRA that are left, and what is drawn in training.
 
-    venv/bin/pip install scikit-learn && venv/bin/python test/oracle/hf_peft_rest.py
+    venv/bin/pip install scikit-learn bitsandbytes && venv/bin/python test/oracle/hf_peft_rest.py
 """
 
+import contextlib
 import logging
+import sys
+import tempfile
 import warnings
 
+import bitsandbytes.functional as bnb
+import peft.tuners.lora.layer as lora_layer
 import torch
-from peft import AdamssConfig, CartridgeConfig, CPTConfig, FrodConfig, LoraConfig, TrainableTokensConfig
+from peft import (
+    AdamssConfig, ArrowConfig, CartridgeConfig, CPTConfig, FrodConfig, LoftQConfig, LoraConfig, PolyConfig, PveraConfig, TrainableTokensConfig, XLoraConfig,
+    create_arrow_model, get_peft_model, initialize_lora_eva_weights,
+)
+from peft.optimizers import create_riemannian_optimizer
 from peft.tuners.frod.layer import FrodLayer
-from peft.tuners.lora.config import KasaConfig, MontecloraConfig, VeloraConfig
+from peft.tuners.lora.config import EvaConfig, KasaConfig, MontecloraConfig, VeloraConfig
 from peft.tuners.lora.monteclora import BufferedMontecloraSampler, MontecloraSampler
 
-from fixture import write
-from hf_peft import ABOUT, AT, BERT, LM, LORA, LR, case, double_precision, round_to_float32
+from peft.tuners.lora.variants import QALoraLinearVariant
+
+from fixture import exact, result, write
+from hf_peft import ABOUT, AT, BERT, LM, LORA, LR, case, double_precision, network, round_to_float32, trained
 from hf_peft_types import buffers
+
+SINGLE = torch.float32, torch.Tensor.float
+
+
+@contextlib.contextmanager
+def single_precision():
+    """Float32 is float32 again, for files and for a quantiser that knows no other."""
+    wide = torch.float32, torch.Tensor.float
+    torch.float32, torch.Tensor.float = SINGLE
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.float32, torch.Tensor.float = wide
+        torch.set_default_dtype(torch.float64)
 
 
 def adamss() -> dict:
@@ -142,11 +169,159 @@ def rows() -> dict:
     }
 
 
+def saved(folder: str, n: int) -> tuple[list[str], list[dict]]:
+    """LoRAs over the tiny LLaMA, of scale 1.5, in files; and their tensors. The first direction of each is much the largest, so that the power iteration
+    by which Arrow finds it comes to an end."""
+    paths, tensors = [], []
+    with single_precision():
+        for k in range(n):
+            torch.manual_seed(20 + k)
+            wrapped = get_peft_model(network("llama")[0].float(), LoraConfig(**LORA, **AT))
+            with torch.no_grad():
+                for name, p in trained(wrapped).items():
+                    p.add_(0.3 * torch.randn(p.shape))
+                    if "lora_A" in name:
+                        p[0] *= 4
+            wrapped.save_pretrained(f"{folder}/{k}")
+            paths.append(f"{folder}/{k}")
+            tensors.append({name: exact(p) for name, p in trained(wrapped).items()})
+    return paths, tensors
+
+
+def xlora() -> dict:
+    """Two experts of which the first pass of the network itself says how much they count."""
+    experts = lambda m: {n: p for n, p in m.named_parameters() if ".lora_A." in n or ".lora_B." in n}
+
+    def wrap(model, config):
+        model.config.use_cache = False
+        with single_precision():
+            return get_peft_model(model, config).double()
+
+    with tempfile.TemporaryDirectory() as folder:
+        adapters = {str(k): path for k, path in enumerate(saved(folder, 2)[0])}
+        one = lambda **more: case("llama", XLoraConfig(hidden_size=16, adapters=adapters, xlora_dropout_p=0.0, **more, **LM), fixed=experts, wrap=wrap)
+        return {
+            "xlora llama": one(softmax_temperature=0.7, global_scaling_weight=1.3),
+            "xlora layerwise llama": one(xlora_depth=3, xlora_size=6, layerwise_scalings=True),
+            "xlora top llama": one(enable_softmax=False, top_k_lora=1, enable_softmax_topk=False),
+            "xlora trained llama": one(use_trainable_adapters=True, enable_softmax=False, top_k_lora=2, enable_softmax_topk=True),
+        }
+
+
+def arrow() -> dict:
+    """Three experts. The library trains nothing there; here the experts are, after their directions were taken. `general` is GenKnowSub: raw LoRAs in, logits out."""
+    prototypes = lambda m: {n: b for n, b in m.named_buffers() if n.endswith("prototypes")}
+
+    def model_of(model, paths, general, **more):
+        config = ArrowConfig(top_k=2, router_temperature=0.6, rng_seed=1, use_gks=len(general) > 0, **more)
+        with single_precision():
+            wrapped = create_arrow_model(model, paths, config, general_adapter_paths=general).double()
+        with torch.no_grad():
+            logits = wrapped(**network("llama")[1]).logits  # takes the directions
+        for n, p in wrapped.named_parameters():
+            p.requires_grad_("lora_" in n and ".task_" in n)
+        return wrapped, logits
+
+    with tempfile.TemporaryDirectory() as folder:
+        paths, tensors = saved(folder, 5)
+        general, logits = model_of(network("llama")[0], paths[:3], paths[3:])
+        return {
+            "arrow llama": case("llama", None, wrap=lambda model, _: model_of(model, paths[:3], [])[0], fixed=prototypes),
+            "general": {"raw": tensors, "logits": result(logits), "prototypes": {n: result(b) for n, b in prototypes(general).items()}},
+        }
+
+
+def forms() -> dict:
+    """Starts and optimizers of LoRA that hf_peft.py has not."""
+    ranks = lambda model, config: with_eva(get_peft_model(model, config))
+    riemannian = lambda m: create_riemannian_optimizer(m, torch.optim.AdamW, lr=LR, reg=0.02, weight_decay=0.0)
+
+    def with_eva(wrapped):
+        initialize_lora_eva_weights(wrapped, [network("llama")[1]], show_progress_bar=False)
+        return wrapped
+
+    eva = LoraConfig(r=4, lora_alpha=6, init_lora_weights="eva", eva_config=EvaConfig(rho=2.0), target_modules=["q_proj", "v_proj", "o_proj"], **LM)
+    return {
+        "riemannianLora llama": case("llama", LoraConfig(**LORA, **AT), optimizer=riemannian),
+        "loraOrthogonal llama": case("llama", LoraConfig(**LORA, init_lora_weights="orthogonal", **AT), move=0.0),
+        "eva llama": case("llama", eva, wrap=ranks),
+        "qaLora llama": qa_lora(),
+        "loftq llama": loftq(),
+    }
+
+
+def qa_lora() -> dict:
+    """The library has it for GPTQ's layers alone; its own code is put on ordinary linear layers here."""
+    resolve = lora_layer.Linear.resolve_lora_variant
+    lora_layer.Linear.resolve_lora_variant = lambda self, *, config, **_: QALoraLinearVariant()
+    try:
+        return case("llama", LoraConfig(**LORA, use_qalora=True, qalora_group_size=4, **AT))
+    finally:
+        lora_layer.Linear.resolve_lora_variant = resolve
+
+
+def loftq() -> dict:
+    """Two turns of NF4; the library would compute them on a GPU. Its start is in single precision, what comes of it in double.
+
+    bitsandbytes 0.50.2 unpacks some matrices of rows shorter than a block (8 × 16, 16 × 16, 32 × 32) with another block's scale on a CPU: it is given vectors.
+    """
+    to, unpack = torch.Tensor.to, bnb.dequantize_4bit
+    on_cpu = lambda v: "cpu" if str(v).startswith("cuda") else v
+
+    def flat(packed, state):
+        shape, state.shape = state.shape, torch.Size([state.shape.numel()])
+        return unpack(packed, state).reshape(shape)
+
+    def wrap(model, config):
+        bnb.dequantize_4bit = flat
+        torch.Tensor.to = lambda self, *args, **more: to(self, *map(on_cpu, args), **{k: on_cpu(v) for k, v in more.items()})
+        try:
+            with single_precision():
+                return get_peft_model(model.float(), config).double()
+        finally:
+            torch.Tensor.to, bnb.dequantize_4bit = to, unpack
+
+    # α = r: the library does not divide by the scale
+    config = LoraConfig(r=2, lora_alpha=2, init_lora_weights="loftq", loftq_config=LoftQConfig(loftq_bits=4, loftq_iter=2), **AT)
+    weights = lambda m: {n: p for n, p in m.named_parameters() if "base_layer.weight" in n}
+    return case("llama", config, move=0.0, wrap=wrap, fixed=weights)
+
+
+def draws() -> dict:
+    """As in training, with numbers drawn once: the four layers of every pass get the same four, PVeRA's noise and Poly's uniform numbers."""
+
+    def run(name: str, config, numbers: list[torch.Tensor], fixed=lambda m: {}, **more) -> dict:
+        draw, calls = getattr(torch, name), iter(range(1000))
+
+        def wrap(model, config):
+            wrapped = get_peft_model(model, config)
+            setattr(torch, name, lambda *_, **__: numbers[next(calls) % 4])
+            return wrapped
+
+        try:
+            own = lambda m: {f"draw {k}": t for k, t in enumerate(numbers)} | fixed(m)
+            return case("llama", config, wrap=wrap, training=True, fixed=own, **more)
+        finally:
+            setattr(torch, name, draw)
+
+    g = torch.Generator().manual_seed(9)
+    noise = [torch.randn(2, 6, 3, generator=g) for _ in range(4)]
+    uniform = [torch.rand(2, 2, 3, generator=g) for _ in range(4)]
+    tasks = {"task_ids": torch.tensor([2, 0])}
+    return {
+        "pvera training llama": run("randn_like", PveraConfig(r=3, **AT), noise, fixed=buffers("pvera_")),
+        "poly training llama": run("rand", PolyConfig(r=2, n_tasks=3, n_skills=3, n_splits=2, **AT), uniform, extra=tasks),
+    }
+
+
+FILES = {"rest": (adamss, frod, cpt, monteclora, variants, rows), "variants": (xlora, arrow, forms, draws)}
+
 if __name__ == "__main__":
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     double_precision()
-    cases = {}
-    for group in (adamss, frod, cpt, monteclora, variants, rows):
-        cases |= group()
-    write("peft-rest", {"about": ABOUT | {"script": "test/oracle/hf_peft_rest.py"}, "cases": cases})
+    for name in sys.argv[1:] or FILES:
+        cases = {}
+        for group in FILES[name]:
+            cases |= group()
+        write(f"peft-{name}", {"about": ABOUT | {"script": "test/oracle/hf_peft_rest.py"}, "cases": cases})
