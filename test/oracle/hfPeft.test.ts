@@ -5,11 +5,11 @@ import { grad } from '../../core/grad.ts';
 import { crossEntropy } from '../../core/ops/fused.ts';
 import { here } from '../../core/scope.ts';
 import { type Shape, size } from '../../core/shape.ts';
-import { input, stateOf, type Tensor } from '../../core/tensor.ts';
+import { input, paramOf, stateOf, type Tensor } from '../../core/tensor.ts';
 import { type Context, context, type Draw, quiet } from '../../nn/context.ts';
 import { withValues } from '../../nn/freeze.ts';
 import type { Model } from '../../nn/layer.ts';
-import { layers, trainable } from '../../nn/tree.ts';
+import { layers, tensors, trainable } from '../../nn/tree.ts';
 import { adamw } from '../../optim/adamw.ts';
 import { trainer } from '../../optim/trainer.ts';
 import { fixture, off, type Table } from './fixtures.ts';
@@ -85,4 +85,40 @@ test.each(Object.keys(cases))('%s', async (title) => {
   }
   expect(off(losses, { shape: [], data: f.losses }), 'losses').toBeLessThan(TOLERANCE);
   for (const [p, path] of trainable(await t.model())) compare(path, p.value, 'after');
+});
+
+test("what AdaMSS's clusters are worth after each of eight steps, and which of them go on", async () => {
+  const c = rest['adamss budget llama']!;
+  const { cases: recorded } = fixture<{
+    readonly cases: { readonly 'adamss budget llama': Recorded; readonly 'adamss scores': Readonly<Record<string, readonly number[]>> };
+  }>('peft-rest');
+  const n = networks.llama;
+  const model = await c.make(n, recorded['adamss budget llama']);
+  await using t = await trainer(model, {
+    engine,
+    loss: (m) => crossEntropy(m(n.batch, context(n.tokens)), n.targets),
+    optimizer: adamw({ lr: 0.01, weightDecay: 0 }),
+    total: 8,
+  });
+  for (let step = 1; step <= 8; step++) {
+    await t.step({});
+    const own = [...tensors(await t.model())].filter(({ path }) => path.includes('.adamss.'));
+    const of = (site: string, name: string, k: number): ArrayLike<number> =>
+      paramOf(own.find(({ path }) => path === `${site}.adamss.${name}.${k}`)!.tensor)!.value;
+    const worth = (site: string, k: number): number => {
+      const spread = of(site, 'spread', k);
+      return Array.from(of(site, 'average', k)).reduce((sum, v, i) => sum + v * spread[i]!, 0) / spread.length;
+    };
+    const sites = [0, 1].flatMap((block) => ['attn.v', 'mlp.down'].map((name) => `trunk.blocks.${block}.${name}`));
+    const scores = sites.flatMap((site) => [0, 1, 2].map((k) => worth(site, k) + worth(site, k + 3)));
+    const wanted = recorded['adamss scores'][step]!;
+    const largest = Math.max(...wanted, 1e-12);
+    expect(
+      off(
+        scores.map((v) => v / largest),
+        { shape: [12], data: wanted.map((v) => v / largest) },
+      ),
+      `step ${step}`,
+    ).toBeLessThan(TOLERANCE);
+  }
 });

@@ -48,7 +48,7 @@ function adamssCase(title: string, network: 'llama' | 'bert', method: Transform)
       const module = at(network, site);
       if (name === 'A' || name === 'B') {
         const { data, shape } = f.tensors[own(path)]!;
-        return param(Float64Array.from(data), shape);
+        return param(Float32Array.from(data), shape);
       }
       if (name === 'average' || name === 'spread') {
         const K = Object.keys(f.tensors).filter((n) => n.startsWith(`${module}.adamss_A`)).length;
@@ -196,7 +196,7 @@ function cartridgeCase(network: 'llama' | 'gpt2', frozen: number, width: number)
 }
 
 const clusters = { directions: 5, subspaces: 3, rank: 2 };
-const budget = { target: 4, from: 2, to: 6, interval: 3, beta1: 0.85, beta2: 0.85, exponent: 2 };
+const budget = { target: 4, from: 2, to: 8, interval: 3, beta1: 0.85, beta2: 0.85, exponent: 2 };
 export const rest: Readonly<Record<string, Compared>> = Object.fromEntries([
   adamssCase('adamss', 'llama', adamss({ ...clusters, where: AT })),
   adamssCase('adamss', 'bert', adamss({ ...clusters, directions: 100, where: DENSE })),

@@ -27,23 +27,23 @@ const { cases: recorded } = fixture<{ readonly cases: Readonly<Record<string, Re
 const moduleOf = (site: string): string => networks.llama.moduleOf(site);
 
 /** The MLP's layers stand between activations; expert e of layer l is at l·E + e. */
-function xloraName(path: string): string {
+function xloraName(path: string, E: number): string {
   const [, name, k] = /\.xlora\.(\w+)\.(\d+)$/.exec(path)!;
   if (name === 'A' || name === 'B')
-    return `base_model.lora_model.model.${moduleOf(PLACES[Math.floor(Number(k) / 2)]!)}.lora_${name}.${Number(k) % 2}.weight`;
+    return `base_model.lora_model.model.${moduleOf(PLACES[Math.floor(Number(k) / E)]!)}.lora_${name}.${Number(k) % E}.weight`;
   return `base_model.internal_xlora_classifier.layers.${2 * Number(k)}.${name === 'weights' ? 'weight' : 'bias'}`;
 }
-const xloraCase = (title: string, options: Options<XloraConfig>): [string, Compared] => [
+const xloraCase = (title: string, options: Options<XloraConfig>, E = 2): [string, Compared] => [
   `${title} llama`,
   {
     network: 'llama',
     group,
     feed: {},
     make: ({ base }, f) =>
-      mapTensors(xlora({ experts: experts(2), linears: AT, dropout: 0, ...options })(base), (t, path) =>
-        path.includes('.xlora.') && paramOf(t) === null ? leaf(Float32Array.from(f.fixed[xloraName(path)]!.data), t.shape) : t,
+      mapTensors(xlora({ experts: experts(E), linears: AT, dropout: 0, ...options })(base), (t, path) =>
+        path.includes('.xlora.') && paramOf(t) === null ? leaf(Float32Array.from(f.fixed[xloraName(path, E)]!.data), t.shape) : t,
       ),
-    from: (path, table) => table(xloraName(path))!.data,
+    from: (path, table) => table(xloraName(path, E))!.data,
   },
 ];
 
@@ -82,7 +82,7 @@ export const variants: Readonly<Record<string, Compared>> = Object.fromEntries([
   xloraCase('xlora', { temperature: 0.7, weight: 1.3 }),
   xloraCase('xlora layerwise', { depth: 3, hidden: 6, layerwise: true }),
   xloraCase('xlora top', { softmax: false, topK: 1 }),
-  xloraCase('xlora trained', { softmax: false, topK: 2, topKSoftmax: true, trainExperts: true }),
+  xloraCase('xlora trained', { softmax: false, topK: 2, topKSoftmax: true, trainExperts: true }, 3),
   arrowCase,
   compared('riemannianLora', { method: riemannianLora({ ...r2, damping: 0.02, where: AT }), trained: named(LORA), group }),
   compared('loraOrthogonal', { method: loraOrthogonal({ ...r2, where: AT }), trained: named(LORA), group }),

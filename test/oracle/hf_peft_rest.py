@@ -45,22 +45,32 @@ def single_precision():
 
 
 def adamss() -> dict:
-    """What the library's clusters are goes into the fixture; with a budget, clusters stop after the third step and after the sixth."""
+    """What the library's clusters are goes into the fixture; with a budget, clusters stop after the third step and the sixth."""
 
     def fixed(wrapped) -> dict:
         layers = {n: m for n, m in wrapped.named_modules() if hasattr(m, "scatter_index")}
         return {f"{n}.scatter_index": m.scatter_index["default"] for n, m in layers.items()} | buffers("adamss_newB")(wrapped)
 
     config = {"num_subspaces": 3, "subspace_rank": 2}
-    budget = {"use_asa": True, "asa_target_subspaces": 4, "init_warmup": 2, "final_warmup": 6, "mask_interval": 3, "asa_schedule_exponent": 2.0}
-    return {
+    budget = {"use_asa": True, "asa_target_subspaces": 4, "init_warmup": 2, "final_warmup": 8, "mask_interval": 3, "asa_schedule_exponent": 2.0}
+    scores = {}
+
+    def allocate(wrapped, step: int) -> None:
+        """And what the clusters are worth after a step, in the order of layers and clusters; 0 where nothing is counted."""
+        wrapped.base_model.update_and_allocate(step)
+        worth = lambda ipt, unc: 0.0 if ipt is None else (ipt * unc).mean().item()
+        tallies = [[m.exp_avg_ipt_A, m.exp_avg_unc_A, m.exp_avg_ipt_B, m.exp_avg_unc_B] for m in wrapped.modules() if hasattr(m, "exp_avg_ipt_A")]
+        scores[step] = [worth(a, b) + worth(c, d) for four in tallies for a, b, c, d in zip(*(t["default"] for t in four))]
+
+    cases = {
         "adamss llama": case("llama", AdamssConfig(r=5, **config, **AT), fixed=fixed),
         "adamss bert": case("bert", AdamssConfig(r=100, **config, **BERT), fixed=fixed),
         "adamss threshold bert": case("bert", AdamssConfig(r=4, use_dynamic_rank=True, svd_threshold=0.3, **config, **BERT), fixed=fixed),
         "adamss budget llama": case(
-            "llama", AdamssConfig(r=5, **config, **budget, **AT), fixed=fixed, steps=7, every_step=lambda m, step: m.base_model.update_and_allocate(step)
+            "llama", AdamssConfig(r=5, **config, **budget, **AT), fixed=fixed, steps=8, every_step=allocate
         ),
     }
+    return cases | {"adamss scores": scores}
 
 
 def frod() -> dict:
@@ -189,7 +199,7 @@ def saved(folder: str, n: int) -> tuple[list[str], list[dict]]:
 
 
 def xlora() -> dict:
-    """Two experts of which the first pass of the network itself says how much they count."""
+    """Two experts, or three, of which the first pass of the network itself says how much they count."""
     experts = lambda m: {n: p for n, p in m.named_parameters() if ".lora_A." in n or ".lora_B." in n}
 
     def wrap(model, config):
@@ -198,13 +208,14 @@ def xlora() -> dict:
             return get_peft_model(model, config).double()
 
     with tempfile.TemporaryDirectory() as folder:
-        adapters = {str(k): path for k, path in enumerate(saved(folder, 2)[0])}
-        one = lambda **more: case("llama", XLoraConfig(hidden_size=16, adapters=adapters, xlora_dropout_p=0.0, **more, **LM), fixed=experts, wrap=wrap)
+        paths = saved(folder, 3)[0]
+        adapters = lambda n: {str(k): path for k, path in enumerate(paths[:n])}
+        one = lambda n=2, **more: case("llama", XLoraConfig(hidden_size=16, adapters=adapters(n), xlora_dropout_p=0.0, **more, **LM), fixed=experts, wrap=wrap)
         return {
             "xlora llama": one(softmax_temperature=0.7, global_scaling_weight=1.3),
             "xlora layerwise llama": one(xlora_depth=3, xlora_size=6, layerwise_scalings=True),
             "xlora top llama": one(enable_softmax=False, top_k_lora=1, enable_softmax_topk=False),
-            "xlora trained llama": one(use_trainable_adapters=True, enable_softmax=False, top_k_lora=2, enable_softmax_topk=True),
+            "xlora trained llama": one(n=3, use_trainable_adapters=True, enable_softmax=False, top_k_lora=2, enable_softmax_topk=True),
         }
 
 
