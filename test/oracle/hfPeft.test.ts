@@ -12,6 +12,7 @@ import type { Model } from '../../nn/layer.ts';
 import { layers, tensors, trainable } from '../../nn/tree.ts';
 import { adamw } from '../../optim/adamw.ts';
 import { trainer } from '../../optim/trainer.ts';
+import { huggingFace } from '../names.ts';
 import { fixture, off, type Table } from './fixtures.ts';
 import { type Part, type Recorded, cases as shared } from './hfPeftCases.ts';
 import { rest } from './hfPeftRest.ts';
@@ -121,4 +122,10 @@ test("what AdaMSS's clusters are worth after each of eight steps, and which of t
       `step ${step}`,
     ).toBeLessThan(TOLERANCE);
   }
+});
+
+test('no name of the library is left out', () => {
+  const here = new Set(Object.keys(cases).map((title) => title.split(' ')[0]!));
+  const elsewhere = ['llamaAdapter', 'pissa', 'olora', 'corda', 'loftq', 'loraGa']; // adaption.test.ts, hfPeftStarts.test.ts
+  expect(huggingFace.map(([, ours]) => ours).filter((ours) => !here.has(ours) && !elsewhere.includes(ours))).toEqual([]);
 });

@@ -149,7 +149,8 @@ function monteCase(title: string, entropy: boolean): [string, Compared] {
         [0, 1].flatMap((block) =>
           ['attn.v', 'mlp.down'].flatMap((place) => {
             const site = `trunk.blocks.${block}.${place}`;
-            const of = (name: string): readonly number[] => fixed[`${at('llama', site)}.lora_monteclora_sampler.default.z_${name}`]!.data;
+            const of = (name: string): readonly number[] =>
+              fixed[`${at('llama', site)}.lora_monteclora_sampler.default.z_${name}`]!.data.map(Math.fround);
             const [z, wishart, tilt] = [of('mvn'), of('wishart'), of('dirichlet')];
             const into = z.length / 6;
             const turned = z.map((_, i) => z[Math.floor(i / (2 * into)) * 2 * into + (i % into) * 2 + (Math.floor(i / into) % 2)]!);

@@ -76,7 +76,7 @@ const evaOn = eva({ rank: 4, alpha: 6, ranks, where: Object.keys(ranks) });
 const drawn =
   (name: string) =>
   ({ fixed }: Recorded): Record<string, readonly number[]> =>
-    Object.fromEntries(PLACES.map((site, k) => [`${site}.${name}`, fixed[`draw ${k}`]!.data]));
+    Object.fromEntries(PLACES.map((site, k) => [`${site}.${name}`, fixed[`draw ${k}`]!.data.map(Math.fround)]));
 
 export const variants: Readonly<Record<string, Compared>> = Object.fromEntries([
   xloraCase('xlora', { temperature: 0.7, weight: 1.3 }),
