@@ -1,5 +1,6 @@
 // What the fixtures of hf_peft.py hold, as methods of this library: configurations, and where each of our tensors is in theirs.
-import { leaf } from '../../core/tensor.ts';
+import { leaf, type Tensor } from '../../core/tensor.ts';
+import type { Context } from '../../nn/context.ts';
 import type { Model } from '../../nn/layer.ts';
 import { mapTensors } from '../../nn/tree.ts';
 import { adamw } from '../../optim/adamw.ts';
@@ -54,6 +55,11 @@ export interface Compared {
   readonly from: From;
   readonly feed: Readonly<Record<string, readonly number[]>>;
   readonly optimizer?: Optimizer;
+  /** Run as in training, with the library's random numbers: by the names that ours are drawn under. */
+  readonly training?: boolean;
+  readonly draws?: (f: Recorded) => Readonly<Record<string, readonly number[]>>;
+  /** In place of the cross-entropy of all tokens. */
+  readonly measure?: (n: Network) => (model: Model, ctx: Context) => Tensor;
 }
 
 const found = (t: Table | undefined, name: string): readonly number[] => {

@@ -1,8 +1,9 @@
 // How LoRA starts from the weights or from data, against Hugging Face PEFT: the factors, and what training makes of them.
 import { describe, expect, test } from 'vitest';
 import { float64 } from '../../core/engines/float64.ts';
+import { grad } from '../../core/grad.ts';
 import { crossEntropy } from '../../core/ops/fused.ts';
-import { paramOf, type Tensor } from '../../core/tensor.ts';
+import { paramOf, stateOf, type Tensor } from '../../core/tensor.ts';
 import { context } from '../../nn/context.ts';
 import { withValues } from '../../nn/freeze.ts';
 import type { Batch, Model } from '../../nn/layer.ts';
@@ -13,6 +14,7 @@ import type { Transform } from '../../peft/method.ts';
 import { corda } from '../../peft/reparameterized/corda.ts';
 import { eva } from '../../peft/reparameterized/eva.ts';
 import { evaRanks } from '../../peft/reparameterized/evaRanks.ts';
+import { loftq } from '../../peft/reparameterized/loftq.ts';
 import { loraGa } from '../../peft/reparameterized/loraGa.ts';
 import { olora } from '../../peft/reparameterized/olora.ts';
 import { pissa } from '../../peft/reparameterized/pissa.ts';
@@ -22,7 +24,11 @@ import { networks } from './networks.ts';
 
 const engine = float64();
 const n = networks.llama;
-const { cases } = fixture<{ readonly cases: Readonly<Record<string, Recorded>> }>('peft-starts');
+type Cases = { readonly cases: Readonly<Record<string, Recorded>> };
+const cases: Readonly<Record<string, Recorded | undefined>> = {
+  ...fixture<Cases>('peft-starts').cases,
+  'loftq llama': fixture<Cases>('peft-variants').cases['loftq llama'],
+};
 const config = { rank: 2, alpha: 3, where: ['v', 'down'] };
 const loss = (m: Model): Tensor => crossEntropy(m(n.batch, context(n.tokens)), n.targets);
 
@@ -67,17 +73,26 @@ const methods: Readonly<Record<string, () => Promise<Transform>>> = {
   'pissa llama': async () => pissa(config),
   'olora llama': async () => olora(config),
   'corda first llama': () => corda({ ...config, keep: 'first' }).prepare(n.base, { engine, batches: two }),
+  'loftq llama': async () => loftq({ ...config, alpha: 2, iterations: 2 }), // α = r: the library does not divide by the scale
   'corda last llama': () => corda({ ...config, keep: 'last' }).prepare(n.base, { engine, batches: two }),
 };
 
 describe('starts that change the weight', () => {
-  test.each(Object.keys(methods))('%s: the factors, and three steps from them', async (title) => {
+  test.each(Object.keys(methods))('%s: the factors, their gradients, and three steps from them', async (title) => {
     const f = cases[title]!;
     const model = (await methods[title]!())(n.base);
     for (const { path, ours, theirs } of pairs(model, f)) expect(apart(ours, theirs), path).toBeLessThan(1e-6);
-    const theirs = (path: string, part: 'tensors' | 'after'): readonly number[] => f[part][nameOf(path)]!.data;
+    const theirs = (path: string, part: 'tensors' | 'grads' | 'after'): readonly number[] => f[part][nameOf(path)]!.data;
     const same = withValues(model, new Map([...trainable(model)].map(([p, path]) => [p, Float32Array.from(theirs(path, 'tensors'))])));
     expect(off(await engine.read(same(n.batch, context(n.tokens))), f.logits)).toBeLessThan(1e-6); // with our own rest of the weight
+    const all = [...trainable(same)];
+    const grads = grad(
+      loss(same),
+      all.map(([p]) => stateOf(p)),
+    );
+    const outputs = Object.fromEntries(grads.map((g, k) => [all[k]![1], g]));
+    const got = await (await engine.compile(engine.store(), { outputs })).run();
+    for (const [, path] of all) expect(off(got[path]!, { shape: [], data: theirs(path, 'grads') }), path).toBeLessThan(1e-6);
     await using t = await trainer(same, { engine, loss, optimizer: adamw({ lr: 0.01, weightDecay: 0 }) });
     const losses: number[] = [];
     for (let k = 0; k < 3; k++) losses.push((await t.step({})).loss);

@@ -1,16 +1,17 @@
-// Two LoRAs on one network, against Hugging Face PEFT: combined into one, serving rows of one batch, and added up.
+// Several LoRAs on one network, against Hugging Face PEFT: combined into one, serving rows of one batch, added up, and as Arrow's experts.
 import { expect, test } from 'vitest';
 import { float64 } from '../../core/engines/float64.ts';
 import { leaf } from '../../core/tensor.ts';
 import { context } from '../../nn/context.ts';
 import { freeze, withValues } from '../../nn/freeze.ts';
 import type { Model } from '../../nn/layer.ts';
-import { trainable } from '../../nn/tree.ts';
+import { tensors as tensorsOf, trainable } from '../../nn/tree.ts';
 import { type Adapter, adapterOf, cat, linear, magnitudePrune, onChange, onFactors, ties, weightedSum } from '../../peft/arithmetic.ts';
 import { product } from '../../peft/linalg.ts';
 import { mixed } from '../../peft/mixed.ts';
+import { arrowOf } from '../../peft/reparameterized/arrowOf.ts';
 import { lora } from '../../peft/reparameterized/lora.ts';
-import type { Where } from '../../peft/site.ts';
+import { atHand, type Where } from '../../peft/site.ts';
 import { fixture, off, type Table } from './fixtures.ts';
 import { parts } from './hfPeftCases.ts';
 import { networks } from './networks.ts';
@@ -19,9 +20,9 @@ type Tables = Readonly<Record<string, Table>>;
 const engine = float64();
 const n = networks.llama;
 
-/** Adapter a (α 3) or b (α 1) of a fixture, on the network or on what is there. */
-function attached(name: 'a' | 'b', tensors: Tables, where: Where, base: Model = n.base): Model {
-  const fresh = lora({ rank: 2, alpha: name === 'a' ? 3 : 1, where })(base);
+/** Adapter a (α 3) or b (α 1) of a fixture, or one that is called default, on the network or on what is there. */
+function attached(name: 'a' | 'b' | 'default', tensors: Tables, where: Where, base: Model = n.base): Model {
+  const fresh = lora({ rank: 2, alpha: name === 'b' ? 1 : 3, where })(base);
   const numbers = (path: string): Float32Array => {
     const { site, name: factor } = parts(path);
     return Float32Array.from(tensors[`base_model.model.${n.moduleOf(site)}.lora_${factor}.${name}.weight`]!.data);
@@ -65,4 +66,28 @@ test('rows of one batch served by a, b or neither; both at once', async () => {
   expect(off(await logits(rows(1, 0)), f['b a'])).toBeLessThan(1e-7);
   expect(off(await logits(rows(0, 2)), f['a base'])).toBeLessThan(1e-7);
   expect(off(await logits(attached('b', f.tensors, where, freeze(a))), f.both)).toBeLessThan(1e-7);
+});
+
+test("Arrow's experts without what two general LoRAs have in common (GenKnowSub): their directions, up to a sign, and what they answer", async () => {
+  const f = fixture<{ readonly cases: { readonly general: { raw: Tables[]; logits: Table; prototypes: Tables } } }>('peft-variants').cases
+    .general;
+  const all = f.raw.map((tensors) => attached('default', tensors, ['v', 'down']));
+  const model = arrowOf(all.slice(0, 3), { general: all.slice(3), topK: 2, temperature: 0.6 })(n.base);
+  const apart = [...tensorsOf(model)].flatMap(({ path, tensor }) => {
+    const site = /^(.*)\.arrow\.prototypes$/.exec(path)?.[1];
+    if (site === undefined) return [];
+    const theirs = f.prototypes[`base_model.model.${n.moduleOf(site)}.lora_arrow.arrow_router.prototypes`]!;
+    const [ours, into] = [atHand(tensor)!, theirs.shape[1]!];
+    return [0, 1, 2].map((e) => {
+      const [x, y] = [ours.slice(e * into, (e + 1) * into), theirs.data.slice(e * into, (e + 1) * into)];
+      const sign = Math.sign(y.reduce((sum, v, i) => sum + v * x[i]!, 0));
+      return off(
+        x.map((v) => v * sign),
+        { shape: [into], data: y },
+      );
+    });
+  });
+  expect(apart.length).toBe(4 * 3);
+  expect(Math.max(...apart)).toBeLessThan(1e-6); // theirs is iterated 15 times
+  expect(off(await engine.read(model(n.batch, context(n.tokens))), f.logits)).toBeLessThan(1e-6);
 });

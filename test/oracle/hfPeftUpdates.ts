@@ -29,12 +29,13 @@ import { type Network, networks } from './networks.ts';
 
 /** Of one place: our tensor's numbers out of their tables, by name. */
 type Read = (name: string, table: (suffix: string) => Table, site: string) => readonly number[];
-interface How {
+export interface How extends Pick<Compared, 'training' | 'draws'> {
   readonly method: Transform;
   readonly trained: Read;
   /** Frozen tensors that are random, or a singular vector with a sign of its own: theirs. Null leaves ours. */
   readonly fixed?: (name: string, table: (suffix: string) => Table | undefined, f: Recorded) => readonly number[] | null;
   readonly network?: 'llama' | 'bert';
+  readonly group?: string;
 }
 
 /** trunk.blocks.0.attn.q.lora.A → the place, and A; of what stands on a weight, and of lists, as well. */
@@ -42,7 +43,10 @@ function parts(path: string): { readonly site: string; readonly name: string } {
   const [, site, name] = /^(.*?(?:attn|mlp)\.\w+?)(?:\.weight)?\.\w+\.(\w+(?:\.\d+)?)$/.exec(path)!;
   return { site: site!, name: name! };
 }
-const compared = (title: string, { method, trained, fixed, network = 'llama' }: How): [string, Compared] => {
+export const compared = (
+  title: string,
+  { method, trained, fixed, network = 'llama', group = 'updates', ...more }: How,
+): [string, Compared] => {
   const module = (site: string): string => `base_model.model.${networks[network].moduleOf(site)}`;
   const withFixed = (model: Model, f: Recorded): Model =>
     mapTensors(model, (t, path) => {
@@ -55,7 +59,8 @@ const compared = (title: string, { method, trained, fixed, network = 'llama' }: 
     `${title} ${network}`,
     {
       network,
-      group: 'updates',
+      ...more,
+      group,
       feed: {},
       make: (n: Network, f: Recorded) => withFixed(method(n.base), f),
       from: (path, table) => {
@@ -76,7 +81,7 @@ const compared = (title: string, { method, trained, fixed, network = 'llama' }: 
 };
 
 /** Suffixes by our names. */
-const named =
+export const named =
   (names: Readonly<Record<string, string>>): Read =>
   (name, table) =>
     table(names[name] ?? name).data;

@@ -78,20 +78,28 @@ def round_to_float32(t: torch.Tensor) -> torch.Tensor:
     return torch.tensor(t.detach().numpy().astype("float32").astype("float64"))
 
 
-def case(name: str, config, move: float = 0.3, prepare=None, fixed=lambda wrapped: {}, optimizer=None, every_step=None, extra={}, penalty=False, answer=None, steps=3):
-    """One method on one network. `move`: how far its tensors are from their start."""
+def case(
+    name: str, config, move: float = 0.3, prepare=None, fixed=lambda wrapped: {}, optimizer=None, every_step=None, extra={}, penalty=False, answer=None, steps=3,
+    wrap=get_peft_model, training=False, precise=lambda wrapped: {}, begin=lambda wrapped: None, measure=None, added=lambda wrapped: 0.0,
+):
+    """One method on one network. `move`: how far its tensors are from their start; `begin` brings them where they may be.
+
+    `wrap` makes the model with the method, `training` runs it as in training. `precise` are frozen tensors kept in double precision, as they are before
+    the move. `measure` computes logits and loss in place of cross-entropy; `added` is what the library wants added to it.
+    """
     torch.manual_seed(3)
     model, batch, base = network(name)
     targets = torch.tensor(base["targets"])
     if prepare is not None:
         prepare(model, batch, config, targets)
-    wrapped = get_peft_model(model, config).eval()
+    wrapped = wrap(model, config).train(training)
     if name == "bert":
         for n, p in wrapped.named_parameters():
             if "modules_to_save" in n:
                 p.requires_grad_(False)
     make = optimizer or (lambda m: torch.optim.AdamW(trained(m).values(), lr=LR, weight_decay=0.0))
     opt = make(wrapped)
+    kept = {n: result(t) for n, t in precise(wrapped).items()}
     g = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for p in trained(wrapped).values():
@@ -99,9 +107,12 @@ def case(name: str, config, move: float = 0.3, prepare=None, fixed=lambda wrappe
         for t in fixed(wrapped).values():
             if t.is_floating_point():
                 t.copy_(round_to_float32(t))
+        begin(wrapped)
     cross_entropy = lambda logits: F.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1))
 
     def run():
+        if measure is not None:
+            return measure(wrapped, batch, targets)
         if answer is not None:
             logits = answer(wrapped, batch)
             return logits, cross_entropy(logits)
@@ -111,14 +122,14 @@ def case(name: str, config, move: float = 0.3, prepare=None, fixed=lambda wrappe
             return out.logits, out.loss
         logits = wrapped(**batch, **extra).logits
         logits = logits[:, -batch["input_ids"].shape[1] :] if name != "bert" else logits  # without the prompt's own
-        return logits, cross_entropy(logits)
+        return logits, cross_entropy(logits) + added(wrapped)
 
     logits, loss = run()
     train = trained(wrapped)
     grads = torch.autograd.grad(loss, list(train.values()), allow_unused=True)
     out = {
         "tensors": {n: exact(p) for n, p in train.items()},
-        "fixed": {n: exact(t) for n, t in fixed(wrapped).items()},
+        "fixed": {n: exact(t) for n, t in fixed(wrapped).items()} | kept,
         "logits": result(logits),
         "loss": loss.item(),
         "grads": {n: result(torch.zeros_like(p) if v is None else v) for (n, p), v in zip(train.items(), grads)},

@@ -26,6 +26,8 @@ MAP = {**ADAPTER_CONFIG_MAP, "Adapter+": AdapterPlusConfig(stochastic_depth=0.0)
 OLD = {"pfeiffer", "houlsby", "parallel", "scaled_parallel", "pfeiffer+inv", "houlsby+inv"}
 TABLES = dict(prefix_length=3, bottleneck_size=5)
 SIZES = {
+    "seq_bn": dict(reduction_factor=4),  # 16 leaves one ReLU, which is at rest on these texts: no gradient
+    "seq_bn_inv": dict(reduction_factor=4),
     "compacter": dict(reduction_factor=4),
     "compacter++": dict(reduction_factor=4),
     "prefix_tuning": TABLES,
