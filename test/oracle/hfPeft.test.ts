@@ -13,6 +13,7 @@ import { adamw } from '../../optim/adamw.ts';
 import { trainer } from '../../optim/trainer.ts';
 import { fixture, off, type Table } from './fixtures.ts';
 import { type Part, type Recorded, cases as shared } from './hfPeftCases.ts';
+import { joined } from './hfPeftJoined.ts';
 import { updates } from './hfPeftUpdates.ts';
 import { networks } from './networks.ts';
 
@@ -22,7 +23,7 @@ const engine = float64();
 const exactly = (t: Table | undefined, part: Part): Table | undefined =>
   t === undefined || part !== 'tensors' ? t : { ...t, data: t.data.map(Math.fround) };
 
-const cases = { ...shared, ...updates };
+const cases = { ...shared, ...updates, ...joined };
 
 test.each(Object.keys(cases))('%s', async (title) => {
   const c = cases[title]!;
