@@ -50,11 +50,12 @@ export const product = (a: Data, b: Data, n: number, k: number, m: number): Floa
 export const transposed = (a: Data, n: number, m: number): Float64Array =>
   Float64Array.from({ length: n * m }, (_, k) => a[(k % n) * m + Math.floor(k / n)]!);
 
-/** An orthonormal basis of the columns of data [n, m], m ≤ n: the Q of its QR factorisation, [n, m], signs as LAPACK has them. */
-export function orthonormal(data: Data, n: number, m: number): Float64Array {
-  const q = new QrDecomposition(matrix(data, n, m)).orthogonalMatrix;
-  return flat(n === m ? q.mulColumn(n - 1, -1) : q); // LAPACK does not turn the last number of a square matrix round
-}
+/** An orthonormal basis of the columns of data [n, m], m ≤ n: the Q of its QR factorisation, [n, m]. */
+export const orthonormal = (data: Data, n: number, m: number): Float64Array =>
+  flat(new QrDecomposition(matrix(data, n, m)).orthogonalMatrix);
+/** The same with LAPACK's signs, which does not turn the last number of a square matrix round. */
+export const orthonormalAsLapack = (data: Data, n: number, m: number): Float64Array =>
+  orthonormal(data, n, m).map((v, k) => (n === m && k % m === m - 1 ? -v : v));
 
 /** The inverse of a [n, n]. Throws when it is singular. */
 export const inverse = (a: Data, n: number): Float64Array => flat(inverted(matrix(a, n, n)));

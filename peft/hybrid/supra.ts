@@ -5,10 +5,9 @@ import { hybrid } from '../combine.ts';
 import type { Transform } from '../method.ts';
 import { lora, type UpdateConfig } from '../reparameterized/lora.ts';
 import { type SupertuningConfig, supertuning } from '../selective/supertuning.ts';
-import { matches, type Where } from '../site.ts';
 
 export interface SupraConfig extends SupertuningConfig, Pick<UpdateConfig, 'rank' | 'alpha' | 'dropout'> {
-  readonly where: Where; // linear layers
+  readonly where: readonly string[]; // names of linear layers
   readonly seed: number;
 }
 
@@ -24,11 +23,6 @@ export const supra = ({
 }: Partial<SupraConfig> = {}): Transform =>
   hybrid(
     'supra',
-    supertuning({
-      sparsity,
-      select,
-      where: (path) => path.endsWith('.weight') && matches(where, path.slice(0, -'.weight'.length)),
-      seed,
-    }),
+    supertuning({ sparsity, select, where: where.map((name) => `${name}.weight`), seed }),
     lora({ rank, alpha, dropout, where, seed }),
   );

@@ -7,7 +7,7 @@ import { relu } from '../../core/ops/map.ts';
 import { param, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { rankFits } from '../check.ts';
-import { orthonormal, product, transposed } from '../linalg.ts';
+import { orthonormalAsLapack, product, transposed } from '../linalg.ts';
 import { orthonormalColumns } from './householder.ts';
 
 export interface DeftConfig {
@@ -40,7 +40,7 @@ export const deft = defineMethod<'weight', DeftConfig, Deft>({
   },
   init: ({ shape: [out, into] }, c, r, { weight }) => {
     const p = r.normal(out! * c.rank, 0.02);
-    const right = c.decomposition === 'qr' ? orthonormal(p, out!, c.rank) : p.map((v) => Math.max(v, 0)); // [out, r]
+    const right = c.decomposition === 'qr' ? orthonormalAsLapack(p, out!, c.rank) : p.map((v) => Math.max(v, 0)); // [out, r]
     const taken = product(transposed(right, out!, c.rank), weight(), c.rank, out!, into!).map((v) => v / scale(c));
     return { train: { P: param(p, [out!, c.rank]), ...(c.removal ? {} : { R: param(taken, [c.rank, into!]) }) } };
   },

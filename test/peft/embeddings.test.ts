@@ -6,7 +6,7 @@ import { grad } from '../../core/grad.ts';
 import { rng } from '../../core/rng.ts';
 import { leaf, stateOf } from '../../core/tensor.ts';
 import { trainable } from '../../nn/tree.ts';
-import { orthonormal, product, transposed } from '../../peft/linalg.ts';
+import { orthonormalAsLapack, product, transposed } from '../../peft/linalg.ts';
 import { merge } from '../../peft/merge.ts';
 import { deft } from '../../peft/reparameterized/deft.ts';
 import { orthonormalColumns } from '../../peft/reparameterized/householder.ts';
@@ -64,12 +64,18 @@ describe('reflections', () => {
         const q = await engine.read(orthonormalColumns(leaf(p, [n, r])));
         const eye = Array.from({ length: r * r }, (_, k) => (k % (r + 1) === 0 ? 1 : 0));
         expect(apart(product(transposed(q, n, r), q, r, n, r), eye)).toBeLessThan(1e-12);
-        expect(apart(q, orthonormal(p, n, r))).toBeLessThan(1e-9); // as far as a narrow column of random numbers is badly conditioned
+        expect(apart(q, orthonormalAsLapack(p, n, r))).toBeLessThan(1e-9); // as far as a narrow column of random numbers is badly conditioned
         const upper = rowsOf(product(transposed(q, n, r), p, r, n, r), r); // Qᵀ P
         for (const [i, row] of upper.entries()) for (let j = 0; j < i; j++) expect(Math.abs(row[j]!)).toBeLessThan(1e-12);
       }),
       { numRuns: 60 },
     );
+  });
+
+  it('DEFT starts as the base at full rank too', async () => {
+    const net = gpt2Network(2);
+    const model = deft({ rank: WIDTH, alpha: 3, decomposition: 'qr', where: 'q.weight' })(net.base);
+    expect(apart(await numbersOf(engine, net, model), await numbersOf(engine, net, net.base))).toBeLessThan(1e-12);
   });
 
   it("PaRa with a projection leaves nothing of the weight in P's directions, whatever P's length", async () => {
