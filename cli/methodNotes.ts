@@ -199,6 +199,10 @@ export const notes: Readonly<Record<string, Note>> = {
     ],
     count: PAIR,
   },
+  loraEmbedding: {
+    use: 'Words that mean something else in a task, or new ones, beside `lora` on the layers: a step touches the words of its text alone, and no gradient of the table’s size exists.',
+    count: 'r(V + d) for a table of V rows',
+  },
   dora: {
     use: 'LoRA moves length and direction of a weight’s rows together; here they are trained apart. It merges like LoRA, and costs the whole weight in every forward pass.',
     reports: [gsm(46.9, '9.3 M', ', rank 32')],

@@ -95,7 +95,7 @@ function attach<K extends Kind, C, T extends Tensors, S, P>(
   model: Model,
 ): Model {
   const sites = sitesFor(m, c, model);
-  if (REPLACES_WEIGHT.has(m.at) && m.fold !== undefined)
+  if (REPLACES_WEIGHT.has(m.at) && m.fold !== undefined && m.leavesTied !== true)
     refuseTied(model, sites as readonly Site<Kind>[], m.name, m.at === 'weight' ? c.where : null, m.followsTied === true);
   const r = drawsOf(seed).split(m.name);
   const shared = (m.shared?.(sites, c, r.split('shared')) ?? null) as S;

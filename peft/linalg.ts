@@ -63,6 +63,9 @@ export const transposed = (a: Data, n: number, m: number): Float64Array =>
 /** An orthonormal basis of the columns of data [n, m], m ≤ n: the Q of its QR factorisation, [n, m]. */
 export const orthonormal = (data: Data, n: number, m: number): Float64Array =>
   flat(new QrDecomposition(matrix(data, n, m)).orthogonalMatrix);
+/** The same with LAPACK's signs, which does not turn the last number of a square matrix round. */
+export const orthonormalAsLapack = (data: Data, n: number, m: number): Float64Array =>
+  orthonormal(data, n, m).map((v, k) => (n === m && k % m === m - 1 ? -v : v));
 
 /** The inverse of a [n, n]. Throws when it is singular. */
 export const inverse = (a: Data, n: number): Float64Array => (isBlank(a) ? blankResult(n * n) : flat(inverted(matrix(a, n, n))));

@@ -56,6 +56,8 @@ export interface Method<K extends Kind, C, T extends Tensors, S = null, P = null
   readonly shared?: (sites: readonly Site<K>[], c: C, r: Rng) => S;
   /** On a weight that two places share (a tied head) the method changes both, which is what it means; without this `where` must name both. */
   readonly followsTied?: true;
+  /** At a layer whose weight another layer shares (an embedding and its head) the method changes this layer's answer alone; merged, each has a weight of its own. */
+  readonly leavesTied?: true;
   /** `init` asks for the numbers of the weight in use. Plain weights have them at hand; others are computed by `prepare`. */
   readonly readsWeight?: true;
   /** Null where a choice over all sites leaves nothing for this one: the layer stays as it is. */

@@ -3,7 +3,7 @@
 /** [their name, ours]; several of theirs may be one of ours under an option. */
 export type Names = readonly (readonly [theirs: string, ours: string])[];
 
-/** The 44 types of PEFT 0.21, then its variants, initialisations and optimizers of LoRA. */
+/** The 44 types of PEFT 0.21, then its variants, initialisations and optimizers of LoRA, and of Super-Tuning. */
 export const huggingFace: Names = [
   ['PROMPT_TUNING', 'promptTuning'],
   ['MULTITASK_PROMPT_TUNING', 'mpt'],
@@ -49,6 +49,7 @@ export const huggingFace: Names = [
   ['LILY', 'lily'],
   ['OSF', 'osf'],
   ['PEANUT', 'peanut'],
+  ['LoRA: on embeddings', 'loraEmbedding'],
   ['LoRA: DoRA', 'dora'],
   ['LoRA: QA-LoRA', 'qaLora'],
   ['LoRA: aLoRA', 'alora'],
@@ -68,6 +69,7 @@ export const huggingFace: Names = [
   ['LoRA: LoRA+', 'loraPlus'],
   ['LoRA: LoRA-FA', 'loraFa'],
   ['LoRA: Riemannian', 'riemannianLora'],
+  ['SUPERTUNING: Supra', 'supra'],
 ];
 
 /** The configuration strings of AdapterHub `adapters` 1.3. */

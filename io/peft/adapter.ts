@@ -8,7 +8,7 @@ import { bare } from '../../peft/site.ts';
 import type { Json } from '../adapterJson.ts';
 import type { Names, Place } from '../names.ts';
 import type { Dtype } from '../numbers.ts';
-import type { AnyFormat, Spot, Table } from './format.ts';
+import type { AnyFormat, Shown, Spot, Table } from './format.ts';
 
 export const CONFIG_FILE = 'adapter_config.json';
 export const WEIGHTS_FILE = 'adapter_model.safetensors';
@@ -49,17 +49,18 @@ export function placesFor(format: AnyFormat, names: Names, model: Model): readon
         found.set(path, { path, module: names.moduleOf(path), kind: 'branch', layer, rows: null, turned: false });
     return [...found.values()];
   }
-  if (format.on === 'table') {
-    const table = names.byPath.get('embed')?.layer.fields.weight;
-    return names.places.filter(
-      (p) => p.kind === 'embedding' || (p.path === 'head' && isLayer(table) && sameTable(p.layer.fields.weight, table)),
-    );
-  }
+  if (format.on === 'embedding') return names.places.filter((p) => p.kind === 'embedding');
+  if (format.on === 'table')
+    return names.places.filter((p) => p.kind === 'embedding' || (p.path === 'head' && !isLayer(p.layer.fields.bias)));
   if (format.on === 'norm') return names.places.filter((p) => p.kind === 'norm');
   return names.places.filter((p) => p.kind === 'linear');
 }
 
-/** Whether a head's weight is the embedding's own table. */
+/** Whether the head's weight, of these places, is the embedding's own table. */
+export function headShares(places: readonly Place[]): boolean {
+  const [table, head] = ['embed', 'head'].map((path) => places.find((p) => p.path === path)?.layer.fields.weight);
+  return isLayer(table) && sameTable(head, table);
+}
 const sameTable = (a: Field | undefined, b: AnyLayer): boolean =>
   isLayer(a) && [...tensors(bare(a))][0]?.tensor === [...tensors(bare(b))][0]?.tensor;
 
@@ -77,7 +78,7 @@ export const ownOf = (own: Field): ReadonlyMap<string, Tensor> => new Map([...te
 /** What a format may ask about an attachment. */
 export function spotOf<C>(
   model: Model,
-  { place, places, path, options, config }: Pick<Spot<C>, 'place' | 'places' | 'path' | 'options' | 'config'>,
+  { place, places, path, options, config, had }: Pick<Spot<C>, 'place' | 'places' | 'path' | 'options' | 'config' | 'had'>,
   own: ReadonlyMap<string, readonly number[]>,
 ): Spot<C> {
   return {
@@ -86,6 +87,7 @@ export function spotOf<C>(
     places,
     path,
     config,
+    had,
     own,
     base: (name) => {
       const l = place?.layer.fields[name];
@@ -112,7 +114,10 @@ export function sizeOf(model: Model, name: string): number {
 export const shapes = (a: readonly number[], b: readonly number[]): string => `${show(a)}, expected ${show(b)}`;
 
 export type Options = Readonly<Record<string, unknown>>;
-export const isEncoder = ({ architecture }: Names): boolean => architecture === 'bert' || architecture === 'roberta';
+export const shown = ({ architecture, places }: Names): Shown => ({
+  encoder: architecture === 'bert' || architecture === 'roberta',
+  tied: headShares(places),
+});
 /** What a format attaches to, in words. */
 export const where = ({ on }: AnyFormat): string =>
   ({
@@ -120,6 +125,7 @@ export const where = ({ on }: AnyFormat): string =>
     weight: 'weights of linear layers',
     bias: 'biases of linear layers',
     norm: 'norms',
+    embedding: 'embeddings',
     table: 'embeddings',
     branch: 'attentions',
     network: 'the network',

@@ -1,15 +1,15 @@
-// The one method that is attached to a model, as files of Hugging Face PEFT need it: place by place, parts of one matrix of theirs together.
+// What is attached to a model, as one file of Hugging Face PEFT needs it: place by place, parts of one matrix of theirs together.
 import type { Engine } from '../../core/engine.ts';
 import type { Data } from '../../core/tensor.ts';
 import { realize } from '../../nn/freeze.ts';
 import type { Field, Model } from '../../nn/layer.ts';
 import { layers } from '../../nn/tree.ts';
 import type { Names, Place } from '../names.ts';
-import { type Options, ownOf, placesFor, sitesOf, spotOf, tableOf, where } from './adapter.ts';
+import { keyOf, type Options, ownOf, type PeftFiles, placesFor, sitesOf, spotOf, tableOf, where } from './adapter.ts';
 import type { AnyFormat, Piece, Spot, Table, Tables } from './format.ts';
 
-/** The one method that a model carries. */
-export function methodOf(model: Model, formats: readonly AnyFormat[]): string {
+/** The formats of what a model carries, all in one file: first the file's own, which may itself have no place (LoRA on embeddings alone). */
+export function formatsOn(model: Model, formats: readonly AnyFormat[], peftType?: unknown): readonly AnyFormat[] {
   const found = new Set<string>();
   const places = new Map<string, string[]>();
   for (const { path, layer } of layers(model))
@@ -17,20 +17,25 @@ export function methodOf(model: Model, formats: readonly AnyFormat[]): string {
       found.add(layer.attached.method);
       places.set(path, [...(places.get(path) ?? []), layer.attached.method]);
     }
-  const [name, ...more] = found;
-  if (name === undefined) throw new Error('savePeft: nothing is attached to this model, so there is no adapter to save');
-  if (more.length > 0)
+  if (found.size === 0) throw new Error('savePeft: nothing is attached to this model, so there is no adapter to save');
+  const holding = formats.filter((f) => [...found].every((name) => f.method === name || f.beside?.some((b) => b.method === name)));
+  const its = (f: AnyFormat): boolean => found.has(f.method);
+  const typed = holding.filter((f) => f.peftType === peftType);
+  const main = typed.find(its) ?? holding.find(its) ?? typed[0] ?? holding[0];
+  if (main === undefined && found.size > 1)
     throw new Error(
       `savePeft: ${[...found].join(' and ')} are attached, and a file of Hugging Face PEFT holds one method; save each on a model of its own, or merge one (merge(model))`,
     );
   const twice = [...places].find(([, methods]) => methods.length > 1);
   if (twice !== undefined)
-    throw new Error(`savePeft: ${name} is attached twice at ${twice[0]}; save each on a model of its own, or combine them into one first`);
-  if (!formats.some((f) => f.method === name))
     throw new Error(
-      `savePeft: Hugging Face PEFT has no file for ${name}; it has ${[...new Set(formats.map((f) => f.method))].join(', ')}. saveAdapter(model, folder) writes any method in this library's own format, and merge(model) makes plain weights`,
+      `savePeft: ${twice[1][0]} is attached twice at ${twice[0]}; save each on a model of its own, or combine them into one first`,
     );
-  return name;
+  if (main === undefined)
+    throw new Error(
+      `savePeft: Hugging Face PEFT has no file for ${[...found].join()}; it has ${[...new Set(formats.flatMap((f) => [f, ...(f.beside ?? [])]).map((f) => f.method))].join(', ')}. saveAdapter(model, folder) writes any method in this library's own format, and merge(model) makes plain weights`,
+    );
+  return [main, ...(main.beside ?? []).filter(its)];
 }
 
 export interface Found {
@@ -39,27 +44,33 @@ export interface Found {
   readonly own: Tables;
   readonly options: Options;
   readonly config: Options | null;
+  readonly had: (suffix: string) => boolean;
 }
 /** What a format may ask about one of these. */
 export const spot = (model: Model, f: Found, places: readonly Place[] = []): Spot<Options> =>
   spotOf(model, { ...f, places }, new Map(Object.entries(f.own).map(([name, t]) => [name, t.shape])));
 
-/** What is attached, place by place. */
+/** What is attached, format by format and place by place. */
 export async function attachmentsOf(
   model: Model,
-  format: AnyFormat,
+  formats: readonly AnyFormat[],
   names: Names,
   engine: Engine | undefined,
-  config: Options | null,
-): Promise<Found[]> {
-  const places = new Map(placesFor(format, names, model).flatMap((p) => sitesOf(format, p).map((s) => [s, p] as const)));
-  const found: Found[] = [];
+  like: PeftFiles | undefined,
+): Promise<readonly (readonly Found[])[]> {
+  const places = formats.map((f) => new Map(placesFor(f, names, model).flatMap((p) => sitesOf(f, p).map((s) => [s, p] as const))));
+  const found = formats.map((): Found[] => []);
   for (const { path, layer } of layers(model)) {
     const { attached } = layer;
     if (attached === null) continue;
-    const place = format.on === 'network' ? null : places.get(path);
-    if (place === undefined)
-      throw new Error(`savePeft: ${format.method} is attached at ${path}, and Hugging Face PEFT has it only at ${where(format)}`);
+    const possible = [...formats.keys()].filter((k) => formats[k]!.method === attached.method);
+    const k = possible.find((n) => formats[n]!.on === 'network' || places[n]!.has(path));
+    if (k === undefined)
+      throw new Error(
+        `savePeft: ${attached.method} is attached at ${path}, and Hugging Face PEFT has it only at ${possible.map((n) => where(formats[n]!)).join(', ')}`,
+      );
+    const format = formats[k]!;
+    const place = format.on === 'network' ? null : places[k]!.get(path)!;
     if (place?.turned && !format.conv1d && place.kind === 'linear')
       throw new Error(
         `savePeft: ${format.method} is attached at ${path}, and Hugging Face PEFT does not have it for GPT-2's ${place.module} (a Conv1D); saveAdapter(model, folder) writes it in this library's own format`,
@@ -75,12 +86,19 @@ export async function attachmentsOf(
       }),
     );
     const o = attached.application.config as Options; // a seam: formats know the options of their method
-    found.push({ path, place, own: format.made?.(tables, o) ?? tables, options: format.normal?.(o, tables) ?? o, config });
+    found[k]!.push({
+      path,
+      place,
+      own: format.made?.(tables, o) ?? tables,
+      options: format.normal?.(o, tables) ?? o,
+      config: like?.config ?? null,
+      had: (suffix) => like?.dtypes.has(keyOf(place, suffix)) === true,
+    });
   }
-  return [...found, ...idle(format, found)];
+  return found.map((of, k) => [...of, ...idle(formats[k]!, of)]);
 }
 /** Parts of adapted norms that are not adapted themselves: with a change of nothing, because their file has norms whole. */
-function idle(format: AnyFormat, found: readonly Found[]): Found[] {
+function idle(format: AnyFormat, found: readonly Found[]): readonly Found[] {
   const { nothing } = format;
   if (nothing === undefined) return [];
   const there = new Set(found.map((f) => f.path));

@@ -6,15 +6,18 @@ import { weight } from '../../nn/linear.ts';
 import { rewrite } from '../../nn/tree.ts';
 import { bare } from '../../peft/site.ts';
 import type { Names, Place } from '../names.ts';
-import { PARTS, ROOT, shapes, type tableOf } from './adapter.ts';
+import { headShares, PARTS, ROOT, shapes, type tableOf } from './adapter.ts';
 import type { Common } from './config.ts';
 import type { Table } from './format.ts';
 import { savedWhole } from './targets.ts';
 import type { Tensors } from './tensors.ts';
 
-/** The keys that a part of the network itself may have. The third is written beside the first where bias is "all" and the module is saved whole. */
+/**
+ * The keys that a part of the network itself may have. The third is written beside the first where bias is "all" and the module is saved whole; the
+ * second and the last are beneath an adapter.
+ */
 export const baseKeys = (p: Place, part: (typeof PARTS)[number]): readonly string[] =>
-  ['', 'base_layer.', 'modules_to_save.'].map((between) => `${ROOT}${p.module}.${between}${part}`);
+  ['', 'base_layer.', 'modules_to_save.', 'token_adapter.base_layer.'].map((between) => `${ROOT}${p.module}.${between}${part}`);
 /** What a module saved whole was before: of no use to whoever loads the file. */
 export const isBefore = (key: string): boolean => /\.original_module\.(weight|bias)$/.test(key);
 
@@ -49,6 +52,11 @@ export function replaceBase(model: Model, names: Names, c: Common, file: Tensors
     }
   }
   if (found.size === 0) return { model };
+  // Beneath an adapter the table is still the head's where they share one; saved whole, it is a module of its own.
+  const [words, head] = [found.get('embed'), names.byPath.get('head')];
+  const beneath = names.byPath.has('embed') && file.has(`${ROOT}${names.byPath.get('embed')!.module}.base_layer.weight`);
+  if (words?.weight !== undefined && head !== undefined && !found.has('head') && beneath && headShares(names.places))
+    found.set('head', { weight: words.weight });
   const trained = (path: string): boolean => whole.has(names.byPath.get(path)!.module);
   const made = new Map<string, AnyLayer>(); // equal tables of a tied pair stay one
   const layerOf = (l: AnyLayer, table: Table, train: boolean): AnyLayer => {

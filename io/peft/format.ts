@@ -36,6 +36,8 @@ export interface Spot<C> {
   readonly path: string;
   /** The configuration in the file; null where a new one is being made. */
   readonly config: Readonly<Record<string, unknown>> | null;
+  /** Whether the file has such a tensor here; no where a new one is being made. */
+  had(suffix: string): boolean;
   /** Shapes of what our method holds here, by name. */
   readonly own: ReadonlyMap<string, readonly number[]>;
   /** Numbers of the network beneath: a norm's gain. */
@@ -64,7 +66,15 @@ export interface Joined<C> {
 export interface Whole {
   /** Modules of the network that could be named. */
   readonly modules: readonly string[];
+  /** What the part of the file before this one made, where one is attached: of a file that holds two methods, the second adds to it. */
+  readonly beside: { readonly [key: string]: Json } | null;
   size(name: string): number;
+}
+/** What a network is, as far as a format may refuse it. */
+export interface Shown {
+  readonly encoder: boolean;
+  /** Its head has the embedding's table. */
+  readonly tied: boolean;
 }
 export type NewConfig<F extends FieldsOf> = Partial<Readonly<Record<keyof F | 'target_modules', Json>>>;
 
@@ -75,8 +85,8 @@ export interface Format<C, F extends FieldsOf = FieldsOf> {
   readonly fields: F;
   /** Which configurations of this type are this method, where several share one. */
   readonly is?: (c: ConfigOf<F>) => boolean;
-  /** What it attaches to: linear layers, their weights or biases, gains and shifts of norms, tables of words, whole attentions, or the network. */
-  readonly on: 'linear' | 'weight' | 'bias' | 'norm' | 'table' | 'branch' | 'network';
+  /** What it attaches to: linear layers, their weights or biases, gains and shifts of norms, embeddings, their tables, whole attentions, or the network. */
+  readonly on: 'linear' | 'weight' | 'bias' | 'norm' | 'embedding' | 'table' | 'branch' | 'network';
   /** Whether the library has it for GPT-2's Conv1D. */
   readonly conv1d: boolean;
   /** Where target_modules means something of its own. */
@@ -104,11 +114,15 @@ export interface Format<C, F extends FieldsOf = FieldsOf> {
   /** Their file has what `finish` makes (a prompt without its encoder). */
   readonly finished?: true;
   /** Why the library answers something else with this file on such a network; null where it does not. */
-  readonly refuses?: (encoder: boolean) => string | null;
+  readonly refuses?: (network: Shown, c: ConfigOf<F> | null) => string | null;
   /** Keys of what the last step of training left in the file: it changes no answer, and is written again with `like`. */
   readonly leftovers?: RegExp;
   /** Names of ours that the file does not have and need not: buffers of training. */
   readonly unsaved?: readonly string[];
+  /** What the same file may hold besides, where it finds a place: LoRA on embeddings beside LoRA on layers. Their fields are this format's. */
+  readonly beside?: readonly AnyFormat[];
+  /** Not at a module that another part of the file adapts. */
+  readonly alone?: true;
 }
 export interface At<C> {
   readonly module: string;
@@ -119,6 +133,12 @@ export interface At<C> {
 /** A format with its method's types forgotten: what lists hold. */
 export type AnyFormat = Format<Readonly<Record<string, unknown>>>;
 export const asAny = <C, F extends FieldsOf>(f: Format<C, F>): AnyFormat => f as unknown as AnyFormat; // the seam that forgets C and F
+
+/** A format, and what a file of this configuration may hold besides. */
+export const partsOf = (format: AnyFormat, c: Common): readonly AnyFormat[] => [
+  format,
+  ...(format.beside ?? []).filter((f) => f.is?.(c as never) ?? true),
+];
 
 /** Something a configuration asks for that this library does not do. */
 export class Unsupported extends Error {

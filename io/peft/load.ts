@@ -13,7 +13,6 @@ import { type Architecture, type Names, namesOf, type Place } from '../names.ts'
 import {
   CONFIG_FILE,
   identity,
-  isEncoder,
   keyOf,
   type Options,
   ownOf,
@@ -21,6 +20,7 @@ import {
   PICKLE_FILE,
   placesFor,
   shapes,
+  shown,
   sitesOf,
   spotOf,
   WEIGHTS_FILE,
@@ -28,10 +28,10 @@ import {
 } from './adapter.ts';
 import { replaceBase } from './base.ts';
 import { type Common, type ConfigFile, check, parseConfig } from './config.ts';
-import { type AnyFormat, type Get, type Table, Unsupported } from './format.ts';
+import { type AnyFormat, type Get, partsOf, type Table, Unsupported } from './format.ts';
 import { PEFT_FORMATS, UNREADABLE } from './formats.ts';
 import { PatternError } from './patterns.ts';
-import { targets } from './targets.ts';
+import { targets, targetsIn } from './targets.ts';
 import { Tensors } from './tensors.ts';
 
 export interface LoadOptions {
@@ -46,8 +46,9 @@ export interface LoadOptions {
 }
 export interface LoadedPeft {
   readonly model: Model;
+  /** The first of what was attached: a file may hold a second one besides (LoRA on embeddings, tokens, Supra's LoRA). */
   readonly method: string;
-  /** Paths where it was attached. */
+  /** Paths where they were attached. */
   readonly sites: readonly string[];
   readonly warnings: readonly string[];
   /** Hand this to `savePeft` to write the same files again, byte for byte where nothing was trained. */
@@ -88,19 +89,24 @@ export async function loadPeft(model: Model, folder: string, options: LoadOption
   await using weights = await weightsIn(folder);
   const { format, config, warnings } = understood(file, formats);
   const names = namesOf(model, architecture);
-  const refused = format.refuses?.(isEncoder(names)) ?? null;
-  if (refused !== null) throw new Error(`${file.file}: ${refused}`);
   const tensors = await Tensors.of(weights, names, format.leftovers);
   const base = replaceBase(model, names, config, tensors);
-  const at = format.on === 'network' ? [] : targetsOf(format, config, names, base.model, file);
-  const attached = await attach(format, config, base.model, at, engine, file, tensors.numbers());
-  const values = fill(format, attached, namesOf(base.model, names.architecture), tensors, file);
+  const parts: AttachedAt[] = [];
+  let now = base.model;
+  for (const { format: part, at } of targetsOf(partsOf(format, config), config, names, base.model, file)) {
+    const refused = part.refuses?.(shown(names), config as never) ?? null;
+    if (refused !== null) throw new Error(`${file.file}: ${refused}`);
+    parts.push(await attach(part, config, now, at, engine, file, tensors.numbers()));
+    now = parts.at(-1)!.model;
+  }
+  const here = namesOf(base.model, names.architecture);
+  const values = new Map(parts.flatMap((part) => [...fill({ ...part, model: now }, here, tensors, file)]));
   tensors.finish();
   for (const w of warnings) warn(w);
   return {
-    model: mapTensors(attached.model, (t) => values.get(identity(t)) ?? t),
-    method: format.method,
-    sites: [...attached.at.keys()],
+    model: mapTensors(now, (t) => values.get(identity(t)) ?? t),
+    method: parts[0]!.format.method,
+    sites: parts.flatMap((part) => [...part.at.keys()]),
     warnings,
     files: {
       folder,
@@ -127,33 +133,47 @@ export function understood(file: ConfigFile, formats: readonly AnyFormat[]): { f
   return { format, config: value, warnings };
 }
 
-function targetsOf(format: AnyFormat, c: Common, names: Names, model: Model, { file }: ConfigFile): readonly Place[] {
-  const places = placesFor(format, names, model);
-  let found: readonly Place[];
+/** The parts of a file that find a place, and their places. */
+function targetsOf(parts: readonly AnyFormat[], c: Common, names: Names, model: Model, { file }: ConfigFile): readonly Targeted[] {
+  const [format] = parts as readonly [AnyFormat];
+  if (format.on === 'network') return [{ format, at: [] }];
+  let found: readonly Targeted[];
   let elsewhere: readonly Place[] = [];
+  const byTarget = parts.filter((f) => f.targets === undefined);
   try {
-    found = format.targets?.(c as never, places) ?? targets(c, names, places);
-    if (format.targets === undefined) elsewhere = targets(c, names, names.places).filter((p) => !found.some((f) => f.path === p.path));
+    found = parts.map((f) => ({ format: f, at: targetsIn(f, c, names, placesFor(f, names, model)) }));
+    const taken = new Set(found.flatMap(({ at }) => at.map((p) => p.path)));
+    if (byTarget.length > 0) elsewhere = targets(c, names, names.places).filter((p) => !taken.has(p.path));
   } catch (e) {
     throw e instanceof PatternError || e instanceof Unsupported ? new Error(`${file}: ${e.message}`, { cause: e }) : e;
   }
   if (elsewhere.length > 0)
     throw new Error(
-      `${file}: target_modules also names ${some(elsewhere.map((p) => `${p.module} (a ${p.kind})`))}, but ${format.method} attaches to ${where(format)} here`,
+      `${file}: target_modules also names ${some(elsewhere.map((p) => `${p.module} (a ${p.kind})`))}, but ${format.method} attaches to ${[...new Set(byTarget.map(where))].join(' and ')} here`,
     );
-  if (found.length === 0)
+  if (found.every(({ at }) => at.length === 0))
     throw new Error(
-      `${file}: target_modules ${JSON.stringify(c.target_modules ?? null)} matches nothing in this model (${names.architecture}); its modules are ${some(places.map((p) => p.module))}`,
+      `${file}: target_modules ${JSON.stringify(c.target_modules ?? null)} matches nothing in this model (${names.architecture}); its modules are ${some(placesFor(format, names, model).map((p) => p.module))}`,
     );
-  const cut = found.find((p) => p.rows !== null);
-  if (cut !== undefined && format.byRows === undefined)
-    throw new Error(
-      `${file}: ${format.method} at ${cut.module} cannot be cut into the separate query, key and value layers of this model; build it with fusedQkv: true, as GPT-2 itself is`,
-    );
-  return found;
+  for (const { format: f, at } of found) {
+    const cut = at.find((p) => p.rows !== null);
+    if (cut !== undefined && f.byRows === undefined)
+      throw new Error(
+        `${file}: ${f.method} at ${cut.module} cannot be cut into the separate query, key and value layers of this model; build it with fusedQkv: true, as GPT-2 itself is`,
+      );
+    const other = f.alone && found.find((o) => o.format !== f && o.at.some((p) => at.some((q) => q.path === p.path)));
+    if (other)
+      throw new Error(`${file}: ${other.format.method} and ${f.method} are both at ${at[0]!.module}, which Hugging Face PEFT refuses`);
+  }
+  return found.filter(({ at }) => at.length > 0);
+}
+interface Targeted {
+  readonly format: AnyFormat;
+  readonly at: readonly Place[];
 }
 
-export interface AttachedAt {
+interface AttachedAt {
+  readonly format: AnyFormat;
   readonly model: Model;
   /** Options and place by our path of the attachment. */
   readonly at: ReadonlyMap<string, { readonly options: Options; readonly place: Place | null }>;
@@ -196,7 +216,7 @@ async function attach(
     now = (engine === undefined ? transform : await transform.prepare(now, { engine }))(now);
   }
   const all = [...layers(now)].map(({ layer }) => layer.attached?.application);
-  return { model: now, at, applications: new Set(all.filter((a) => a !== undefined && !before.has(a))) };
+  return { format, model: now, at, applications: new Set(all.filter((a) => a !== undefined && !before.has(a))) };
 }
 
 /**
@@ -226,12 +246,12 @@ const cut = ({ data, shape }: Table, { from, to, of }: NonNullable<Place['rows']
 
 /** Values for every tensor that the method brought. */
 function fill(
-  format: AnyFormat,
   attachedAt: AttachedAt,
   names: Names,
   file: Tensors,
   { file: configFile, fields: config }: ConfigFile,
 ): Map<Param | Tensor, Tensor> {
+  const { format } = attachedAt;
   const values = new Map<Param | Tensor, Tensor>();
   const from = new Map<Param | Tensor, Table>();
   const wrong: string[] = [];
@@ -248,7 +268,11 @@ function fill(
     };
     const get: Get = Object.assign(read, { has: (suffix: string) => file.has(keyOf(place, suffix)) });
     const own = ownOf(layer.fields[attached.field] ?? null);
-    const spot = spotOf(attachedAt.model, { ...known, place, places, path, config }, new Map([...own].map(([name, t]) => [name, t.shape])));
+    const spot = spotOf(
+      attachedAt.model,
+      { ...known, place, places, path, config, had: get.has },
+      new Map([...own].map(([name, t]) => [name, t.shape])),
+    );
     const tables = format.decode(get, spot);
     for (const [name, t] of own) {
       if (format.unsaved?.some((u) => name === u || name.startsWith(`${u}.`))) continue;

@@ -9,6 +9,7 @@ import type { Place } from '../names.ts';
 import { count, flag, real, whole } from './config.ts';
 import { BIAS, count1, dropout, EXCLUDE, FAN, number, patterns, TARGETS, variant, whole0, yes } from './fields.ts';
 import {
+  type AnyFormat,
   type At,
   asAny,
   type ConfigOf,
@@ -24,6 +25,7 @@ import {
   Unsupported,
 } from './format.ts';
 import { byPattern } from './targets.ts';
+import { ON_EMBEDDINGS, TOKEN_INDICES, TOKENS_BESIDE } from './words.ts';
 
 export const LORA_FIELDS = {
   ...TARGETS,
@@ -40,7 +42,7 @@ export const LORA_FIELDS = {
   alpha_pattern: patterns(real),
   megatron_config: variant,
   megatron_core: field(z.string().nullable().optional(), 'megatron.core'),
-  trainable_token_indices: variant,
+  ...TOKEN_INDICES,
   loftq_config: field(z.unknown().optional(), {}),
   eva_config: variant,
   corda_config: variant,
@@ -99,7 +101,6 @@ const VARIANTS = [
   'layer_replication',
   'lora_bias',
   'target_parameters',
-  'trainable_token_indices',
 ] as const;
 const isSet = (v: unknown): boolean =>
   !(v === undefined || v === null || v === false || (typeof v === 'object' && Object.keys(v).length === 0));
@@ -175,7 +176,9 @@ function joined(pieces: readonly Piece<LoraConfig>[]): Joined<LoraConfig> | null
 }
 
 export const names = { A: 'lora_A.weight', B: 'lora_B.weight' };
-const shared = { peftType: 'LORA', fields: LORA_FIELDS, on: 'linear', conv1d: true, options: optionsOf } as const;
+/** Words besides, where LoRA on them is the ordinary one. */
+export const WORDS: readonly AnyFormat[] = [ON_EMBEDDINGS, TOKENS_BESIDE];
+const shared = { peftType: 'LORA', fields: LORA_FIELDS, on: 'linear', conv1d: true, options: optionsOf, beside: WORDS } as const;
 const kept = (
   method: 'pissa' | 'olora',
   attach: Format<UpdateConfig, typeof LORA_FIELDS>['attach'],
@@ -213,6 +216,7 @@ export const LORA: readonly ReturnType<typeof asAny>[] = [
     method: 'dora',
     is: (c) => c.use_dora === true,
     attach: (o) => dora(o),
+    beside: [TOKENS_BESIDE], // on embeddings the library has a DoRA of its own
     config: (at) => ({ ...configOf(at), use_dora: true }),
     byRows: [names.B, 'lora_magnitude_vector'],
   }),

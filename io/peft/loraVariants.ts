@@ -11,7 +11,8 @@ import { matches } from '../../peft/site.ts';
 import type { Place } from '../names.ts';
 import { weightShape } from './adapter.ts';
 import { type AnyFormat, asAny, type Format, renamed, same, type Table, Unsupported } from './format.ts';
-import { configOf, LORA_FIELDS, type Lora, type LoraVariant, names, optionsOf } from './lora.ts';
+import { configOf, LORA_FIELDS, type Lora, type LoraVariant, names, optionsOf, WORDS } from './lora.ts';
+import { TOKENS_BESIDE } from './words.ts';
 
 type Variant<C> = Format<C, typeof LORA_FIELDS>;
 /** Rank, alpha, scaling and dropout at each module. */
@@ -22,12 +23,13 @@ function updates(c: Lora, places: readonly Place[], but?: LoraVariant): (place: 
     return o;
   };
 }
-const shared = { ...renamed(names), peftType: 'LORA', fields: LORA_FIELDS, on: 'linear', conv1d: true } as const;
+const shared = { ...renamed(names), peftType: 'LORA', fields: LORA_FIELDS, on: 'linear', conv1d: true, beside: [TOKENS_BESIDE] } as const;
 
 /** Another start; the file holds both factors all the same. */
 const started = (name: string, method: string, attach: Variant<UpdateConfig>['attach']): AnyFormat =>
   asAny<UpdateConfig, typeof LORA_FIELDS>({
     ...shared,
+    beside: WORDS,
     method,
     is: (c) => c.use_dora !== true && c.init_lora_weights === name,
     options: updates,

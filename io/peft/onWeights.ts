@@ -34,16 +34,23 @@ const DEFT = asAny<DeftConfig, typeof DEFT_FIELDS>({
   on: 'weight',
   conv1d: true,
   options: (c) => {
-    if ((c.decomposition_method ?? 'relu') !== 'relu')
-      throw new Unsupported(`decomposition_method is ${JSON.stringify(c.decomposition_method)}; only "relu" is there`);
+    const { decomposition_method: decomposition = 'relu' } = c;
+    if (decomposition !== 'relu' && decomposition !== 'qr')
+      throw new Unsupported(`decomposition_method is ${JSON.stringify(decomposition)}; "relu" and "qr" are there`);
     if ((c.deft_dropout ?? 0) !== 0) throw new Unsupported(`deft_dropout is ${c.deft_dropout}; DEFT has no dropout here`);
-    return (place) => ({ rank: Math.min(c.r ?? 8, weightShape(place!)[0]), alpha: c.alpha || null, removal: c.para ?? false });
+    return (place) => ({
+      rank: Math.min(c.r ?? 8, weightShape(place!)[0]),
+      alpha: c.alpha || null,
+      removal: c.para ?? false,
+      decomposition,
+    });
   },
   attach: (o) => deft(o),
   config: (at) => ({
     r: same(at, 'rank', (o) => o.rank),
     alpha: same(at, 'alpha', (o) => o.alpha),
     para: same(at, 'removal', (o) => o.removal),
+    decomposition_method: same(at, 'decomposition', (o) => o.decomposition),
   }),
   decode: (get, { options: { removal } }) => ({ P: get('deft_P'), ...(removal ? {} : { R: get('deft_R') }) }),
   encode: ({ P, R }) => ({ deft_P: P!, ...(R === undefined ? {} : { deft_R: R }) }),

@@ -9,7 +9,18 @@ import { type PrefixTuningConfig, prefixTuning } from '../../peft/additive/prefi
 import { type PromptTuningConfig, promptTuning } from '../../peft/additive/promptTuning.ts';
 import { count, orNull, share, whole } from './config.ts';
 import { count1, number, yes } from './fields.ts';
-import { type AnyFormat, asAny, type ConfigOf, type Format, field, type NewConfig, type Table, Unsupported, type Whole } from './format.ts';
+import {
+  type AnyFormat,
+  asAny,
+  type ConfigOf,
+  type Format,
+  field,
+  type NewConfig,
+  type Shown,
+  type Table,
+  Unsupported,
+  type Whole,
+} from './format.ts';
 
 const EMBEDDINGS = 'prompt_embeddings';
 const PROMPT_FIELDS = {
@@ -38,7 +49,7 @@ const checked = ({ num_transformer_submodules: n }: ConfigOf<typeof PROMPT_FIELD
 const shared = { on: 'network', conv1d: true } as const;
 const onEncoder =
   (what: string) =>
-  (encoder: boolean): string | null =>
+  ({ encoder }: Shown): string | null =>
     encoder
       ? `on an encoder Hugging Face PEFT reads its answer at the first row of the ${what}, not at the text's first token, so that the same numbers answer something else here; use a method that adapts layers`
       : null;

@@ -16,25 +16,25 @@ import type { Dtype } from '../numbers.ts';
 import type { Writable } from '../safetensors.ts';
 import {
   CONFIG_FILE,
-  isEncoder,
   keyOf,
   type Options,
   PARTS,
   type PeftFiles,
   placesFor,
   ROOT,
+  shown,
   sizeOf,
   tableOf,
   WEIGHTS_FILE,
 } from './adapter.ts';
-import { attachmentsOf, equal, type Found, methodOf, spot, whole } from './attachments.ts';
+import { attachmentsOf, equal, type Found, formatsOn, spot, whole } from './attachments.ts';
 import { baseKeys, turnedTable } from './base.ts';
 import type { Common, Task } from './config.ts';
-import { type AnyFormat, type At, type Table, Unsupported } from './format.ts';
+import { type AnyFormat, type At, partsOf, type Table, Unsupported } from './format.ts';
 import { PEFT_FORMATS } from './formats.ts';
 import { understood } from './load.ts';
 import { dumpsPython } from './pythonJson.ts';
-import { namedShortly, targets } from './targets.ts';
+import { namedShortly, targetsIn } from './targets.ts';
 
 export interface SaveOptions {
   /** What `loadPeft` answered: its configuration, number types and embeddings are written again. */
@@ -71,25 +71,31 @@ export async function savePeft(model: Model, folder: string, options: SaveOption
   const { like, formats = PEFT_FORMATS, engine } = options;
   const raw = like !== undefined && typeof like.config.init_lora_weights === 'string';
   const ready = raw ? model : await untaken(model, engine);
-  const name = methodOf(ready, formats);
-  const format =
-    formats.find((f) => f.method === name && (like === undefined || f.peftType === like.config.peft_type)) ??
-    formats.find((f) => f.method === name)!;
+  const all = formatsOn(ready, formats, like?.config.peft_type);
+  const [format] = all as readonly [AnyFormat];
   const names = namesOf(ready, options.architecture);
-  const refused = format.refuses?.(isEncoder(names)) ?? null;
+  const refused = format.refuses?.(shown(names), null) ?? null;
   if (refused !== null) throw new Error(`savePeft: ${refused}`);
-  const found = await attachmentsOf(ready, format, names, engine, like?.config ?? null);
-  const pieces = whole(format, found, ready);
-  const at = pieces.map(({ place, path, options: o }) => ({ module: place?.module ?? '', path, place, options: o }));
+  const found = await attachmentsOf(ready, all, names, engine, like);
+  const parts = all.map((f, k): Part => {
+    const pieces = whole(f, found[k]!, ready);
+    return {
+      format: f,
+      pieces,
+      at: pieces.map(({ place, path, options: o }) => ({ module: place?.module ?? '', path, place, options: o })),
+    };
+  });
   const written = new Map<string, Table>();
-  const places = pieces.flatMap((p) => p.place ?? []);
-  for (const p of pieces)
-    for (const [suffix, table] of Object.entries(format.encode(p.own, spot(ready, p, places)))) put(written, keyOf(p.place, suffix), table);
+  for (const { format: f, pieces } of parts) {
+    const places = pieces.flatMap((p) => p.place ?? []);
+    for (const p of pieces)
+      for (const [suffix, table] of Object.entries(f.encode(p.own, spot(ready, p, places)))) put(written, keyOf(p.place, suffix), table);
+  }
   const task = options.task ?? taskOf(names, ready);
-  const base = baseOf(names, found, task, like);
+  const base = baseOf(names, found.flat(), task, like);
   for (const [key, table] of [...base.tables, ...(like?.useless ?? [])]) put(written, key, table);
-  const config =
-    like === undefined ? fresh(format, at, names, ready, base, { ...options, task }) : again(like, format, formats, at, names, ready);
+  const config = like === undefined ? fresh(parts, names, ready, base, { ...options, task }) : again(like, parts, formats, names, ready);
+  if (like === undefined) for (const [key, table] of along(config, parts)) put(written, key, table);
   const asBefore = (key: string): string =>
     like?.dtypes.has(key) === false && like.dtypes.has(key.replace(ROOT, '')) ? key.replace(ROOT, '') : key;
   const writable = new Map(
@@ -126,6 +132,13 @@ async function untaken(model: Model, engine: Engine | undefined): Promise<Model>
   return model;
 }
 
+/** One method of those in a file: what is attached, and where. */
+interface Part {
+  readonly format: AnyFormat;
+  readonly pieces: readonly Found[];
+  readonly at: readonly At<Options>[];
+}
+
 function put(into: Map<string, Table>, key: string, table: Table): void {
   const known = into.get(key);
   if (known !== undefined && !(same(known.shape, table.shape) && equal(known.data, table.data)))
@@ -150,11 +163,6 @@ function baseOf(names: Names, found: readonly Found[], task: Task, like: PeftFil
   const adapted = new Map(found.filter((f) => f.place !== null).map((f) => [f.place!.path, f.place!]));
   let biases = false;
   const shown = new Set<unknown>();
-  const table = (p: Place, l: AnyLayer, part: string): Table => {
-    const own = tableOf([...tensors(bare(l))][0]!.tensor);
-    if (own === null) throw new Error(`savePeft: ${p.path}.${part} is a recipe; await realize(model, engine) first`);
-    return p.turned && part === 'weight' ? turnedTable(own) : own;
-  };
   for (const p of names.places) {
     const parts = PARTS.flatMap((part) => {
       const l = p.layer.fields[part];
@@ -191,24 +199,44 @@ function baseOf(names: Names, found: readonly Found[], task: Task, like: PeftFil
     }
   return { tables, modules, biases };
 }
+function table(p: Place, l: AnyLayer, part: string): Table {
+  const own = tableOf([...tensors(bare(l))][0]!.tensor);
+  if (own === null) throw new Error(`savePeft: ${p.path}.${part} is a recipe; await realize(model, engine) first`);
+  return p.turned && part === 'weight' ? turnedTable(own) : own;
+}
+/** What the library calls embeddings: where one of them is among the targets, tables of words that are adapted go along whole. */
+const TABLES = ['embed_tokens', 'lm_head'];
+function along(config: { readonly [key: string]: Json }, parts: readonly Part[]): ReadonlyMap<string, Table> {
+  const { target_modules: named, trainable_token_indices: tokens = null, peft_type: type } = config;
+  const tables = new Map<string, Table>();
+  if (!Array.isArray(named) || !TABLES.some((n) => named.includes(n)) || tokens !== null || type === 'TRAINABLE_TOKENS') return tables;
+  for (const { place } of parts.flatMap((p) => p.pieces)) {
+    if (place === null || !(place.path === 'embed' || place.module === 'lm_head')) continue;
+    const l = place.layer.fields.weight;
+    if (isLayer(l)) tables.set(`${ROOT}${place.module}.base_layer.weight`, table(place, l, 'weight'));
+  }
+  return tables;
+}
 const trainedIn = (l: AnyLayer): boolean => [...tensors(bare(l))].some(({ tensor }) => paramOf(tensor)?.active === true);
 
 /** A new configuration: every field that the library has, in its order. */
 function fresh(
-  format: AnyFormat,
-  at: readonly At<Options>[],
+  parts: readonly Part[],
   names: Names,
   model: Model,
   base: BaseParts,
   o: SaveOptions & { readonly task: Task },
 ): { readonly [key: string]: Json } {
+  const { format } = parts[0]!;
   if (base.biases && !('bias' in format.fields))
     throw new Unsupported(`savePeft: biases are trainable beside ${format.method}, and ${format.peftType} has no field for them`);
   const own = Object.fromEntries(Object.entries(format.fields).map(([k, f]) => [k, f.otherwise]));
-  const modules = [...new Set(at.map((a) => a.module))];
   const all = names.places.map((p) => p.module);
+  const targeted = parts.filter((p) => p.format === format || p.format.targets === undefined);
+  const modules = [...new Set(targeted.flatMap((p) => p.at.map((a) => a.module)))];
   const conv = format.on !== 'network' && names.places.some((p) => p.turned && modules.includes(p.module));
-  return {
+  const first = parts.find((p) => p.at.length > 0);
+  let config: { readonly [key: string]: Json } = {
     task_type: o.task,
     peft_type: format.peftType,
     auto_mapping: null,
@@ -220,8 +248,26 @@ function fresh(
     ...(format.on === 'network' ? {} : { target_modules: namedShortly(modules, all) }),
     ...('fan_in_fan_out' in format.fields ? { fan_in_fan_out: conv } : {}),
     ...(base.biases ? { bias: `${format.peftType.toLowerCase()}_only` } : {}),
-    ...(format.config(at, { modules: all, size: (name) => sizeOf(model, name) }) as { readonly [key: string]: Json }),
   };
+  for (const part of parts.filter((p) => p.at.length > 0)) {
+    const made = part.format.config(part.at, { modules: all, beside: part === first ? null : config, size: (name) => sizeOf(model, name) });
+    config = { ...config, ...(made as typeof config) };
+  }
+  for (const { format: f, at } of parts) {
+    if (f.on === 'network') continue;
+    const meant = new Set(targetsIn(f, config as unknown as Common, names, placesFor(f, names, model)).map((p) => p.module));
+    const off = [...meant].filter((m) => !at.some((a) => a.module === m)).concat(at.map((a) => a.module).filter((m) => !meant.has(m)));
+    if (off.length > 0)
+      throw new Unsupported(
+        `savePeft: ${f.method} is at ${some(at.map((a) => a.module))}, and a file of ${format.peftType} would have it at ${some([...meant])}; save what is at ${some(off)} apart`,
+      );
+    const other = f.alone && parts.find((p) => p.format !== f && p.at.some((a) => at.some((b) => b.module === a.module)));
+    if (other)
+      throw new Unsupported(
+        `savePeft: ${other.format.method} and ${f.method} are both at ${at[0]!.module}, which Hugging Face PEFT refuses; merge one (merge(model))`,
+      );
+  }
+  return config;
 }
 function taskOf(names: Names, model: Model): Task {
   const { fields } = bare(model);
@@ -234,9 +280,8 @@ function taskOf(names: Names, model: Model): Task {
 /** The configuration that was read, when it still says what is attached. */
 function again(
   like: PeftFiles,
-  format: AnyFormat,
+  parts: readonly Part[],
   formats: readonly AnyFormat[],
-  at: readonly At<Options>[],
   names: Names,
   model: Model,
 ): { readonly [key: string]: Json } {
@@ -252,20 +297,23 @@ function again(
       `savePeft: ${what}, so the files from ${like.folder} cannot be written again; leave out \`like\` to write a new configuration`,
     );
   };
-  if (was.format.method !== format.method) differs(`the model carries ${format.method} and the files hold ${was.format.method}`);
-  const modules = [...new Set(at.map((a) => a.module))];
-  const places = placesFor(format, names, model);
-  const then =
-    format.on === 'network' ? [] : (format.targets?.(was.config as never, places) ?? targets(was.config as Common, names, places));
-  const of = was.format.options(was.config as never, then);
-  for (const { module, place, options } of at)
-    for (const [k, v] of Object.entries(of(place)))
-      if (JSON.stringify(v) !== JSON.stringify(options[k]))
-        differs(`${k} is ${JSON.stringify(options[k])} at ${module} and was ${JSON.stringify(v)}`);
-  const before = new Set(then.map((p) => p.module));
-  const changed =
-    format.on === 'network' ? [] : [...modules.filter((m) => !before.has(m)), ...[...before].filter((m) => !modules.includes(m))];
-  if (changed.length > 0) differs(`${some(changed)} ${changed.length === 1 ? 'is' : 'are'} adapted in one and not in the other`);
+  const known = partsOf(was.format, was.config);
+  const other = parts.find((p) => p.at.length > 0 && !known.some((f) => f.method === p.format.method));
+  if (other !== undefined) differs(`the model carries ${other.format.method} and the files hold ${was.format.method}`);
+  for (const f of known) {
+    const at = parts.filter((p) => p.format.method === f.method && p.format.on === f.on).flatMap((p) => p.at);
+    const then = f.on === 'network' ? [] : targetsIn(f, was.config, names, placesFor(f, names, model));
+    const of = f.options(was.config as never, then);
+    for (const { module, place, options } of at)
+      for (const [k, v] of Object.entries(of(place)))
+        if (JSON.stringify(v) !== JSON.stringify(options[k]))
+          differs(`${k} is ${JSON.stringify(options[k])} at ${module} and was ${JSON.stringify(v)}`);
+    if (f.on === 'network') continue;
+    const modules = [...new Set(at.map((a) => a.module))];
+    const before = new Set(then.map((p) => p.module));
+    const changed = [...modules.filter((m) => !before.has(m)), ...[...before].filter((m) => !modules.includes(m))];
+    if (changed.length > 0) differs(`${some(changed)} ${changed.length === 1 ? 'is' : 'are'} adapted in one and not in the other`);
+  }
   return { ...like.config, inference_mode: true };
 }
 function sameKeys(like: PeftFiles, now: ReadonlyMap<string, unknown>): void {

@@ -4,6 +4,7 @@ import { leaf } from '../../core/tensor.ts';
 import type { Model } from '../../nn/layer.ts';
 import { layers, mapTensors, tensors } from '../../nn/tree.ts';
 import { type FourierConfig, fourierft } from '../../peft/reparameterized/fourierft.ts';
+import { type LoraConfig, lora } from '../../peft/reparameterized/lora.ts';
 import { type WaveftConfig, waveft } from '../../peft/reparameterized/waveft.ts';
 import { placesAt } from '../../peft/select.ts';
 import { type ShiraConfig, shira } from '../../peft/selective/shira.ts';
@@ -13,7 +14,7 @@ import { tableOf, weightShape } from './adapter.ts';
 import { equal } from './attachments.ts';
 import { count, orNull, real, whole } from './config.ts';
 import { BIAS, count1, dropout, EXCLUDE, FAN, INIT, number, patterns, TARGETS, yes } from './fields.ts';
-import { type AnyFormat, asAny, evenly, field, mostly, type Spot, same, type Table, Unsupported } from './format.ts';
+import { type AnyFormat, asAny, evenly, field, mostly, renamed, type Spot, same, type Table, Unsupported } from './format.ts';
 import { byPattern } from './targets.ts';
 import { firstOfRandperm } from './torchRandom.ts';
 
@@ -222,6 +223,29 @@ function chosenAgain(spot: Spot<SupertuningConfig>, n: number): number[] {
     );
   return all.slice(0, n);
 }
+/** With `r`, a LoRA at the same layers (Supra): supertuning_lora_A.weight [r, in], supertuning_lora_B.weight [out, r]; α is 2r when it is not given. */
+const SUPRA = asAny<LoraConfig, typeof SUPER_FIELDS>({
+  peftType: 'SUPERTUNING',
+  method: 'lora',
+  fields: SUPER_FIELDS,
+  on: 'linear',
+  conv1d: false,
+  is: (c) => c.r != null,
+  options:
+    ({ r, lora_alpha: alpha, lora_dropout: dropout = 0 }) =>
+    () => ({ rank: r!, alpha: alpha ?? 2 * r!, rankStabilized: false, dropout, init: 'kaiming' }),
+  attach: (o) => lora(o),
+  config: (at) => {
+    if (same(at, 'rankStabilized', (o) => o.rankStabilized))
+      throw new Unsupported('the lora beside supertuning is rankStabilized, and Supra scales by α/r; save it apart, or change alpha');
+    return {
+      r: same(at, 'rank', (o) => o.rank),
+      lora_alpha: same(at, 'alpha', (o) => o.alpha),
+      lora_dropout: same(at, 'dropout', (o) => o.dropout),
+    };
+  },
+  ...renamed({ A: 'supertuning_lora_A.weight', B: 'supertuning_lora_B.weight' }),
+});
 /** supertuning_values [k], supertuning_indices [k]: flat places, by the size of what is there. */
 const SUPERTUNING = asAny<SupertuningConfig, typeof SUPER_FIELDS>({
   peftType: 'SUPERTUNING',
@@ -229,10 +253,8 @@ const SUPERTUNING = asAny<SupertuningConfig, typeof SUPER_FIELDS>({
   fields: SUPER_FIELDS,
   on: 'weight',
   conv1d: false,
-  options: (c) => {
-    if (c.r != null) throw new Unsupported(`r is ${c.r}: Supra, a LoRA beside Super-Tuning in one file, is not there`);
-    return () => ({ sparsity: c.sparsity ?? 0.99, select: (c.select_top ?? true) ? 'largest' : 'smallest' });
-  },
+  beside: [SUPRA],
+  options: (c) => () => ({ sparsity: c.sparsity ?? 0.99, select: (c.select_top ?? true) ? 'largest' : 'smallest' }),
   attach: (o) => supertuning(o),
   config: (at) => ({ sparsity: same(at, 'sparsity', (o) => o.sparsity), select_top: same(at, 'select', (o) => o.select) === 'largest' }),
   decode: (get, spot) => {

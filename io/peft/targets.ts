@@ -1,6 +1,7 @@
 // Which modules a configuration means: target_modules, exclude_modules, layers_to_transform, modules_to_save, rank_pattern.
 import type { Names, Place } from '../names.ts';
 import type { Common } from './config.ts';
+import type { AnyFormat } from './format.ts';
 import { matching } from './patterns.ts';
 
 /** A list entry names a module by its whole name or by its end. */
@@ -46,6 +47,10 @@ export function targets(c: Common, names: Names, places: readonly Place[]): read
   const whole = savedWhole(c, modules);
   return places.filter((p) => hit.has(p.module) && !excluded.has(p.module) && !whole.has(p.module));
 }
+/** The same, of the places of a format, which may read its targets from elsewhere. */
+export const targetsIn = (f: AnyFormat, c: Common, names: Names, places: readonly Place[]): readonly Place[] =>
+  f.targets?.(c as never, places) ?? targets(c, names, places);
+
 /** all-linear leaves out the head: the output embedding of a language model, the classifier of a text classifier. */
 const headOf = (names: Names): string | null => (names.byPath.has('head') ? 'head' : null);
 

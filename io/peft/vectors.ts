@@ -5,6 +5,7 @@ import { lnTuning } from '../../peft/additive/lnTuning.ts';
 import { bitfit } from '../../peft/selective/bitfit.ts';
 import { type TrainableTokensConfig, trainableTokens } from '../../peft/selective/trainableTokens.ts';
 import { matches } from '../../peft/site.ts';
+import { headShares } from './adapter.ts';
 import { orNull, whole } from './config.ts';
 import { EXCLUDE, FAN, INIT, TARGETS, yes } from './fields.ts';
 import { type AnyFormat, asAny, field, renamed, same, type Table } from './format.ts';
@@ -138,7 +139,7 @@ const TOKENS = asAny<TrainableTokensConfig, typeof TOKEN_FIELDS>({
           ? new Set(matching(which, names).keys())
           : new Set(names.filter((m) => which.some((e) => m === e || m.endsWith(`.${e}`))));
     const words = tables.some((p) => p.path === 'embed' && hit.has(p.module));
-    return places.filter((p) => hit.has(p.module) || (p.path === 'head' && words));
+    return places.filter((p) => hit.has(p.module) || (p.path === 'head' && words && headShares(places)));
   },
   options: (c) => () => ({ tokens: c.token_indices, init: c.init_weights === false ? 'normal' : 'row' }),
   attach: (o) => trainableTokens(o),

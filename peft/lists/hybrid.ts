@@ -8,6 +8,7 @@ import { longQlora } from '../hybrid/longQlora.ts';
 import { mam } from '../hybrid/mam.ts';
 import { noah } from '../hybrid/noah.ts';
 import { s4 } from '../hybrid/s4.ts';
+import { supra } from '../hybrid/supra.ts';
 import { unipelt } from '../hybrid/unipelt.ts';
 import { composition, type Listed, listed } from '../listed.ts';
 
@@ -63,5 +64,10 @@ export const hybrid: readonly Listed[] = [
     (seed) => longQlora({ seed }),
     (seed) => longQlora({ rank: 2, alpha: 3, dropout: 0.25, scheme: nf4({ block: 8 }), seed }),
     { gpt2: 'its positions are not rotary', bert: 'its positions are not rotary' },
+  ),
+  composition(
+    { name: 'supra', family: 'hybrid', paper: 'arXiv:2607.09287', file: 'peft/hybrid/supra.ts' },
+    (seed) => supra({ seed }),
+    (seed) => supra({ sparsity: 0.8, rank: 2, dropout: 0.25, seed }),
   ),
 ];

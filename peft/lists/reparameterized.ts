@@ -39,6 +39,7 @@ import { lokr } from '../reparameterized/lokr.ts';
 import { lora } from '../reparameterized/lora.ts';
 import { loraDrop } from '../reparameterized/loraDrop.ts';
 import { loraDropout } from '../reparameterized/loraDropout.ts';
+import { loraEmbedding } from '../reparameterized/loraEmbedding.ts';
 import { loraFa } from '../reparameterized/loraFa.ts';
 import { loraGa } from '../reparameterized/loraGa.ts';
 import { loraOrthogonal } from '../reparameterized/loraOrthogonal.ts';
@@ -80,6 +81,7 @@ import { xlora } from '../reparameterized/xlora.ts';
 
 export const reparameterized: readonly Listed[] = [
   listed('peft/reparameterized/lora.ts', lora, { rank: 2, alpha: 3, dropout: 0.25 }),
+  listed('peft/reparameterized/loraEmbedding.ts', loraEmbedding, { rank: 2, alpha: 3 }),
   listed('peft/reparameterized/dora.ts', dora, { rank: 2, alpha: 3 }),
   listed('peft/reparameterized/adalora.ts', adalora, { rank: 3, targetRank: 2 }),
   listed('peft/reparameterized/pissa.ts', pissa, { rank: 2, alpha: 3 }),

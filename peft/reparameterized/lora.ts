@@ -22,7 +22,7 @@ export interface LoraConfig extends UpdateConfig {
 }
 export type Factors = { A: Tensor; B: Tensor };
 
-export const scaling = (c: UpdateConfig): number => c.alpha / (c.rankStabilized ? Math.sqrt(c.rank) : c.rank);
+export const scaling = (c: Omit<UpdateConfig, 'dropout'>): number => c.alpha / (c.rankStabilized ? Math.sqrt(c.rank) : c.rank);
 
 /** A random, B zero: the update starts at 0, and its first gradient goes to B alone. */
 export const factors = (

@@ -88,10 +88,26 @@ describe('what is refused', () => {
     ],
     ['a target that is not there', { ...LORA, target_modules: ['c_attn'] }, /matches nothing/],
     [
-      'an embedding',
-      { ...LORA, target_modules: ['q_proj', 'embed_tokens'] },
-      /also names model.embed_tokens \(a embedding\), but lora attaches to linear layers/,
+      'a norm',
+      { ...LORA, target_modules: ['q_proj', 'norm'] },
+      /also names model.norm \(a norm\), but lora attaches to linear layers and embeddings/,
     ],
+    [
+      'DoRA on an embedding',
+      { ...LORA, use_dora: true, target_modules: ['q_proj', 'embed_tokens'] },
+      /also names model.embed_tokens \(a embedding\), but dora attaches to linear layers here/,
+    ],
+    [
+      'tokens of a module that is not there',
+      { ...LORA, trainable_token_indices: { wte: [1] } },
+      /names wte; this model has tables of words at model.embed_tokens, lm_head/,
+    ],
+    [
+      'tokens and an update of one table',
+      { ...LORA, target_modules: ['q_proj', 'embed_tokens'], trainable_token_indices: [1] },
+      /loraEmbedding and trainableTokens are both at model.embed_tokens/,
+    ],
+    ['a text for tokens', { ...LORA, trainable_token_indices: ['a'] }, /trainable_token_indices is \["a"\]/],
     ['a pattern that is not valid', { ...LORA, target_modules: '(q_proj' }, /the regular expression "\(q_proj" is not valid/],
     ['another rank than the tensors', { ...LORA, r: 2 }, /A of model.layers.1.self_attn.q_proj is \[1, 16\], expected \[2, 16\]/],
     [
@@ -125,7 +141,12 @@ describe('what is refused', () => {
     ['X-LoRA', { peft_type: 'XLORA' }, /Load each of those with loadPeft/],
     ['UniLoRA of a rank beyond the layers', { peft_type: 'UNILORA', target_modules: ['q_proj'], r: 1e10 }, /asks for \d+ numbers/],
     ['another wavelet', { peft_type: 'WAVEFT', target_modules: ['q_proj'], wavelet_family: 'db4' }, /wavelet_family is "db4"/],
-    ['Supra', { peft_type: 'SUPERTUNING', target_modules: ['q_proj'], r: 2, lora_alpha: 2 }, /Supra/],
+    ["Supra's rank", { peft_type: 'SUPERTUNING', target_modules: ['q_proj'], r: 0 }, /r is 0: /],
+    [
+      'another decomposition',
+      { peft_type: 'DEFT', target_modules: ['q_proj'], decomposition_method: 'svd' },
+      /decomposition_method is "svd"/,
+    ],
     ['random answers', { peft_type: 'PVERA', target_modules: ['q_proj'], sample_at_inference: true }, /its answers are random/],
     [
       'a factor cut both ways',

@@ -254,12 +254,13 @@ const mixing: Law = {
     const models = [c.model, c.net.base, perturb(c.fresh, c.seed + 1)];
     if (c.method.parts.some((p) => p.method.at === 'weight')) {
       const why = refusal(() => mixed(models));
+      const alone = c.method.parts.every((p) => p.method.at === 'weight'); // else each adapter's layers may be computed whole, their weights with them
       must(
         c,
-        why?.includes('all rows of a batch share') === true,
+        (why === null && !alone) || why?.includes('all rows of a batch share') === true,
         `sits on weights, which rows cannot have of their own; mixed said: ${why}`,
       );
-      return;
+      if (why !== null) return;
     }
     const across = c.method.parts.map((p) => p.method.acrossRows).filter((why) => why !== undefined);
     if (across.length > 0) {

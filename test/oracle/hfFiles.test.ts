@@ -24,4 +24,10 @@ test.each([
   'velora-llama',
   'tokens-gpt2',
   'cartridge-llama',
+  'lora-words-gpt2',
+  'lora-words-roberta',
+  'lora-tokens-head-llama',
+  'lora-tokens-embeddings-gpt2',
+  'supra-bert',
+  'deft-qr-llama',
 ])('%s', expectSame);

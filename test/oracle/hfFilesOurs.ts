@@ -20,6 +20,8 @@ import { mpt } from '../../peft/additive/mpt.ts';
 import { prefixTuning } from '../../peft/additive/prefixTuning.ts';
 import { promptTuning } from '../../peft/additive/promptTuning.ts';
 import { pTuning } from '../../peft/additive/pTuning.ts';
+import { stack } from '../../peft/combinators.ts';
+import { supra } from '../../peft/hybrid/supra.ts';
 import type { Transform } from '../../peft/method.ts';
 import { adalora } from '../../peft/reparameterized/adalora.ts';
 import { alora } from '../../peft/reparameterized/alora.ts';
@@ -45,6 +47,7 @@ import { lokr } from '../../peft/reparameterized/lokr.ts';
 import { lora } from '../../peft/reparameterized/lora.ts';
 import { loraDrop } from '../../peft/reparameterized/loraDrop.ts';
 import { loraDropout } from '../../peft/reparameterized/loraDropout.ts';
+import { loraEmbedding } from '../../peft/reparameterized/loraEmbedding.ts';
 import { loraFa } from '../../peft/reparameterized/loraFa.ts';
 import { loraGa } from '../../peft/reparameterized/loraGa.ts';
 import { loraOrthogonal } from '../../peft/reparameterized/loraOrthogonal.ts';
@@ -120,6 +123,19 @@ export const ours: Readonly<Record<string, Make>> = {
   'lora-biases-gpt2': (base) => lora({ ...r2, where: ['up', 'o'] })(unfreeze(base, (p) => /(up|o)\.bias$/.test(p))),
   'rslora-llama': lora({ ...r2, rankStabilized: true, where: ['blocks.1.attn.q', 'gate'] }),
   'lora-ranks-llama': (base) => lora({ rank: 3, alpha: 1, where: 'o' })(lora({ ...r2, where: ['q', 'up', 'down'] })(base)),
+  'lora-words-llama': stack(lora({ ...r2, where: AT }), loraEmbedding({ rank: 3, alpha: 1 })),
+  'lora-words-gpt2': stack(lora({ ...r2, where: FUSED }), loraEmbedding({ ...r2, where: ['embed', 'positions'] })),
+  'lora-words-roberta': stack(lora({ ...r2, where: DENSE }), loraEmbedding({ ...r2, where: ['embed', 'positions'] })),
+  'lora-words-head-llama': stack(lora({ ...r2, where: 'head' }), loraEmbedding(r2)),
+  'words-bert': loraEmbedding({ rank: 2, alpha: 3, rankStabilized: true, where: ['embed', 'types'] }),
+  'words-gpt2': loraEmbedding(r2),
+  'lora-tokens-llama': stack(lora({ ...r2, where: AT }), trainableTokens({ tokens: [3, 5, 1] })),
+  'lora-tokens-gpt2': stack(lora({ ...r2, where: FUSED }), trainableTokens({ tokens: [2, 7], init: 'normal' })),
+  'lora-tokens-split-gpt2': stack(lora({ ...r2, where: ['q', 'v'] }), trainableTokens({ tokens: [4] })),
+  'dora-tokens-llama': stack(dora({ ...r2, where: AT }), trainableTokens({ tokens: [3, 5], where: ['embed.weight', 'head.weight'] })),
+  'words-tokens-gpt2': stack(loraEmbedding({ ...r2, where: 'positions' }), trainableTokens({ tokens: [2, 7] })),
+  'supra-llama': supra({ ...r2, sparsity: 0.9, dropout: 0.25, where: AT }),
+  'supra-bert': supra({ rank: 3, select: 'smallest', sparsity: 0.9, where: DENSE }),
   'loraPlus-llama': loraPlus({ ...r2, where: AT }),
   'loraFa-llama': loraFa({ ...r2, where: AT }),
   'pissa-llama': pissa({ ...r2, where: AT }),
@@ -183,6 +199,8 @@ export const ours: Readonly<Record<string, Make>> = {
   'road-bert': road({ groupSize: 8, where: DENSE }),
   'road-four-llama': road({ variant: 4, groupSize: 4, where: AT }),
   'deft-llama': deft({ ...r2, where: W(AT) }),
+  'deft-qr-llama': deft({ rank: 3, alpha: 2, decomposition: 'qr', where: W(AT) }),
+  'deft-qr-gpt2': deft({ rank: 2, removal: true, decomposition: 'qr', where: W(FUSED) }),
   'deft-para-gpt2': deft({ rank: 2, removal: true, where: W(FUSED) }),
   'peanut-llama': peanut({ rank: 3, depth: 2, scale: 0.5, where: W(AT) }),
   'glora-bert': glora({ rank: 2, where: DENSE }),

@@ -15,6 +15,7 @@ import { trainer } from '../../optim/trainer.ts';
 import { huggingFace } from '../names.ts';
 import { fixture, off, type Table } from './fixtures.ts';
 import { type Part, type Recorded, cases as shared } from './hfPeftCases.ts';
+import { joined } from './hfPeftJoined.ts';
 import { rest } from './hfPeftRest.ts';
 import { updates } from './hfPeftUpdates.ts';
 import { variants } from './hfPeftVariants.ts';
@@ -30,7 +31,7 @@ const exactly = (t: Table | undefined, part: Part): Table | undefined =>
 const byName = (name: string, shape: Shape): Tensor => input(`${here().path}.${name}`, shape);
 const fed: Draw = { bernoulli: byName, uniform: byName, normal: byName };
 
-const cases = { ...shared, ...updates, ...rest, ...variants };
+const cases = { ...shared, ...updates, ...rest, ...variants, ...joined };
 
 test.each(Object.keys(cases))('%s', async (title) => {
   const c = cases[title]!;

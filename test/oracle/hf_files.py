@@ -152,6 +152,22 @@ CASES = {
     "cartridge-llama": lambda: CartridgeConfig(num_virtual_tokens=3, **LM),
     "cartridge-gpt2": lambda: CartridgeConfig(num_virtual_tokens=3, num_frozen_tokens=0, **LM),
     "cpt-llama": lambda: CPTConfig(num_virtual_tokens=4, cpt_token_ids=[1, 5, 2, 7], cpt_mask=[1] * 4, cpt_tokens_type_mask=[1, 2, 3, 4], **LM),
+    "lora-words-llama": lambda: LoraConfig(**LORA, target_modules=["v_proj", "embed_tokens"], rank_pattern={"embed_tokens": 3}, **LM),
+    "lora-words-gpt2": lambda: LoraConfig(**LORA, target_modules=["c_attn", "wte", "wpe"], fan_in_fan_out=True, **LM),  # the head keeps the table
+    "lora-words-bert": lambda: LoraConfig(**LORA, use_rslora=True, target_modules=["query", "word_embeddings", "token_type_embeddings"], task_type="SEQ_CLS"),
+    "lora-words-roberta": lambda: LoraConfig(**LORA, target_modules=["query", "word_embeddings", "position_embeddings"], task_type="TOKEN_CLS"),
+    "lora-words-embeddings-gpt2": lambda: LoraConfig(**LORA, target_modules=["c_attn", "wte"], fan_in_fan_out=True, **LM),
+    "words-llama": lambda: LoraConfig(**LORA, target_modules=".*embed_tokens", **LM),
+    "lora-tokens-llama": lambda: LoraConfig(**LORA, trainable_token_indices=[3, 5, 1], **AT),
+    "lora-tokens-gpt2": lambda: LoraConfig(**LORA, trainable_token_indices={"wte": [3, 5], "lm_head": [3, 5]}, **CONV1D),
+    "lora-tokens-bert": lambda: LoraConfig(**LORA, trainable_token_indices=[3, 5], **CLS),
+    "lora-tokens-head-llama": lambda: LoraConfig(**LORA, trainable_token_indices={"embed_tokens": [3, 5], "lm_head": [1]}, **AT),
+    "lora-tokens-embeddings-gpt2": lambda: LoraConfig(**LORA, trainable_token_indices=[2, 7], **CONV1D),
+    "dora-tokens-gpt2": lambda: LoraConfig(**LORA, use_dora=True, target_modules=["c_attn"], trainable_token_indices={"wpe": [1]}, fan_in_fan_out=True, **LM),
+    "supra-llama": lambda: SupertuningConfig(sparsity=0.9, r=2, lora_alpha=3, **AT),
+    "supra-bert": lambda: SupertuningConfig(sparsity=0.9, r=2, save_precomputed_indices=False, **CLS),
+    "deft-qr-llama": lambda: DeftConfig(r=3, alpha=2, decomposition_method="qr", **AT),
+    "deft-qr-gpt2": lambda: DeftConfig(r=2, para=True, decomposition_method="qr", **CONV1D),
     # a task without a type: the model's class is written instead
     "lora-untyped-llama": lambda: LoraConfig(r=1, target_modules={"v_proj", "k_proj"}),
 }

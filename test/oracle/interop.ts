@@ -106,7 +106,11 @@ for the untouched base; ${['LoRA+', 'LoRA-FA', 'EVA', 'LoRA-drop', 'LoRA dropout
 | what | why |
 |---|---|
 | prompts (PROMPT_TUNING, P_TUNING, MULTITASK_PROMPT_TUNING) on encoders | PEFT reads a classifier's answer at the prompt's first row, this library at the text's first token |
-| LoRA on embeddings, \`trainable_token_indices\`, \`target_parameters\`, QALoRA, DEFT with \`decomposition_method: "qr"\`, Supra (SUPERTUNING with \`r\`) | no such method here; refused by name |
+| \`ensure_weight_tying\` with LoRA on an embedding whose table the head shares | PEFT adapts the head too, with the same factors; \`loraEmbedding\` changes the lookup alone. Refused by name, and read where nothing is shared |
+| DoRA, aLoRA, KaSA, VeLoRA, MonteCLoRA and BD-LoRA on embeddings | PEFT has DoRA there, with lengths of the table's columns, and none of the others; \`loraEmbedding\` is the plain update |
+| \`trainable_token_indices\` and LoRA on one embedding | PEFT refuses it |
+| \`target_parameters\` | parameters that are in no linear layer, as the stacked experts of mixtures of experts: the networks here have none |
+| QALoRA (\`use_qalora\`) | PEFT has it on GPTQ layers alone, whose checkpoints are not read here; \`qaLora\` stands on the packed weights of this library |
 | PSOFT, reading | the file turns singular vectors of the weight, whose signs are those of the routine that computed them where it was trained: write it there with \`save_as_lora\`, which is exact |
 | FROD, writing | PEFT takes the weights apart again when it loads, in a basis of its own, and keeps that beside the file's |
 | ADAMSS | which outputs are in which cluster is not in the file; it follows from scikit-learn's k-means on randomised decompositions |
