@@ -6,7 +6,7 @@ import type { Rng } from '../../core/rng.ts';
 import { named } from '../../core/scope.ts';
 import { param, type Tensor } from '../../core/tensor.ts';
 import type { Site } from '../site.ts';
-import type { Heard } from './blocksHeard.ts';
+import { type Heard, lastRows } from './blocksHeard.ts';
 import { blockOf, linearParts, made, normed, normParts, parts, scalars, through } from './sideBlock.ts';
 import { makeOf } from './sideMake.ts';
 
@@ -47,12 +47,17 @@ export function newLadder(site: Site<'trunk'>, c: LstConfig, r: Rng): Ladder {
 export function climbed(site: Site<'trunk'>, p: Ladder, c: LstConfig, heard: readonly Heard[]): Tensor {
   const m = makeOf(site, c.reduction);
   const [perBlock, perDown] = [parts(m).length, c.bias ? 2 : 1];
-  let s = through(stopGradient(heard[0]!.into), p.first); // [B, T, d/ρ]
+  const T = Math.min(...heard.flatMap(({ into, out }) => [into.shape[1]!, out.shape[1]!])); // rows may enter between two blocks
+  const rows = (h: Tensor): Tensor => stopGradient(lastRows(h, T));
+  const short = heard.find(({ into }) => into.shape[1] === T) ?? heard[0]!;
+  let s = through(rows(heard[0]!.into), p.first); // [B, T, d/ρ]
   for (const [i, k] of which(site, c).entries()) {
     const mu = sigmoid(p.alpha[i]!.mul(1 / c.temperature));
-    const x = through(stopGradient(heard[k]!.out), p.down.slice(i * perDown, (i + 1) * perDown));
+    const x = through(rows(heard[k]!.out), p.down.slice(i * perDown, (i + 1) * perDown));
     const mixed = add(mul(mu, s), mul(sub(1, mu), x));
-    s = named(`${site.field}.blocks.${k}`, () => blockOf(m, p.side.slice(i * perBlock, (i + 1) * perBlock))(mixed, heard[k]!.ctx));
+    s = named(`${site.field}.blocks.${k}`, () =>
+      blockOf(m, p.side.slice(i * perBlock, (i + 1) * perBlock))(mixed, (heard[k]!.into.shape[1] === T ? heard[k]! : short).ctx),
+    );
   }
   return normed(m, s, p.norm);
 }

@@ -12,7 +12,7 @@ import { defineMethod } from '../attach.ts';
 import type { Site } from '../site.ts';
 import { beside } from './beside.ts';
 import { type Bottleneck, type BottleneckConfig, checkBottleneck, listOf, newBottleneck, sizeOf, throughBottleneck } from './bottleneck.ts';
-import { both, coupledBlock, type StreamsConfig } from './meftStreams.ts';
+import { both, coupledBlock, entered, type StreamsConfig } from './meftStreams.ts';
 
 export interface MeftConfig extends BottleneckConfig, StreamsConfig {
   readonly form: 1 | 2;
@@ -50,7 +50,7 @@ export const meft = defineMethod<'trunk', MeftConfig, Adapters>({
     const adapter = (k: number) => (x: Tensor) =>
       throughBottleneck(x, { down: p.down[k]!, downBias: p.downBias[k]!, up: p.up[k]!, upBias: p.upBias[k]! }, c.activation);
     const paths = blocks(site).map((b) => b.path);
-    const streams: Tensor[] = []; // [x₁, x₂], [2, B, T, d]
+    let last: { readonly s: Tensor; readonly y1: Tensor } | null = null; // [x₁, x₂], [2, B, T, d]
     const coupled = substitute(
       call,
       'block',
@@ -62,9 +62,12 @@ export const meft = defineMethod<'trunk', MeftConfig, Adapters>({
             const own = (t: Tensor): Tensor => block(t, c2);
             return c.form === 1 ? [own, adapter(2 * k + 1)] : [adapter(2 * k + 1), own];
           };
-          const s = coupledBlock(streams.at(-1) ?? stack([x, x], 0), pair(at), pair({ ...at, aux: () => {} }), c);
-          streams.push(s);
+          // a method beneath may walk the blocks twice (IDPG), or give this one other rows than the last one's answer (LPT)
+          const from =
+            k === 0 || last === null ? stack([x, x], 0) : x === last.y1 ? last.s : entered(last.s, x, at.positions.shape.at(-1)!);
+          const s = coupledBlock(from, pair(at), pair({ ...at, aux: () => {} }), c);
           const [y2, y1] = both(s);
+          last = { s, y1 };
           return k === paths.length - 1 ? y1.add(y2).mul(0.5) : y1;
         });
       },

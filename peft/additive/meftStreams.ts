@@ -2,8 +2,9 @@
 //   (x₁, x₂) ↦ (y₂, y₁),   y₁ = λ x₁ + F(x₂),  y₂ = β x₂ + G(y₁);   undone: x₂ = (y₂ − G(y₁))/β,  x₁ = (y₁ − F(x₂))/λ
 // Liao et al. 2023, arXiv 2306.00477, §3.3.
 import { checkpoint, reversible } from '../../core/grad.ts';
-import { stack } from '../../core/ops/move.ts';
+import { concat, stack } from '../../core/ops/move.ts';
 import type { Tensor } from '../../core/tensor.ts';
+import { lastRows } from './blocksHeard.ts';
 
 export interface StreamsConfig {
   readonly lambda: number; // λ
@@ -18,6 +19,15 @@ export const both = (s: Tensor): [Tensor, Tensor] => {
   return [s.slice(0, 0, 1).reshape(...shape), s.slice(0, 1).reshape(...shape)];
 };
 
+/** The streams where x, of which `text` rows are text, takes the place of what the second one answered: its new rows are in both. */
+export function entered(s: Tensor, x: Tensor, text: number): Tensor {
+  const [x1] = both(s);
+  const [before, more] = [Math.max(0, x1.shape[1]! - text), x.shape[1]! - x1.shape[1]!];
+  if (more <= 0) return stack([lastRows(x1, x.shape[1]!), x], 0);
+  const front = before > 0 ? [x1.slice(1, 0, before)] : [];
+  return stack([concat([...front, x.slice(1, before, before + more), x1.slice(1, before)], 1), x], 0);
+}
+
 /** One block. `undo` has the F and G that backward may call: the same functions, without what else a forward pass notes down. */
 export function coupledBlock(
   s: Tensor,
@@ -27,8 +37,10 @@ export function coupledBlock(
 ): Tensor {
   const forth = (x: Tensor): Tensor => {
     const [x1, x2] = both(x);
-    const y1 = x1.mul(lambda).add(F(x2));
-    return stack([x2.mul(beta).add(G(y1)), y1], 0);
+    const f = F(x2);
+    const y1 = lastRows(x1, f.shape[1]!).mul(lambda).add(f);
+    const g = G(y1);
+    return stack([lastRows(x2, g.shape[1]!).mul(beta).add(g), lastRows(y1, g.shape[1]!)], 0);
   };
   const back = (y: Tensor): Tensor => {
     const [y2, y1] = both(y);

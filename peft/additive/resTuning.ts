@@ -9,6 +9,7 @@ import { BASE, layer } from '../../nn/layer.ts';
 import { substitute } from '../../nn/tree.ts';
 import { defineMethod } from '../attach.ts';
 import type { Site } from '../site.ts';
+import { lastRows } from './blocksHeard.ts';
 import { type Bottleneck, type BottleneckConfig, checkBottleneck, listOf, sizeOf, throughBottleneck, widthOf } from './bottleneck.ts';
 
 export interface ResTuningConfig extends BottleneckConfig {
@@ -54,10 +55,13 @@ export const resTuning = defineMethod<'trunk', ResTuningConfig, Bypass>({
     const last = blocks(site) - 1;
     const beside = substitute(call, 'block', (l) =>
       layer('block', { [BASE]: l }, ({ [BASE]: l }) => (x, at) => {
+        if (seen.length > last) seen.length = 0; // a method beneath may walk the blocks twice (X-LoRA)
         const k = seen.length;
         const out = l(x, at); // [B, T, d]
-        seen.push(tuned(stopGradient(out), 2 * k).add(tuned(seen[k - 1] ?? stopGradient(x), 2 * k + 1)));
-        return k === last ? seen[k]! : out;
+        const [own, before] = [tuned(stopGradient(out), 2 * k), tuned(seen[k - 1] ?? stopGradient(x), 2 * k + 1)];
+        const rows = Math.min(own.shape[1]!, before.shape[1]!);
+        seen.push(lastRows(own, rows).add(lastRows(before, rows)));
+        return k === last ? lastRows(seen[k]!, out.shape[1]!) : out;
       }),
     );
     return beside(h, ctx);

@@ -56,6 +56,7 @@ export const moleOver = (known: ReadonlyMap<string, readonly Factors[]> | null):
       };
     },
     around: (call, p, c, site) => (x, ctx) => {
+      if (x.shape.length !== 3) return call(x, ctx); // rows that are no text (LLaMA-Adapter's prompt)
       const [b, t] = x.shape as readonly [number, number, number];
       if (t > c.length)
         throw new RangeError(`mole at ${site.path}: a text of ${t} tokens is longer than its gate, which has ${c.length}; raise length`);
