@@ -1,8 +1,8 @@
 // X-LoRA: several trained LoRAs, scaled token by token and layer by layer by what the network itself says of the text in a first pass.
-//   h = trunk without experts (no gradient),   λ = softmax(MLP(h)/τ) ∈ ℝ^{E} for each token (and layer),   second pass: y = W x + b + w·Σ_e s_e B_e A_e (λ_e x)
+//   h = trunk with all λ = λ₀ (no gradient),   λ = softmax(MLP(h)/τ) ∈ ℝ^{E} for each token (and layer),   second pass: y = W x + b + w·Σ_e s_e B_e A_e (λ_e x)
 //   MLP: `depth` linear layers, ReLU and dropout between them; with topK only the K largest λ of a token count
-// Buehler & Buehler 2024, arXiv 2402.07148, as built in PEFT: the experts stay frozen and only the MLP is trained, unless `trainExperts`. PEFT's
-// `scaling_pass_value` has no effect there (the first pass runs without adapters) and is not here; nor is the experts' own dropout.
+// Buehler & Buehler 2024, arXiv 2402.07148, as built in PEFT: the experts stay frozen and only the MLP is trained, unless `trainExperts`. λ₀ is 0
+// there and here, so that the first pass is the base's. The experts' own dropout is not here.
 // It generates with a cache, which PEFT's does not: both passes have keys and values of their own.
 import { stopGradient } from '../../core/ops/map.ts';
 import type { Tensor } from '../../core/tensor.ts';
@@ -11,7 +11,7 @@ import { between, dropoutFits, wholeNumber } from '../check.ts';
 import type { Where } from '../site.ts';
 import type { Factors } from './lora.ts';
 import { type ExpertConfig, expertsFit, expertsSize, type LoraExperts, opened, placeholders } from './loraExperts.ts';
-import { withExperts } from './xloraExperts.ts';
+import { withEqual, withExperts } from './xloraExperts.ts';
 import { mlpSize, newMlp, scalings } from './xloraScalings.ts';
 
 export interface XloraConfig {
@@ -26,6 +26,7 @@ export interface XloraConfig {
   readonly topK: number | null;
   readonly topKSoftmax: boolean; // a softmax over those K
   readonly weight: number; // w
+  readonly firstPass: number; // λ₀
   readonly trainExperts: boolean;
 }
 /** The MLP's weights and biases; A [r, in] and B [out, r] of expert e at layer l at place l·E + e. */
@@ -41,7 +42,7 @@ export const xloraOver = (known: LoraExperts['at'] | null): Configurable<XloraCo
     defaults: {
       experts: Array.from({ length: 3 }, () => ({ rank: 8, scale: 1 })),
       ...{ linears: ['q', 'v'], depth: 1, hidden: 2048, dropout: 0.2, layerwise: false, softmax: true, temperature: 1 },
-      ...{ topK: null, topKSoftmax: false, weight: 1, trainExperts: false, where: 'trunk' },
+      ...{ topK: null, topKSoftmax: false, weight: 1, firstPass: 0, trainExperts: false, where: 'trunk' },
     },
     check: (site, c) => {
       for (const s of site.within('linear', c.linears)) expertsFit('xlora', s, c.experts);
@@ -49,6 +50,8 @@ export const xloraOver = (known: LoraExperts['at'] | null): Configurable<XloraCo
       dropoutFits('xlora', c.dropout);
       between('xlora', 'temperature', c.temperature, Number.MIN_VALUE, Number.MAX_VALUE);
       if (c.topK !== null) between('xlora', 'topK', c.topK, 1, c.experts.length, true);
+      if (c.firstPass !== 0 && c.topK !== null)
+        throw new RangeError('xlora: in a first pass of equal scalings none is the largest; with topK set firstPass to 0');
       if (c.topKSoftmax && c.topK === null) throw new RangeError('xlora: topKSoftmax is a softmax over the topK experts; set topK');
     },
     init: (site, c, r) => {
@@ -59,7 +62,7 @@ export const xloraOver = (known: LoraExperts['at'] | null): Configurable<XloraCo
       return c.trainExperts ? { train: { ...mlp, A: factors.A.map(opened), B: factors.B.map(opened) } } : { train: mlp, fixed: factors };
     },
     around: (call, p, c, site) => (h, ctx) => {
-      const first = stopGradient(call(h, { ...ctx, aux: () => {} })); // [B, T, d]
+      const first = stopGradient(withEqual(call, h, p, c, site)(h, { ...ctx, aux: () => {} })); // [B, T, d]
       return withExperts(call, scalings(first, p, c, site, ctx), p, c, site)(h, ctx);
     },
     count: (sites, c) => {

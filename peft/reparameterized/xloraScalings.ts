@@ -23,10 +23,10 @@ export function newMlp(d: number, layers: number, c: XloraConfig, r: Rng): Recor
     biases: n.slice(1).map((to, k) => param(draw(k, 'bias', to), [to], { decay: false })),
   };
 }
-/** How many numbers those are. */
-export function mlpSize(d: number, layers: number, c: XloraConfig): number {
-  const n = widths(d, layers, c);
-  return n.slice(1).reduce((sum, to, k) => sum + to * (n[k]! + 1), 0);
+/** How many numbers those are: written out, because a file may say any depth. */
+export function mlpSize(d: number, layers: number, { depth, hidden, layerwise, experts }: XloraConfig): number {
+  const last = experts.length * (layerwise ? layers : 1);
+  return depth === 1 ? (d + 1) * last : (d + 1) * hidden + (depth - 2) * (hidden + 1) * hidden + (hidden + 1) * last;
 }
 
 /** λ [B, T, layers or 1, E] from h [B, T, d]. */

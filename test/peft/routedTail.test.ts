@@ -200,6 +200,34 @@ describe('xlora', () => {
     expect(apart(await answers(model, text), await answers(hand, text))).toBeLessThan(1e-12);
   });
 
+  it('with λ₀ in the first pass takes λ from the last hidden states of a network that has all experts at λ₀', async () => {
+    const method = { temperature: 0.5, weight: 0.7 };
+    const model = perturb(xloraOf(experts, { ...method, firstPass: 0.4 })(base), 3, 0.7);
+    const p = await own(engine, model, 'trunk.xlora');
+    const equal = byHand(leaf(new Float64Array(16).fill(0.4), [2, 4, 2]), 0.7);
+    const call = (name: string): ((t: Tensor, c: Context) => Tensor) => equal.fields[name] as unknown as (t: Tensor, c: Context) => Tensor;
+    const c = context(4, { causal: true });
+    const h = rowsOf(await engine.read(call('trunk')(call('embed')(ids(text), c), c)), 8);
+    const lambda = affine(h, p['weights.0']!, p['biases.0']![0]).map((row) => softmax(row.map((v) => v / 0.5)));
+    const hand = await answers(byHand(leaf(Float64Array.from(flat(lambda)), [2, 4, 2]), 0.7), text);
+    expect(apart(await answers(model, text), hand)).toBeLessThan(1e-12);
+    const values = valuesOf(model);
+    const without = filled(xloraOf(experts, method)(base), (path) => values.get(path)!);
+    expect(apart(await answers(without, text), hand)).toBeGreaterThan(1e-3);
+  });
+
+  it.each([0, 0.4])('generates with a cache what it computes without, λ₀ = %d', async (firstPass) => {
+    const model = perturb(xloraOf(experts, { firstPass })(base), 3, 0.7);
+    const words = [3, 1, 4, 8, 5];
+    const d = await decoding(model, [words.slice(0, 2)], { engine, tokens: 4 });
+    for (let n = 2; n <= words.length; n++) {
+      const whole = await answers(model, [words.slice(0, n)]);
+      expect(apart(places([...d.logits], 0, 1), places(whole, n - 1))).toBeLessThan(1e-10);
+      if (n < words.length) await d.advance([words[n]!]);
+    }
+    d.close();
+  });
+
   it('hears the best only, with its share or with all', async () => {
     const method = { layerwise: false, topK: 1 };
     const values = valuesOf(perturb(xloraOf(experts, method)(base), 3, 0.7));
@@ -230,6 +258,7 @@ describe('xlora', () => {
     expect(() => xloraOf([experts[0]!, lora({ rank: 2, where: 'q' })(base)])).toThrow(/do not both have a lora/);
     expect(() => xlora({ experts: [] })(base)).toThrow(/no experts/);
     expect(() => xlora({ experts: [{ rank: 2, scale: 1 }], topKSoftmax: true })(base)).toThrow(/set topK/);
+    expect(() => xlora({ experts: [{ rank: 2, scale: 1 }], topK: 1, firstPass: 0.5 })(base)).toThrow(/none is the largest/);
   });
 });
 
