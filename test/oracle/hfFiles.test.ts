@@ -24,4 +24,5 @@ test.each([
   'velora-llama',
   'tokens-gpt2',
   'cartridge-llama',
+  'adamss-seed-bert',
 ])('%s', expectSame);
