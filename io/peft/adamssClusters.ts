@@ -23,8 +23,8 @@ export function svdLowrank(w: Float64Array, out: number, into: number, q: number
 /** KMeans's random_state in PEFT, how often it moves the centres, and scikit-learn's tolerance. */
 const [STATE, ITERATIONS, TOLERANCE] = [123456789, 10, 1e-4] as const;
 /**
- * How far a row's lead of one centre over another is off in float32, as a share of twice the row's length times the distance between those centres: at most 15 units of
- * the last place in what was measured (decision 350). Twice that here, and one for each unit of the condition; the eighth in `nearest` is for centres side by side.
+ * How far float32 is off in a row's lead of one centre over another: at most 16 units of the last place in what was measured (decision 350), as a share of twice the row's
+ * length times the centres' distance and an eighth of that length, which is for centres side by side. Here it is twice that, and one for each unit of the condition.
  */
 const UNITS = 32;
 const LAST_PLACE = 2 ** -24;
