@@ -4,7 +4,8 @@
     hf_files.py read FOLDER    for each FOLDER/<case>/: loads it with from_pretrained and writes to FOLDER/logits.json its logits, and whether save_pretrained
                                gives the same weights file again, byte for byte
 
-By hand, outside the repository's own toolchain, after nn.py (the networks are those of nn-*.json); see hf_peft.py for the environment. Write with
+By hand, outside the repository's own toolchain, after nn.py (the networks are those of nn-*.json); see hf_peft.py for the environment, with
+scikit-learn besides (AdaMSS). Write with
 PYTHONHASHSEED=0: the library writes sets as lists, in whatever order they have in that run. Files are
 float32 as the library makes them; logits are computed in double precision from what was read back from the files.
 """
