@@ -93,7 +93,9 @@ export interface Format<C, F extends FieldsOf = FieldsOf> {
   readonly targets?: (c: ConfigOf<F>, places: readonly Place[]) => readonly Place[];
   /** Configuration → options of our method, for each layer (null: the network). Throws, with the field, where this library cannot do it. */
   readonly options: (c: ConfigOf<F>, places: readonly Place[]) => (place: Place | null) => C;
-  readonly attach: (options: C & { readonly where: (path: string) => boolean }) => Transform;
+  readonly attach: (options: C & { readonly where: (path: string) => boolean }, starts: ReadonlyMap<string, unknown>) => Transform;
+  /** What the method would otherwise prepare for a layer, where shapes follow from the file; `attach` gets it by our path. */
+  readonly start?: (get: Get, spot: Spot<C>) => unknown;
   /** Our options at each layer → configuration. */
   readonly config: (at: readonly At<C>[], whole: Whole) => NewConfig<F>;
   readonly decode: (get: Get, spot: Spot<C>) => Tables;
@@ -117,7 +119,7 @@ export interface Format<C, F extends FieldsOf = FieldsOf> {
   readonly refuses?: (network: Shown, c: ConfigOf<F> | null) => string | null;
   /** Keys of what the last step of training left in the file: it changes no answer, and is written again with `like`. */
   readonly leftovers?: RegExp;
-  /** Names of ours that the file does not have and need not: buffers of training. */
+  /** Names of ours that the file does not have and need not: buffers of training, and what `start` has given already. */
   readonly unsaved?: readonly string[];
   /** What the same file may hold besides, where it finds a place: LoRA on embeddings beside LoRA on layers. Their fields are this format's. */
   readonly beside?: readonly AnyFormat[];

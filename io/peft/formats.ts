@@ -1,5 +1,6 @@
 // The methods whose files Hugging Face PEFT and this library both know. A list, not a registry: whoever reads may hand over a shorter one.
 import { ADALORA } from './adalora.ts';
+import { ADAMSS } from './adamss.ts';
 import { BLOCKS } from './blocks.ts';
 import { FACTORED } from './factored.ts';
 import type { AnyFormat } from './format.ts';
@@ -25,6 +26,7 @@ export const PEFT_FORMATS: readonly AnyFormat[] = [
   ...FACTORED,
   ...BLOCKS,
   FROD,
+  ADAMSS,
   ...ROTATIONS,
   ...SPARSE,
   ...PROMPTS,
@@ -32,8 +34,6 @@ export const PEFT_FORMATS: readonly AnyFormat[] = [
 
 /** Types whose files do not say enough, and what to do instead. */
 export const UNREADABLE: Readonly<Record<string, string>> = {
-  ADAMSS:
-    'an adapter of AdaMSS sorts outputs into clusters by a k-means that is made again on loading, and is not in the file. Where it was trained, merge it: model.merge_and_unload()',
   XLORA:
     'an adapter of X-LoRA has the gates alone, and its experts are folders of their own. Load each of those with loadPeft and combine them here: peft/reparameterized/xlora.ts',
 };

@@ -91,15 +91,15 @@ export async function loadPeft(model: Model, folder: string, options: LoadOption
   const names = namesOf(model, architecture);
   const tensors = await Tensors.of(weights, names, format.leftovers);
   const base = replaceBase(model, names, config, tensors);
+  const here = namesOf(base.model, names.architecture);
   const parts: AttachedAt[] = [];
   let now = base.model;
   for (const { format: part, at } of targetsOf(partsOf(format, config), config, names, base.model, file)) {
     const refused = part.refuses?.(shown(names), config as never) ?? null;
     if (refused !== null) throw new Error(`${file.file}: ${refused}`);
-    parts.push(await attach(part, config, now, at, engine, file, tensors.numbers()));
+    parts.push(await attach(part, config, now, at, engine, file, tensors, here));
     now = parts.at(-1)!.model;
   }
-  const here = namesOf(base.model, names.architecture);
   const values = new Map(parts.flatMap((part) => [...fill({ ...part, model: now }, here, tensors, file)]));
   tensors.finish();
   for (const w of warnings) warn(w);
@@ -187,8 +187,9 @@ async function attach(
   model: Model,
   found: readonly Place[],
   engine: Engine | undefined,
-  { file }: ConfigFile,
-  numbers: number,
+  { file, fields }: ConfigFile,
+  tensors: Tensors,
+  names: Names,
 ): Promise<AttachedAt> {
   const before = new Set([...layers(model)].map(({ layer }) => layer.attached?.application));
   const places = format.on === 'network' ? [null] : found;
@@ -209,10 +210,25 @@ async function attach(
   } catch (e) {
     throw new Error(`${file}: ${(e as Error).message}`, { cause: e });
   }
+  const starts = (paths: ReadonlySet<string>): ReadonlyMap<string, unknown> => {
+    const given = new Map<string, unknown>();
+    if (format.start === undefined) return given;
+    for (const path of paths) {
+      const { options, place: first } = at.get(path)!;
+      const { place, get } = seenAt(format, tensors, names, first);
+      try {
+        given.set(path, format.start(get, spotOf(model, { options, place, places: found, path, config: fields, had: get.has }, new Map())));
+      } catch (e) {
+        throw e instanceof Unsupported ? new Error(`${file}: ${e.message}`, { cause: e }) : e;
+      }
+    }
+    return given;
+  };
   let now = model;
   for (const { options, paths } of groups.values()) {
-    const transform = format.attach({ ...options, where: (path: string): boolean => paths.has(path) });
-    bounded(transform, now, paths, numbers, file);
+    const where = (path: string): boolean => paths.has(path);
+    bounded(format.attach({ ...options, where }, new Map()), now, paths, tensors.numbers(), file);
+    const transform = format.attach({ ...options, where }, starts(paths));
     now = (engine === undefined ? transform : await transform.prepare(now, { engine }))(now);
   }
   const all = [...layers(now)].map(({ layer }) => layer.attached?.application);
@@ -235,6 +251,17 @@ function bounded({ parts }: Transform, model: Model, paths: ReadonlySet<string>,
         `${file}: asks for ${Math.max(train, stored)} numbers, and the tensors beside it have ${numbers}: they do not belong together`,
       );
   }
+}
+
+/** What a format sees of the file at one place, whose layer is the network's as it is now. */
+function seenAt(format: AnyFormat, file: Tensors, names: Names, place: Place | null): { readonly place: Place | null; readonly get: Get } {
+  const now = place === null ? null : { ...place, layer: names.byPath.get(place.path)?.layer ?? place.layer };
+  const read = (suffix: string): Table => {
+    const key = keyOf(now, suffix);
+    const table = file.get(key);
+    return now?.rows != null && format.byRows?.includes(suffix) ? cut(table, now.rows, key) : table;
+  };
+  return { place: now, get: Object.assign(read, { has: (suffix: string) => file.has(keyOf(now, suffix)) }) };
 }
 
 /** Rows `from` to `to` of a table. */
@@ -260,13 +287,7 @@ function fill(
     const { attached } = layer;
     const known = attachedAt.at.get(path);
     if (attached === null || known === undefined || !attachedAt.applications.has(attached.application)) continue;
-    const place = known.place === null ? null : { ...known.place, layer: names.byPath.get(known.place.path)?.layer ?? known.place.layer };
-    const read = (suffix: string): Table => {
-      const key = keyOf(place, suffix);
-      const table = file.get(key);
-      return place?.rows != null && format.byRows?.includes(suffix) ? cut(table, place.rows, key) : table;
-    };
-    const get: Get = Object.assign(read, { has: (suffix: string) => file.has(keyOf(place, suffix)) });
+    const { place, get } = seenAt(format, file, names, known.place);
     const own = ownOf(layer.fields[attached.field] ?? null);
     const spot = spotOf(
       attachedAt.model,

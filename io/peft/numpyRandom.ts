@@ -1,4 +1,6 @@
-// NumPy's default_rng(seed): PCG64 (O'Neill 2014, XSL-RR) started by its SeedSequence, for files that keep a seed instead of what was shuffled with it (UniLoRA).
+// NumPy's random numbers, for files that keep a seed instead of what was drawn with it. RandomState's choice (AdaMSS), and
+// default_rng(seed): PCG64 (O'Neill 2014, XSL-RR) started by its SeedSequence, for what UniLoRA shuffles.
+import { mersenne } from './torchRandom.ts';
 
 const WORD = (1n << 64n) - 1n;
 const WIDE = (1n << 128n) - 1n;
@@ -104,4 +106,17 @@ export function numpyRandom(seed: number): NumpyRandom {
       return shuffle([...chosen]);
     },
   };
+}
+
+/** RandomState(seed).choice(n, k, replace=False, p=1/n for each): by where uniform numbers fall; what is drawn twice is drawn again among the rest. */
+export function legacyChoice(seed: number, n: number, k: number): number[] {
+  const draw = mersenne(seed);
+  const uniform = (): number => ((draw() >>> 5) * 2 ** 26 + (draw() >>> 6)) * 2 ** -53;
+  const chosen = new Set<number>();
+  while (chosen.size < k) {
+    const rest = Array.from({ length: n }, (_, i) => i).filter((i) => !chosen.has(i));
+    const places = Array.from({ length: k - chosen.size }, () => Math.floor(uniform() * rest.length));
+    for (const at of places) chosen.add(rest[at]!);
+  }
+  return [...chosen];
 }

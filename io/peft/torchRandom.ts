@@ -1,4 +1,4 @@
-// What PyTorch draws at random on the CPU, for files that keep a seed instead of the numbers: places (FourierFT, WaveFT) and matrices (VeRA, PVeRA).
+// What PyTorch draws at random on the CPU, for files that keep a seed instead of the numbers: places (FourierFT, WaveFT) and matrices (VeRA, PVeRA, AdaMSS).
 
 /** The 32-bit Mersenne Twister (Matsumoto & Nishimura 1998), seeded as mt19937's init_genrand: whole numbers below 2³². */
 export function mersenne(seed: number): () => number {
@@ -50,4 +50,28 @@ export function uniforms(seed: number): (n: number, bound: number) => Float32Arr
     const width = Math.fround(Math.fround(bound) - from);
     return Float32Array.from({ length: n }, () => Math.fround((draw() & 0xffffff) * 2 ** -24 * width) + from);
   };
+}
+
+/**
+ * torch.randn of n float32 numbers, n ≥ 16, from a generator seeded with `seed`, to 1e-6: Box and Muller's pairs, eight at a time.
+ * Of a number that 16 does not divide, the last 16 are drawn once more.
+ */
+export function normals(seed: number, n: number): Float32Array {
+  if (n < 16) throw new RangeError(`${n} normal numbers are drawn in another way than 16 or more, which is not reproduced here`);
+  const draw = mersenne(seed);
+  const part = (): number => (draw() & 0xffffff) * 2 ** -24;
+  const drawn = Float32Array.from({ length: n }, part);
+  const pairs = (from: number): void => {
+    for (let k = from; k < from + 8; k++) {
+      const [radius, angle] = [Math.sqrt(-2 * Math.log(1 - drawn[k]!)), 2 * Math.PI * drawn[k + 8]!];
+      drawn[k] = radius * Math.cos(angle);
+      drawn[k + 8] = radius * Math.sin(angle);
+    }
+  };
+  for (let from = 0; from + 16 <= n; from += 16) pairs(from);
+  if (n % 16 !== 0) {
+    for (let k = n - 16; k < n; k++) drawn[k] = part();
+    pairs(n - 16);
+  }
+  return drawn;
 }

@@ -137,7 +137,6 @@ describe('what is refused', () => {
       /save_projection=True/,
     ],
     ['PSOFT', { peft_type: 'PSOFT', target_modules: ['q_proj'], r: 4 }, /signs are those of the routine.* rank=4\)/],
-    ['AdaMSS', { peft_type: 'ADAMSS', target_modules: ['q_proj'] }, /k-means .*merge_and_unload/],
     ['X-LoRA', { peft_type: 'XLORA' }, /Load each of those with loadPeft/],
     ['UniLoRA of a rank beyond the layers', { peft_type: 'UNILORA', target_modules: ['q_proj'], r: 1e10 }, /asks for \d+ numbers/],
     ['another wavelet', { peft_type: 'WAVEFT', target_modules: ['q_proj'], wavelet_family: 'db4' }, /wavelet_family is "db4"/],

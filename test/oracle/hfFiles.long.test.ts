@@ -12,7 +12,7 @@ import { answered, FILES, feedOf, logitsOf, type There, tolerance } from './hfFi
 import { ours, splitGpt2, written } from './hfFilesOurs.ts';
 import { expectSame } from './hfFilesRead.ts';
 import { networks } from './networks.ts';
-import { pythonWithPeft, run } from './python.ts';
+import { pythonWith, run } from './python.ts';
 
 test.each(Object.keys(answered))('%s', expectSame);
 
@@ -73,8 +73,8 @@ test('hostile files: 10,000 changed configurations and weights are refused or re
   expect(Object.keys(Object.prototype)).toEqual([]);
 });
 
-const python = pythonWithPeft();
-describe.skipIf(python === null)('read by Hugging Face PEFT (skipped without TINYPEFT_PYTHON)', () => {
+const python = pythonWith('peft', 'torch', 'transformers', 'sklearn');
+describe.skipIf(python === null)('read by Hugging Face PEFT (skipped without TINYPEFT_PYTHON, and scikit-learn there)', () => {
   const folder = mkdtempSync(join(tmpdir(), 'hf-ours-'));
   const here = new Map<string, number[]>();
   let there: Readonly<Record<string, There>> = {};

@@ -30,4 +30,5 @@ test.each([
   'lora-tokens-embeddings-gpt2',
   'supra-bert',
   'deft-qr-llama',
+  'adamss-seed-bert',
 ])('%s', expectSame);

@@ -4,6 +4,7 @@ import { float64 } from '../../core/engines/float64.ts';
 import { crossEntropy } from '../../core/ops/fused.ts';
 import { rng } from '../../core/rng.ts';
 import { leaf, type Tensor } from '../../core/tensor.ts';
+import { adamssAsPeft } from '../../io/peft/adamss.ts';
 import { savePeft } from '../../io/peft/save.ts';
 import { withTorchPlaces } from '../../io/peft/sparse.ts';
 import { context } from '../../nn/context.ts';
@@ -216,6 +217,9 @@ export const ours: Readonly<Record<string, Make>> = {
   'velora-llama': velora({ ...r2, groups: 4, where: AT }),
   'velora-random-llama': velora({ ...r2, groups: 4, direction: 'random', where: AT }),
   'monteclora-llama': monteclora({ ...r2, samples: 3, where: AT }),
+  'adamss-llama': async (base) => (await adamssAsPeft(base, { directions: 4, subspaces: 3, rank: 2, where: AT }, float64()))(base),
+  'adamss-dynamic-bert': async (base) =>
+    (await adamssAsPeft(base, { directions: 5, subspaces: 4, rank: 2, threshold: 0.3, where: DENSE }, float64()))(base),
   'tokens-llama': trainableTokens({ tokens: [3, 5, 1] }),
   'tokens-gpt2': trainableTokens({ tokens: [2, 7] }),
   'cartridge-llama': cartridge({ length: 3 }),

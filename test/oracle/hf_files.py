@@ -4,7 +4,8 @@
     hf_files.py read FOLDER    for each FOLDER/<case>/: loads it with from_pretrained and writes to FOLDER/logits.json its logits, and whether save_pretrained
                                gives the same weights file again, byte for byte
 
-By hand, outside the repository's own toolchain, after nn.py (the networks are those of nn-*.json); see hf_peft.py for the environment. Write with
+By hand, outside the repository's own toolchain, after nn.py (the networks are those of nn-*.json); see hf_peft.py for the environment, with
+scikit-learn besides (AdaMSS). Write with
 PYTHONHASHSEED=0: the library writes sets as lists, in whatever order they have in that run. Files are
 float32 as the library makes them; logits are computed in double precision from what was read back from the files.
 """
@@ -20,11 +21,12 @@ import warnings
 
 import torch
 from peft import (
-    AdaLoraConfig, AdaptionPromptConfig, BeftConfig, BOFTConfig, C3AConfig, CartridgeConfig, CPTConfig, DeftConfig, DeloraConfig, FourierFTConfig, FrodConfig, GloraConfig, GraloraConfig, HiraConfig,
+    AdaLoraConfig, AdamssConfig, AdaptionPromptConfig, BeftConfig, BOFTConfig, C3AConfig, CartridgeConfig, CPTConfig, DeftConfig, DeloraConfig, FourierFTConfig, FrodConfig, GloraConfig, GraloraConfig, HiraConfig,
     HRAConfig, IA3Config, LilyConfig, LNTuningConfig, LoHaConfig, LoKrConfig, LoraConfig, MissConfig, MultitaskPromptTuningConfig, OFTConfig, OSFConfig,
     PeanutConfig, PeftModel, PolyConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, PveraConfig, RandLoraConfig, RoadConfig, ShiraConfig,
     SupertuningConfig, TinyLoraConfig, TrainableTokensConfig, UniLoraConfig, VBLoRAConfig, VeraConfig, WaveFTConfig, get_peft_model,
 )
+from peft.tuners.adamss.layer import AdamssLayer
 from peft.tuners.lora.config import BdLoraConfig, KasaConfig, MontecloraConfig, VeloraConfig
 
 from transformers import RobertaConfig, RobertaForTokenClassification
@@ -147,6 +149,9 @@ CASES = {
     "monteclora-llama": lambda: LoraConfig(**LORA, monteclora_config=MontecloraConfig(num_samples=3), **AT),
     "alora-llama": lambda: LoraConfig(**LORA, alora_invocation_tokens=[int(network("llama")[1]["input_ids"][0, 1])], **AT),
     "frod-llama": lambda: FrodConfig(sparse_rate=0.02, progressbar=False, **AT),
+    "adamss-llama": lambda: AdamssConfig(r=4, num_subspaces=3, subspace_rank=2, **AT),
+    "adamss-seed-bert": lambda: AdamssConfig(r=5, num_subspaces=4, subspace_rank=2, use_dynamic_rank=True, svd_threshold=0.3, random_seed=7, **CLS),
+    "adamss-budget-llama": lambda: AdamssConfig(r=6, num_subspaces=2, use_asa=True, asa_target_subspaces=3, init_warmup=1, final_warmup=9, mask_interval=2, **AT),
     "tokens-llama": lambda: TrainableTokensConfig(token_indices=[3, 5, 1], **LM),
     "tokens-gpt2": lambda: TrainableTokensConfig(token_indices=[2, 7], target_modules=["wte"], **LM),
     "cartridge-llama": lambda: CartridgeConfig(num_virtual_tokens=3, **LM),
@@ -238,6 +243,9 @@ def logits(title: str, folder: pathlib.Path) -> dict:
         wrapped.save_pretrained(again)
         same = (pathlib.Path(again) / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
     wrapped = wrapped.double().eval()
+    for layer in wrapped.modules():
+        if isinstance(layer, AdamssLayer):  # it keeps the type it was made with
+            layer.dtype = torch.float64
     extra = {"task_ids": torch.tensor([1, 0])} if "POLY" in str(wrapped.active_peft_config.peft_type) or "MULTITASK" in str(wrapped.active_peft_config.peft_type) else {}
     with torch.no_grad(), precisely():
         out = wrapped(**batch, **extra).logits

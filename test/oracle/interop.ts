@@ -113,7 +113,8 @@ for the untouched base; ${['LoRA+', 'LoRA-FA', 'EVA', 'LoRA-drop', 'LoRA dropout
 | QALoRA (\`use_qalora\`) | PEFT has it on GPTQ layers alone, whose checkpoints are not read here; \`qaLora\` stands on the packed weights of this library |
 | PSOFT, reading | the file turns singular vectors of the weight, whose signs are those of the routine that computed them where it was trained: write it there with \`save_as_lora\`, which is exact |
 | FROD, writing | PEFT takes the weights apart again when it loads, in a basis of its own, and keeps that beside the file's |
-| ADAMSS | which outputs are in which cluster is not in the file; it follows from scikit-learn's k-means on randomised decompositions |
+| ADAMSS whose projection was drawn on a GPU, or with as many directions as a layer has outputs | the clusters are in no file; they are made again as PEFT makes them on a CPU, where rounding does not decide |
+| AdaMSS from here whose clusters were made here, or that rounding could change | PEFT makes its own on loading: attach it with \`adamssAsPeft\` before training |
 | XLORA, Arrow (\`arrow_config\`) | a file holds the gates alone, and the experts are folders of their own: load each with \`loadPeft\`, then combine them here |
 | CPT and P_TUNING, as what they were | a file has the finished rows, read as a prompt |
 | CorDA, LoRA-GA and \`pissa_niter_*\` files that were not converted on saving | the change of the base cannot be made again without its data |
