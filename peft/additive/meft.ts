@@ -3,7 +3,6 @@
 //   form 1: F = the block, G = adapter;   form 2: F = adapter, G = the block;   the block has an adapter beside its feed-forward
 //   so x₂ = (y₂ − G(y₁))/β and x₁ = (y₁ − F(x₂))/λ: what enters a block can be computed from what leaves it
 // Liao et al. 2023, arXiv 2306.00477, §3.3, as in the authors' code.
-import { stack } from '../../core/ops/move.ts';
 import type { Tensor } from '../../core/tensor.ts';
 import type { Context } from '../../nn/context.ts';
 import { BASE, type Layer, layer } from '../../nn/layer.ts';
@@ -12,7 +11,7 @@ import { defineMethod } from '../attach.ts';
 import type { Site } from '../site.ts';
 import { beside } from './beside.ts';
 import { type Bottleneck, type BottleneckConfig, checkBottleneck, listOf, newBottleneck, sizeOf, throughBottleneck } from './bottleneck.ts';
-import { both, coupledBlock, entered, type StreamsConfig } from './meftStreams.ts';
+import { both, coupledBlock, entered, type Streams, type StreamsConfig } from './meftStreams.ts';
 
 export interface MeftConfig extends BottleneckConfig, StreamsConfig {
   readonly form: 1 | 2;
@@ -50,7 +49,7 @@ export const meft = defineMethod<'trunk', MeftConfig, Adapters>({
     const adapter = (k: number) => (x: Tensor) =>
       throughBottleneck(x, { down: p.down[k]!, downBias: p.downBias[k]!, up: p.up[k]!, upBias: p.upBias[k]! }, c.activation);
     const paths = blocks(site).map((b) => b.path);
-    let last: { readonly s: Tensor; readonly y1: Tensor } | null = null; // [x₁, x₂], [2, B, T, d]
+    let last: Streams | null = null;
     const coupled = substitute(
       call,
       'block',
@@ -62,9 +61,7 @@ export const meft = defineMethod<'trunk', MeftConfig, Adapters>({
             const own = (t: Tensor): Tensor => block(t, c2);
             return c.form === 1 ? [own, adapter(2 * k + 1)] : [adapter(2 * k + 1), own];
           };
-          // a method beneath may walk the blocks twice (IDPG), or give this one other rows than the last one's answer (LPT)
-          const from =
-            k === 0 || last === null ? stack([x, x], 0) : x === last.y1 ? last.s : entered(last.s, x, at.positions.shape.at(-1)!);
+          const from = entered(k === 0 ? null : last, x, at); // k = 0: a method beneath may walk the blocks twice (IDPG)
           const s = coupledBlock(from, pair(at), pair({ ...at, aux: () => {} }), c);
           const [y2, y1] = both(s);
           last = { s, y1 };

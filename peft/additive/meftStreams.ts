@@ -4,6 +4,7 @@
 import { checkpoint, reversible } from '../../core/grad.ts';
 import { concat, stack } from '../../core/ops/move.ts';
 import type { Tensor } from '../../core/tensor.ts';
+import type { Context } from '../../nn/context.ts';
 import { lastRows } from './blocksHeard.ts';
 
 export interface StreamsConfig {
@@ -19,11 +20,19 @@ export const both = (s: Tensor): [Tensor, Tensor] => {
   return [s.slice(0, 0, 1).reshape(...shape), s.slice(0, 1).reshape(...shape)];
 };
 
-/** The streams where x, of which `text` rows are text, takes the place of what the second one answered: its new rows are in both. */
-export function entered(s: Tensor, x: Tensor, text: number): Tensor {
-  const [x1] = both(s);
-  const [before, more] = [Math.max(0, x1.shape[1]! - text), x.shape[1]! - x1.shape[1]!];
+/** [x₁, x₂], [2, B, T, d], and x₂ as the block answered it. */
+export interface Streams {
+  readonly s: Tensor;
+  readonly y1: Tensor;
+}
+/** The streams into a block that is given x: x twice at first; rows that another method put into the last answer (LPT) are in both. */
+export function entered(last: Streams | null, x: Tensor, { positions }: Context): Tensor {
+  if (last === null) return stack([x, x], 0);
+  if (x === last.y1) return last.s;
+  const [x1] = both(last.s);
+  const more = x.shape[1]! - x1.shape[1]!;
   if (more <= 0) return stack([lastRows(x1, x.shape[1]!), x], 0);
+  const before = Math.max(0, x1.shape[1]! - positions.shape.at(-1)!); // new rows stand next to the text
   const front = before > 0 ? [x1.slice(1, 0, before)] : [];
   return stack([concat([...front, x.slice(1, before, before + more), x1.slice(1, before)], 1), x], 0);
 }

@@ -45,8 +45,7 @@ export const moleOver = (known: ReadonlyMap<string, readonly Factors[]> | null):
           param(r.split(`${name} ${k}`).normal(rows * cols, 1 / Math.sqrt(cols)), [rows, cols]);
         return { A: draw('A', rank, into!), B: draw('B', out!, rank) };
       };
-      const given = known?.get(path) ?? experts.map(random);
-      const n = experts.length;
+      const [given, n] = [known?.get(path) ?? experts.map(random), experts.length];
       return {
         train: {
           e: param(directions(r.split('e'), n * length * out!, n), [n, length, out!, n], { decay: false }),
@@ -68,10 +67,7 @@ export const moleOver = (known: ReadonlyMap<string, readonly Factors[]> | null):
       if (c.balance > 0) ctx.aux(site.path, imbalance(gates).mul(c.balance));
       return call(x, ctx).add(answers.mul(gates.reshape(b, -1, 1, 1)).sum([1]));
     },
-    hooks: ({ temperature }) => {
-      const tau = paramOf(temperature)!;
-      return { afterStep: ({ next }) => new Map([[tau, clamp(next(tau), 1, 3)]]) };
-    },
+    hooks: ({ temperature: t }) => ({ afterStep: ({ next }) => new Map([[paramOf(t)!, clamp(next(paramOf(t)!), 1, 3)]]) }),
     count: (sites, { experts, length }) => {
       const n = experts.length;
       const train = sites.reduce((sum, { shape: [out] }) => sum + n * n * length * out! + 1, 0);
