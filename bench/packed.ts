@@ -25,7 +25,7 @@ export interface Held {
 
 /** Resident memory may be this much larger than the packed base (beside what `account` predicts and the runtime itself). */
 export const MOST = 1.3;
-const SIZES = { full: { width: 1024, layers: 24 }, quick: { width: 512, layers: 4 } } as const;
+const SIZES = { full: { width: 1024, layers: 8 }, quick: { width: 512, layers: 4 } } as const;
 const child = fileURLToPath(new URL('./packedChild.ts', import.meta.url));
 
 function held(scheme: string, width: number, layers: number, threads: number): Held {

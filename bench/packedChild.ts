@@ -45,13 +45,14 @@ const batch = {
   targets: { data: Int32Array.from({ length: TOKENS }, (_, k) => ((k + 1) * 37) % VOCABULARY), shape: [1, TOKENS] },
 };
 const optimizer = adamw();
-const { a, scripts } = await predicted();
 await using t = await trainer<Model, Read>(model, { engine, loss: nextToken, optimizer });
 const loaded = await resident();
 const counting = forgetPeak();
 const losses: number[] = [];
 for (let k = 0; k < STEPS; k++) losses.push((await t.step(batch)).loss);
 const peak = counting ? peakResident() : null;
+const rest = await resident();
+const { a, scripts } = await predicted(); // last: what it holds on the way is no part of what was measured
 const held: Held = {
   scheme: name,
   packed: residentBytes(base),
@@ -59,7 +60,7 @@ const held: Held = {
   activations: a.peak + a.results + a.inputs,
   trained: 2 * (a.trained + a.optimizer),
   loaded,
-  resident: await resident(),
+  resident: rest,
   peak,
   scripts,
   losses,

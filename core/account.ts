@@ -1,7 +1,7 @@
 // What a program costs, counted from its schedule: kernels, operations, bytes moved, bytes kept for backward. Runs nothing.
 
 import { nextValue, type Program } from './plan.ts';
-import { heldBy, lastReads, type Opening, type Parts, type Ref, type Schedule, schedule } from './schedule.ts';
+import { heldBy, lastReads, type Opening, type Parts, type Ref, rootSteps, type Schedule, schedule } from './schedule.ts';
 import type { Phase } from './scope.ts';
 import { size } from './shape.ts';
 import { type Data, type Param, Tensor } from './tensor.ts';
@@ -138,7 +138,6 @@ export function savedSteps(s: Schedule, parts: Parts = new Map()): ReadonlySet<n
   return saved;
 }
 
-const rootSteps = (s: Schedule): ReadonlySet<number> => new Set(s.roots.flatMap((r) => (r.kind === 'step' ? [r.index] : [])));
 function peakOf(s: Schedule, parts: Parts): number {
   const stays = rootSteps(s);
   const reads = s.steps.map(({ args }) => args);

@@ -53,6 +53,9 @@ export const attrsKey = (op: AnyOp, attrs: unknown): string =>
         return typeof v === 'number' && !Number.isFinite(v) ? String(v) : v;
       });
 
+/** Steps whose results belong to the caller: they stay. */
+export const rootSteps = (s: Schedule): ReadonlySet<number> => new Set(s.roots.flatMap((r) => (r.kind === 'step' ? [r.index] : [])));
+
 /** By step: what its result is a part of where an engine only points into that, without work or memory. Never a part of a part. */
 export type Parts = ReadonlyMap<number, { readonly ref: Ref }>;
 /** Where a value lies: itself, or what it is a part of. */
@@ -192,8 +195,8 @@ export function lastReads(args: readonly (readonly Ref[])[], roots: readonly Ref
   const last = new Map<number, number>();
   for (const [k, refs] of args.entries()) {
     if (!parts.has(k)) last.set(k, k);
-    for (const of of refs) {
-      const r = heldBy(of, parts);
+    for (const read of refs) {
+      const r = heldBy(read, parts);
       if (r.kind === 'step') last.set(r.index, k);
     }
   }

@@ -1,6 +1,6 @@
 // A schedule as one program: words for the WebAssembly module, the places in it where addresses are filled in before a run,
 // and the steps that have no kernel and run as JavaScript in between.
-import { lastReads, type Ref, type Schedule } from '../schedule.ts';
+import { lastReads, type Ref, rootSteps, type Schedule } from '../schedule.ts';
 import { size } from '../shape.ts';
 import { encode } from './encode.ts';
 import { opening } from './native.ts';
@@ -51,7 +51,7 @@ export interface Placement {
 
 /** Reshaped tables, and slices that are one run of their table, unless the caller will own them. */
 function aliasesIn(s: Schedule): Map<number, Alias> {
-  const owned = ownedBy(s);
+  const owned = rootSteps(s);
   const aliases = new Map<number, Alias>();
   for (const [k, st] of s.steps.entries()) {
     const { source } = st.node;
@@ -73,7 +73,7 @@ function aliasesIn(s: Schedule): Map<number, Alias> {
  * a training step's block is then within a percent of the most bytes alive at once, which `account` counts.
  */
 export function placeTemporaries(s: Schedule): Placement {
-  const owned = ownedBy(s);
+  const owned = rootSteps(s);
   const bytes = s.steps.map(({ kernel: { rows, cols } }) => Math.ceil((rows * cols * 4 + 16) / 64) * 64); // a vector may be read past the end
   const aliases = aliasesIn(s);
   const last = s.steps.map((_, k) => k);
@@ -101,7 +101,6 @@ export function placeTemporaries(s: Schedule): Placement {
   }
   return { offsets, bytes: top, aliases };
 }
-const ownedBy = (s: Schedule): Set<number> => new Set(s.roots.flatMap((r) => (r.kind === 'step' ? [r.index] : [])));
 /** For `account`: a program as this engine runs it. */
 export const asSimd = { opening, parts: aliasesIn } as const;
 
@@ -145,7 +144,7 @@ export function assemble(s: Schedule, { offsets, aliases }: Placement, base: num
     offsets,
     aliases,
     roots: s.roots,
-    owned: [...ownedBy(s)],
+    owned: [...rootSteps(s)],
     sizes: s.steps.map(({ kernel }) => ({ rows: kernel.rows, cols: kernel.cols })),
     scripts: [...new Set(s.steps.flatMap((st, k) => (encoded[k] === null ? [st.kernel.name] : [])))],
   };

@@ -1,10 +1,9 @@
 // X-LoRA's second pass: each linear layer's answer with those of its experts, token by token times λ.
 //   y = W x + b + w·Σ_e s_e B_e A_e (λ_e x)
 import { softmax } from '../../core/ops/fused.ts';
-import { where as choose, ne } from '../../core/ops/map.ts';
+import { where as choose, full, ne } from '../../core/ops/map.ts';
 import { pad } from '../../core/ops/move.ts';
-import { size } from '../../core/shape.ts';
-import { leaf, type Tensor } from '../../core/tensor.ts';
+import type { Tensor } from '../../core/tensor.ts';
 import { BASE, type Layer, layer } from '../../nn/layer.ts';
 import { substitute } from '../../nn/tree.ts';
 import { largest } from '../additive/topRouter.ts';
@@ -55,7 +54,6 @@ export function withExperts(
 /** The trunk of the first pass: λ₀ for every token and expert. Of 0 it is the trunk itself. */
 export function withEqual(trunk: Layer<'trunk'>, h: Tensor, p: Xlora, c: XloraConfig, site: Site<'trunk'>): Layer<'trunk'> {
   if (c.firstPass === 0) return trunk;
-  const shape = [...h.shape.slice(0, 2), 1, c.experts.length];
-  const lambda = leaf(new Float64Array(size(shape)).fill(c.firstPass), shape);
+  const lambda = full([...h.shape.slice(0, 2), 1, c.experts.length], c.firstPass);
   return withExperts(trunk, lambda, p, { ...c, layerwise: false }, site);
 }

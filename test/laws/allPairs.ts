@@ -60,5 +60,6 @@ const plus = (a: Tally | undefined, b: Tally): Tally =>
         held: a.held + b.held,
         merged: a.merged + b.merged,
         refused: [...a.refused, ...b.refused],
+        idle: [...a.idle, ...b.idle],
         broken: [...a.broken, ...b.broken],
       };

@@ -8,7 +8,7 @@ import { methods } from '../../peft/all.ts';
 import { merge } from '../../peft/merge.ts';
 import { gradients } from './graph.ts';
 import { caseOf, mergeable } from './methodCase.ts';
-import { networks, run } from './models.ts';
+import { networks, run, TOKENS } from './models.ts';
 
 const seed = Number(process.env.TINYPEFT_SEED ?? 1);
 const oracle = float64();
@@ -17,10 +17,10 @@ const engine = await simd({ threads: 2 });
 /** Float32's 6e-8 through two blocks and back, on values of order 1; relative to the largest value, or to 1e-3 of the largest gradient. */
 const BOUND = 1e-4;
 /**
- * A gradient that is 0 by theory (a key bias's, which softmax does not feel) is a sum that cancels: double precision says so by a value
- * far below all others, and float32 leaves some units in the last place of what was summed. Relative to the largest gradient.
+ * A gradient that is 0 by theory (a key bias's, which softmax does not feel) is a sum over the batch's tokens that cancels: double precision says
+ * so by a value far below all others, and float32 leaves a unit in the last place of each term, which is at most as the largest gradient.
  */
-const [ZERO, CANCELLED] = [1e-12, 1e-6];
+const [ZERO, CANCELLED] = [1e-12, 2 * TOKENS * 2 ** -24];
 const largest = (xs: Numbers): number => Array.from(xs).reduce((m, v) => Math.max(m, Math.abs(v)), 0);
 
 /** One test per pair that `chosen` keeps (the method's place in the list, the network's). */

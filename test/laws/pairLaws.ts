@@ -12,15 +12,12 @@ import { gradients } from './graph.ts';
 import { apart, CLOSE, mergeable, ready, sameBits, start } from './methodCase.ts';
 import { type Network, numbersOf, perturb, run, snapshot } from './models.ts';
 
-/** A method that starts from what training changed, and methods over which training the base changes nothing: no gradient enters it. */
-const TRAINED_START = 'bitDelta';
-const STOPS_ALL: readonly string[] = ['lst', 'resTuning'];
-
-/** What became of a pair: its laws hold, or the second method refused to sit on the first one, saying why. */
-export type Verdict = { readonly kind: 'holds'; readonly merged: boolean } | { readonly kind: 'refused'; readonly why: string };
+/** What became of a pair: its laws hold, the second method refused to sit on the first one, or it trains before it attaches and the first lets nothing through; saying why. */
+export type Verdict = { readonly kind: 'holds'; readonly merged: boolean } | { readonly kind: 'refused' | 'idle'; readonly why: string };
 
 /** Reasons for which a method may refuse to be put on top of another: it needs a weight, and what is beneath is not one. */
 const REASONS = /cannot be folded into a weight|replaces the weight beneath/;
+const NOTHING_MOVED = /training moved none of its weights/;
 
 /** A first method on a network, attached and moved to generic values: what any number of second ones are judged on. */
 export interface Beneath {
@@ -68,17 +65,17 @@ async function judged({ a, net, seed, engine, first, under, numbers, base }: Ben
     both = second(under);
   } catch (e) {
     const why = e instanceof Error ? e.message : String(e);
-    if (!REASONS.test(why)) throw e;
+    const idle = NOTHING_MOVED.test(why);
+    if (!idle && !REASONS.test(why)) throw e;
     must(why.includes(a.name) || first.parts.some((p) => why.includes(p.method.name)), `a refusal must name what is in the way: ${why}`);
-    return { kind: 'refused', why };
+    return { kind: idle ? 'idle' : 'refused', why };
   }
 
   const fresh = await numbersOf(engine, net, both);
   const [declared, d] = [start(second), apart(numbers, fresh)];
   if (declared === 'bitwise') must(sameBits(numbers, fresh), `the second declares 'bitwise' but changes the first by ${d}`);
   if (declared === 'close') must(d <= CLOSE, `the second declares 'close' but changes the first by ${d}`);
-  if (declared === 'no' && !(b.name === TRAINED_START && first.parts.some((p) => STOPS_ALL.includes(p.method.name))))
-    must(d > 1e-6, `the second declares that it changes what is beneath, but does so by only ${d}`);
+  if (declared === 'no') must(d > 1e-6, `the second declares that it changes what is beneath, but does so by only ${d}`);
 
   const model = perturb(both, seed + 2);
   const { loss } = run(net, model);
@@ -121,11 +118,13 @@ export interface Tally {
   readonly held: number;
   readonly merged: number;
   readonly refused: readonly string[];
+  readonly idle: readonly string[];
   readonly broken: readonly string[];
 }
 export async function judgeAllOn(a: Listed, all: readonly Listed[], net: Network, seed: number, engine: Engine): Promise<Tally> {
   const count = { held: 0, merged: 0 };
   const refused: string[] = [];
+  const idle: string[] = [];
   const broken: string[] = [];
   const on = await beneath(a, net, seed, engine);
   const changed = snapshot(on.under);
@@ -133,6 +132,7 @@ export async function judgeAllOn(a: Listed, all: readonly Listed[], net: Network
     try {
       const verdict = await judgeOn(on, b);
       if (verdict.kind === 'refused') refused.push(`${a.name} → ${b.name}`);
+      else if (verdict.kind === 'idle') idle.push(`${a.name} → ${b.name}`);
       else count.held++;
       if (verdict.kind === 'holds' && verdict.merged) count.merged++;
     } catch (e) {
@@ -140,7 +140,7 @@ export async function judgeAllOn(a: Listed, all: readonly Listed[], net: Network
     }
   if (changed() !== null || !sameBits(on.numbers, await numbersOf(engine, net, on.under)))
     broken.push(`${a.name} on ${net.name}, seed ${seed}: one of the second methods changed the model it was attached to (${changed()})`);
-  return { pairs: all.length, ...count, refused, broken };
+  return { pairs: all.length, ...count, refused, idle, broken };
 }
 
 export const fitting = (methods: readonly Listed[], net: Network): readonly Listed[] =>

@@ -26,11 +26,11 @@ it(
       );
     });
     const total = { pairs: 0, broken: 0 };
-    for (const [net, { pairs, held, merged, refused, broken }] of tallies) {
+    for (const [net, { pairs, held, merged, refused, idle, broken }] of tallies) {
       total.pairs += pairs;
       total.broken += broken.length;
       console.log(
-        `${net}: ${pairs} pairs ran: ${held} hold (${merged} of them merged), ${refused.length} refused, ${broken.length} broken${refused.length > 0 ? `\n  refused: ${refused.join(', ')}` : ''}`,
+        `${net}: ${pairs} pairs ran: ${held} hold (${merged} of them merged), ${refused.length} refused, ${idle.length} with nothing to train on, ${broken.length} broken${refused.length > 0 ? `\n  refused: ${refused.join(', ')}` : ''}${idle.length > 0 ? `\n  nothing to train on: ${idle.join(', ')}` : ''}`,
       );
     }
     console.log(`all pairs: ${total.pairs} ran, ${total.broken} broken, ${minutes().toFixed(1)} minutes, seed ${seed}`);

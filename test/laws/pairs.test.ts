@@ -18,6 +18,7 @@ const ONCE_BROKEN = [
   ['resTuning', 'sptPrompt'],
   ['lpt', 'meft'],
   ['xlora', 'resTuning'], // blocks that are walked twice
+  ['lst', 'bitDelta'], // trains before it attaches, where no gradient enters
 ] as const;
 
 describe(`pairs of methods, sampled with seed ${seed}`, () => {
@@ -30,12 +31,12 @@ describe(`pairs of methods, sampled with seed ${seed}`, () => {
   for (const { net, a, b } of drawn)
     it(`${a.name}, then ${b.name}, on ${net.name}`, async () => {
       const verdict = await judgePair(a, b, net, seed, engine);
-      if (verdict.kind === 'refused') expect(verdict.why).toMatch(/attach/);
+      if (verdict.kind !== 'holds') expect(verdict.why).toMatch(/attach/);
     });
   for (const [first, second] of ONCE_BROKEN)
     it(`${first}, then ${second}, once broken`, async () => {
       const [net, named] = [networks(seed)[0]!, (name: string) => methods.find((m) => m.name === name)!];
       const verdict = await judgePair(named(first), named(second), net, seed, engine);
-      expect(verdict.kind).toBe(first === 'mov' ? 'refused' : 'holds');
+      expect(verdict.kind).toBe(first === 'mov' ? 'refused' : second === 'bitDelta' ? 'idle' : 'holds');
     });
 });
