@@ -6,9 +6,9 @@ import { dot, svg } from '../core/graph.ts';
 import { within } from '../core/scope.ts';
 import { type Data, input, leaf, paramOf, type Tensor } from '../core/tensor.ts';
 import { context } from '../nn/context.ts';
-import { freeze } from '../nn/freeze.ts';
+import { freeze, withValues } from '../nn/freeze.ts';
 import { type AnyLayer, type Kind, type Model, ofKind } from '../nn/layer.ts';
-import { layers, tensors } from '../nn/tree.ts';
+import { layers, tensors, trainable } from '../nn/tree.ts';
 import type { Listed } from '../peft/listed.ts';
 import type { Env } from '../peft/method.ts';
 import { sitesOf } from '../peft/site.ts';
@@ -21,6 +21,10 @@ const SMALL = { width: 8, layers: 2, heads: 2, longest: 16 };
 /** The network of the demo task, as small as the methods' small configurations want it. */
 export const small = (): Model => freeze(network(VOCABULARY, 0, SMALL));
 
+/** As if trained: every trained number a little larger. A figure shows what is computed, not how well. */
+const moved = (model: Model): Model =>
+  withValues(model, new Map([...trainable(model).keys()].map((p) => [p, Float64Array.from(p.value, (v) => v + 0.01)])));
+
 /** A method's small configuration on the small network, prepared on a text of a few tokens. */
 export async function smallAttached(m: Listed, base: Model, engine: Engine = float64()): Promise<Model> {
   const ids = leaf(
@@ -28,7 +32,7 @@ export async function smallAttached(m: Listed, base: Model, engine: Engine = flo
     [2, TOKENS],
   );
   const loss = (model: Model, b: { readonly ids: Tensor }): Tensor => restore(model, { ids: b.ids, targets: b.ids }, context(TOKENS));
-  const env: Env = { engine, batches: [{ ids }], loss, train: async (model) => model, seed: 0 };
+  const env: Env = { engine, batches: [{ ids }], loss, train: async (model) => moved(model), seed: 0 };
   return (await m.tiny().prepare(base, env))(base);
 }
 
