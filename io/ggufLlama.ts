@@ -107,8 +107,8 @@ export function pairsApart(w: Uint8Array, rows: number, heads: number): Uint8Arr
 
 export interface GgufModelOptions {
   /**
-   * What becomes of matrices: `float32` (default) unpacks them, `keep` leaves Q8_0, Q4_0, Q4_1, F16 and BF16 as small as they are stored
-   * (the other formats are unpacked). Norms are float32 always.
+   * What becomes of matrices: `keep` (default) leaves Q8_0, Q4_0, Q4_1, F16 and BF16 as small as they are stored (the other formats are
+   * unpacked), `float32` unpacks them all. Norms are float32 always.
    */
   readonly dtype?: 'float32' | 'keep';
   /** Matrices to pack as they are read, so that the whole network never is in memory unpacked: `quantize`'s choice and scheme. */
@@ -120,7 +120,7 @@ export interface GgufModelOptions {
 /** The model in a GGUF file, frozen. Throws where tensors are missing, unknown or of other shapes. */
 export async function readGgufModel(
   file: GgufFile,
-  { dtype = 'float32', quantize, engine = {} }: GgufModelOptions = {},
+  { dtype = 'keep', quantize, engine = {} }: GgufModelOptions = {},
 ): Promise<{ readonly model: Model; readonly config: DecoderConfig }> {
   const config = ggufConfig(file);
   const network = skeleton({ architecture: 'llama', head: 'language', classes: 0, sizes: config });

@@ -19,12 +19,15 @@ export function freeze<T extends Field>(tree: T): T {
 
 /**
  * Frozen leaves become parameters where `where` holds for one of their paths (a tied tensor has several). Vectors (biases,
- * norms) are not decayed. Tensors that a method declares fixed stay fixed. Throws when nothing matches.
+ * norms) are not decayed. Tensors that a method declares fixed stay fixed. Throws when nothing matches, and for packed weights.
  */
 export function unfreeze<T extends Field>(tree: T, where: (path: string) => boolean): T {
   const fixed = new Set<Tensor>();
   for (const { layer } of layers(tree))
     if (layer.attached !== null) for (const { tensor } of tensors(layer.fields[layer.attached.field] ?? null)) fixed.add(tensor);
+  const packed = new Map<Tensor, string>();
+  for (const { path, layer: l } of layers(tree))
+    if (l.kind === 'weight' && l.attached === null && !('value' in l.fields)) for (const { tensor } of tensors(l)) packed.set(tensor, path);
   const made = new Map<Tensor, Tensor>();
   const paths = new Set<string>();
   let trained = 0; // tensors that match and are trained already
@@ -32,6 +35,10 @@ export function unfreeze<T extends Field>(tree: T, where: (path: string) => bool
     if (fixed.has(tensor)) continue;
     paths.add(path);
     if (!where(path)) continue;
+    if (packed.has(tensor))
+      throw new Error(
+        `unfreeze: ${packed.get(tensor)} is packed, and what it is packed in cannot be trained. Unpack the model first: widened(model) where it is halves (or open it with dtype: 'float32'), else await realize(unpacked(model), engine)`,
+      );
     const s = tensor.source;
     if (s.kind === 'leaf' && !made.has(tensor)) made.set(tensor, param(s.data, tensor.shape, { decay: tensor.shape.length > 1 }));
     if (s.kind === 'state') trained++;

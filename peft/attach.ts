@@ -190,7 +190,10 @@ function refuseTied(model: Model, sites: readonly Site<Kind>[], method: string, 
     for (const { tensor } of tensors(bare(s.layer).fields)) {
       if (brought.has(identity(tensor))) continue;
       const elsewhere = [...(places.get(identity(tensor)) ?? [])].filter(
-        (p) => !sites.some((o) => inside(p, o.path)) && (both === null || !matches(both, p)) && same.get(s.layer)?.has(p) !== true,
+        (p) =>
+          !sites.some((o) => inside(p, o.path)) &&
+          (both === null || !matches(both, p)) &&
+          ![...(same.get(s.layer) ?? [])].some((own) => inside(p, own)),
       );
       if (elsewhere.length > 0)
         throw new Error(

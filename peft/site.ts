@@ -1,5 +1,6 @@
 // A site: one place of a model where a method may attach, with what the method may ask about it.
 
+import { halvesAtHand } from '../core/halves.ts';
 import { nearest } from '../core/nearest.ts';
 import { named as inside, within } from '../core/scope.ts';
 import { type Shape, ShapeError } from '../core/shape.ts';
@@ -62,10 +63,10 @@ export function effective(l: AnyLayer, path: string, ctx?: Context): Weights {
   };
 }
 
-/** Numbers that are there without computing: a frozen leaf's, or those a parameter starts from. */
+/** Numbers that are there without computing: a frozen leaf's, those a parameter starts from, and halves. */
 export function atHand(t: Tensor): Data | null {
   const s = t.source;
-  return s.kind === 'leaf' ? s.data : s.kind === 'state' ? s.param.value : s.kind === 'view' ? atHand(s.of) : null;
+  return s.kind === 'leaf' ? s.data : s.kind === 'state' ? s.param.value : s.kind === 'view' ? atHand(s.of) : halvesAtHand(t);
 }
 
 /** Places in block `from` and all after it, by name: `fromBlock(2, 'mlp')` leaves out the first two blocks (AdapterDrop, the top blocks of LLaMA-Adapter). */

@@ -1,28 +1,14 @@
 // Half precision: weights that stay two bytes a number (float16 or bfloat16), exactly as a checkpoint has them.
-//   f16: 1 sign, 5 exponent, 10 mantissa bits (IEEE 754 binary16) · bf16: the upper half of a float32 (1, 8, 7)
-// A number is base[e] + mantissa·step[e], e its sign and exponent bits: both exact in float32, subnormal numbers included.
+// What the bits stand for: core/halves.ts.
+import { bitsOf, fromHalf, type Half, halvesAtHand, tables } from '../core/halves.ts';
 import { unpackHalf } from '../core/ops/unpack.ts';
+import { within } from '../core/scope.ts';
 import { type Shape, ShapeError, show, size } from '../core/shape.ts';
 import { type Data, leaf } from '../core/tensor.ts';
-import { type Layer, layer } from '../nn/layer.ts';
+import { type Field, type Layer, layer } from '../nn/layer.ts';
+import { weight } from '../nn/linear.ts';
+import { substitute } from '../nn/tree.ts';
 import type { Scheme } from './quantize.ts';
-
-export type Half = 'f16' | 'bf16';
-const bitsOf = { f16: { exponent: 5, mantissa: 10 }, bf16: { exponent: 8, mantissa: 7 } } as const;
-
-/** [2, 2^(1 + exponent bits)]: bases, then steps, by sign and exponent. What would be infinite is 0: no number has that exponent. */
-function tablesOf({ exponent, mantissa }: { exponent: number; mantissa: number }): Float32Array {
-  const [n, bias] = [2 ** exponent, 2 ** (exponent - 1) - 1];
-  const values = new Float32Array(4 * n);
-  for (let sign = 0; sign < 2; sign++)
-    for (let e = 0; e < n - 1; e++) {
-      const step = (1 - 2 * sign) * 2 ** (Math.max(e, 1) - bias - mantissa);
-      values[sign * n + e] = (e === 0 ? 0 : 2 ** mantissa) * step;
-      values[2 * n + sign * n + e] = step;
-    }
-  return values;
-}
-const tables: Readonly<Record<Half, Float32Array>> = { f16: tablesOf(bitsOf.f16), bf16: tablesOf(bitsOf.bf16) };
 
 const scratch = new DataView(new ArrayBuffer(4));
 /** The 16 bits nearest to a number, ties to even. Beyond the largest finite number they say infinite. */
@@ -47,15 +33,6 @@ export function toHalf(x: number, format: Half): number {
   const bits = v === Number.POSITIVE_INFINITY ? infinite : whole + (e + bias - 1) * 2 ** mantissa;
   return sign | Math.min(bits, infinite);
 }
-/** The number that 16 bits stand for; infinities and NaN are NaN. */
-export function fromHalf(bits: number, format: Half): number {
-  const { exponent, mantissa } = bitsOf[format];
-  const e = bits >> mantissa; // sign and exponent
-  if ((e & (2 ** exponent - 1)) === 2 ** exponent - 1) return Number.NaN;
-  const t = tables[format];
-  return t[e]! + (bits & (2 ** mantissa - 1)) * t[t.length / 2 + e]!;
-}
-
 /** Bytes as they lie in a checkpoint (little-endian), looked through for infinities and NaN. */
 export function halfWeight(bytes: Uint8Array, shape: Shape, format: Half): Layer<'weight'> {
   const [rows, cols] = shape;
@@ -72,6 +49,15 @@ export function halfWeight(bytes: Uint8Array, shape: Shape, format: Half): Layer
     (f) => () => unpackHalf(format, { codes: f.codes, values: f.values }, [rows, cols]),
   );
 }
+
+/** The same tree with every matrix of halves as float32: twice the bytes, the same numbers. Tied weights stay tied. */
+export const widened = <T extends Field>(tree: T): T =>
+  substitute(tree, 'weight', (l, path) => {
+    if (l.attached !== null || 'value' in l.fields) return null;
+    const w = within({ path }, l);
+    const numbers = halvesAtHand(w);
+    return numbers === null ? null : weight(leaf(numbers, w.shape));
+  });
 
 /** Numbers rounded to 16 bits each, little-endian. */
 export function toHalves(data: Data, format: Half): Uint8Array {

@@ -11,7 +11,7 @@ import type { Data, Tensor } from '../core/tensor.ts';
 import { type AnyLayer, BASE, type Field, isLayer, layer, ofKind } from '../nn/layer.ts';
 import { join, layers, substitute } from '../nn/tree.ts';
 import { int8 } from './int8.ts';
-import { packedPaths, quantize, type Scheme, type WeightChoice } from './quantize.ts';
+import { quantize, type Scheme, type WeightChoice } from './quantize.ts';
 import { rounded } from './round.ts';
 
 /** x [..., n] → x̂ [..., n]. Straight through: dx = dy. */
@@ -53,9 +53,9 @@ const isPlain = (w: AnyLayer): boolean => (w.attached === null ? 'value' in w.fi
 export function llmInt8<T extends Field>(model: T, where: WeightChoice, { threshold = 6 }: { threshold?: number } = {}): T {
   if (!(threshold >= 0)) throw new RangeError(`llmInt8: threshold must be 0 (no outliers) or more, got ${threshold}`);
   const linears = new Set([...layers(model)].flatMap(({ path, layer: l }) => (l.kind === 'linear' ? [join(path, 'weight')] : [])));
-  const before = new Set(packedPaths(model));
-  const packed = quantize(model, (path) => linears.has(path) && where(path), byOutput);
-  const now = new Set(packedPaths(packed).filter((p) => !before.has(p)));
+  const now = new Set<string>();
+  const chosen = (path: string): boolean => linears.has(path) && where(path) && now.add(path).has(path);
+  const packed = quantize(model, chosen, byOutput);
   return substitute(packed, 'linear', (l, path) => {
     if (!now.has(join(path, 'weight'))) return null;
     if (l.attached !== null) throw new Error(`llmInt8: ${path} has ${l.attached.method} attached; quantise first, then attach`);

@@ -1,4 +1,5 @@
 // Quantisation as a transform of models: frozen weights replaced by packed ones, which are unpacked where they are used.
+import { halvesAtHand } from '../core/halves.ts';
 import { within } from '../core/scope.ts';
 import type { Shape } from '../core/shape.ts';
 import type { Data } from '../core/tensor.ts';
@@ -22,7 +23,7 @@ export type WeightChoice = (path: string) => boolean;
 export const inBlocks: WeightChoice = (path) => /(^|\.)blocks\.\d+\./.test(path);
 
 /**
- * A model whose frozen matrices (weights of two dimensions; biases and norms stay) where `where` holds are packed by `scheme`.
+ * A model whose frozen matrices (weights of two dimensions, halves too; biases and norms stay) where `where` holds are packed by `scheme`.
  * Gradients flow through them to what is below, never to them. Tied weights stay tied. Quantise after `freeze`; methods may be
  * attached before or after, but not on the weight itself. Throws when a chosen matrix is trainable, attached to or packed
  * already, and when none is chosen.
@@ -36,16 +37,18 @@ export function quantize<T extends Field>(model: T, where: WeightChoice, scheme:
       throw new Error(`quantize: ${path} ${what}`);
     };
     const value = l.fields.value;
-    if (l.attached === null && !('value' in l.fields)) return where(path) ? refuse('is packed already') : null;
     const w = within({ path }, l);
+    const halves = l.attached === null ? halvesAtHand(w) : null;
+    if (l.attached === null && !('value' in l.fields) && halves === null) return where(path) ? refuse('is packed already') : null;
     if (w.shape.length !== 2) return null;
     matrices.push(path);
     if (!where(path)) return null;
     if (l.attached !== null) return refuse(`has ${l.attached.method} attached to the weight itself; quantise first, then attach`);
     const s = w.source;
     if (s.kind === 'state') return refuse('is trainable; freeze(model) first, and attach methods that train other tensors');
-    if (s.kind !== 'leaf' || w !== value) return refuse('is a recipe, not numbers; await realize(model, engine) first');
-    const p = done.get(l) ?? scheme.pack(s.data, w.shape);
+    const numbers = halves ?? (s.kind === 'leaf' && w === value ? s.data : null);
+    if (numbers === null) return refuse('is a recipe, not numbers; await realize(model, engine) first');
+    const p = done.get(l) ?? scheme.pack(numbers, w.shape);
     done.set(l, p);
     packed++;
     return p;

@@ -70,8 +70,9 @@ export async function training({ config: c, resume, json }: TrainCall, args: rea
   if (json) console.log(JSON.stringify(result));
 }
 
-/** What packs or trains the weights themselves needs them as numbers, not in two bytes. */
-const wholeNumbers = (c: TrainConfig): boolean => c.quantize !== 'none' || c.method === 'qlora' || c.method === 'full';
+/** What trains the weights themselves, or packs those of a GGUF file otherwise than they are, needs them as numbers. */
+const wholeNumbers = (c: TrainConfig): boolean =>
+  c.method === 'full' || (c.model.endsWith('.gguf') && (c.quantize !== 'none' || c.method === 'qlora'));
 
 /** As a shell reads it. */
 const quoted = (arg: string): string => (/^[\w@%+=:,./-]+$/.test(arg) ? arg : `'${arg.replaceAll("'", "'\\''")}'`);

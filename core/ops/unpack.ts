@@ -92,7 +92,7 @@ function lookup<K extends string>({ shapes, attrs: p, at }: Element<K, Packing>,
   const byRows = p.along === 'rows' || (cols * bits) % PER_BYTE === 0;
   const byte = (name: string, index: string): string => byteAt(name, index, codes[1]!, (w) => read('codes', [byRows ? row : '0', w]));
   if (form === 'f16' || form === 'bf16') {
-    // Sign and exponent choose a base and a step; the mantissa counts steps. Exact, like the tables (half precision is in quant/half.ts).
+    // Sign and exponent choose a base and a step; the mantissa counts steps. Exact, like the tables (core/halves.ts).
     const lines = [byte(`${n}l`, `${col} * 2`), byte(`${n}u`, `${col} * 2 + 1`)];
     const e = `${n}e`;
     const [index, mantissa] =

@@ -20,7 +20,7 @@ export interface Checkpoint extends ConfigFile {
 export interface OpenOptions extends HubOptions {
   /** Leave a classifier's head aside and answer hidden states (encoders only). Default false. */
   readonly withoutHead?: boolean;
-  /** Matrices stored as float16 or bfloat16: widened to float32 at once, or kept in two bytes a number. Default float32. */
+  /** Matrices stored as float16 or bfloat16: kept in two bytes a number until they are used, or widened to float32 at once. Default keep. */
   readonly dtype?: Kept;
 }
 
@@ -33,7 +33,7 @@ const TOKENIZER = ['tokenizer.json', 'tokenizer_config.json', 'chat_template.jin
  */
 export async function openCheckpoint(
   source: string,
-  { withoutHead = false, dtype = 'float32', ...hub }: OpenOptions = {},
+  { withoutHead = false, dtype = 'keep', ...hub }: OpenOptions = {},
 ): Promise<Checkpoint> {
   const repository = (await isFolder(source)) ? null : await openRepository(await named(source), hub);
   const folder = repository?.folder ?? source;

@@ -6,6 +6,7 @@ import type { Data, Tensor } from '../../core/tensor.ts';
 import type { Model } from '../../nn/layer.ts';
 import { layers } from '../../nn/tree.ts';
 import { atHand } from '../../peft/site.ts';
+import { widened } from '../../quant/half.ts';
 import { packedPaths } from '../../quant/quantize.ts';
 import { some, writeAtomic, writeSafetensors } from '../files.ts';
 import { WIDTH } from '../numbers.ts';
@@ -60,8 +61,9 @@ export async function saveCheckpoint(
   { dtype = 'F32', shardBytes = 5e9, from, overwrite = false }: SaveOptions = {},
 ): Promise<SavedCheckpoint> {
   if (!(shardBytes > 0)) throw new RangeError(`saveCheckpoint: shardBytes ${shardBytes} must be above 0`);
-  checkPlain(model);
-  const config = recognise(model);
+  const whole = widened(model);
+  checkPlain(whole);
+  const config = recognise(whole);
   const json = configFor(config, dtype, from?.json);
   const target = resolve(folder);
   const old = await readdir(target).catch((e: NodeJS.ErrnoException) => {
@@ -80,7 +82,7 @@ export async function saveCheckpoint(
     for (const name of old ?? []) if (!REPLACED.test(name)) await cp(join(target, name), join(fresh, name), { recursive: true });
     if (from !== undefined)
       for (const name of TOKENIZER_FILES) await cp(join(from.folder, name), join(fresh, name), { dereference: true }).catch(absent);
-    const written = await writeWeights(fresh, tensorsOf(model, config), dtype, shardBytes);
+    const written = await writeWeights(fresh, tensorsOf(whole, config), dtype, shardBytes);
     await writeText(join(fresh, 'config.json'), json);
     if (old !== null) await rename(target, beside('old'));
     await rename(fresh, target);

@@ -110,7 +110,7 @@ const UNUSED: Readonly<Record<CheckpointConfig['architecture'], RegExp>> = {
 const modern = (name: string): string =>
   name.replace(/LayerNorm\.gamma$/, 'LayerNorm.weight').replace(/LayerNorm\.beta$/, 'LayerNorm.bias');
 
-/** Matrices of halves: widened to float32 when they are read, or kept in two bytes a number and widened where they are used. */
+/** Matrices of halves: kept in two bytes a number and widened where they are used, or widened to float32 when they are read. */
 export type Kept = 'float32' | 'keep';
 
 /**

@@ -1,5 +1,6 @@
 // LoftQ as a packed network with LoRA on it: what is trained in little memory, without the old weights.
 import { rng } from '../../core/rng.ts';
+import { paramOf } from '../../core/tensor.ts';
 import type { Layer, Model } from '../../nn/layer.ts';
 import { substitute } from '../../nn/tree.ts';
 import { inBlocks, type WeightChoice } from '../../quant/quantize.ts';
@@ -29,7 +30,7 @@ export function loftqModel(
   for (const site of pick(model, 'linear', where, 'loftq')) {
     checkTaken('loftq')(site, c);
     const w = site.weight();
-    const numbers = w.source.kind === 'leaf' ? atHand(w) : null;
+    const numbers = paramOf(w) === null ? atHand(w) : null;
     if (numbers === null)
       throw new Error(
         `loftqModel: the weight of ${site.path} is not frozen plain numbers; freeze(model), and await realize(model, engine)`,

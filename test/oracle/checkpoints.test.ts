@@ -11,8 +11,12 @@ import { openCheckpoint } from '../../io/checkpoints/open.ts';
 import { context } from '../../nn/context.ts';
 import { unfreeze } from '../../nn/freeze.ts';
 import type { Model } from '../../nn/layer.ts';
-import { params, tensors } from '../../nn/tree.ts';
-import { packedPaths, residentBytes } from '../../quant/quantize.ts';
+import { layers, params, tensors } from '../../nn/tree.ts';
+import { methods } from '../../peft/all.ts';
+import { widened } from '../../quant/half.ts';
+import { llmInt8 } from '../../quant/llmInt8.ts';
+import { nf4 } from '../../quant/nf4.ts';
+import { inBlocks, packedPaths, quantize, residentBytes } from '../../quant/quantize.ts';
 import { fixture, off, rows, type Table } from './fixtures.ts';
 
 interface Answer {
@@ -85,7 +89,7 @@ describe("logits are transformers' own", () => {
 });
 
 test('tied weights are one tensor, and stay one when they are trained', async () => {
-  const { model, config } = await openCheckpoint(folderOf('smollm'));
+  const { model, config } = await openCheckpoint(folderOf('smollm'), { dtype: 'float32' });
   const of = (m: Model, p: string): unknown => [...tensors(m)].find(({ path }) => path === p)!.tensor;
   expect(of(model, 'head.weight')).toBe(of(model, 'embed.weight'));
   const trained = unfreeze(model, () => true);
@@ -107,9 +111,10 @@ test('its tokenizer: ids, text again, the token that ends', async () => {
   expect((await openCheckpoint(folderOf('gpt2'))).tokenizer).toBeNull();
 });
 
-test.each(['qwen2', 'smollm', 'bert'])("%s with dtype 'keep': matrices stay two bytes a number, the answers are the same", async (name) => {
-  const { model } = await openCheckpoint(folderOf(name), { dtype: 'keep' });
-  const wide = (await openCheckpoint(folderOf(name))).model;
+test.each(['qwen2', 'smollm', 'bert'])('%s: matrices of halves stay two bytes a number, the answers are the same', async (name) => {
+  const { model } = await openCheckpoint(folderOf(name));
+  const wide = (await openCheckpoint(folderOf(name), { dtype: 'float32' })).model;
+  expect([...tensors(widened(model))]).toEqual([...tensors(wide)]);
   const matrices = [...tensors(wide)].filter(({ tensor }) => tensor.shape.length === 2 && paramOf(tensor) === null);
   const own = new Set(matrices.map(({ tensor }) => tensor));
   const vectors = [...tensors(wide)].filter(({ tensor }) => tensor.shape.length === 1).reduce((n, { tensor }) => n + size(tensor.shape), 0);
@@ -117,4 +122,32 @@ test.each(['qwen2', 'smollm', 'bert'])("%s with dtype 'keep': matrices stay two 
   expect(packedPaths(model).length).toBe(matrices.length);
   expect(residentBytes(model)).toBe([...own].reduce((n, t) => n + 2 * size(t.shape), 0) + 4 * vectors + table);
   expect(off(await logitsOf(model, answers[name]!), answers[name]!.logits)).toBeLessThan(TOLERANCE);
+});
+
+test('every method attaches to a checkpoint of halves as to one of float32, and so does quantize', async () => {
+  const kept = (await openCheckpoint(folderOf('smollm'))).model;
+  const wide = (await openCheckpoint(folderOf('smollm'), { dtype: 'float32' })).model;
+  const attempt = (attach: () => Model): Model | string => {
+    try {
+      return attach();
+    } catch (e) {
+      return (e as Error).message.replaceAll('.codes', '');
+    }
+  };
+  const own = (m: Model): unknown[] =>
+    [...layers(m)].flatMap(({ path, layer: l }) =>
+      l.attached === null ? [] : [...tensors(l.fields[l.attached.field]!)].map(({ tensor }) => [path, tensor.shape, tensor.source]),
+    );
+  for (const m of methods) {
+    const [halves, floats] = [kept, wide].map((model) => attempt(() => m.standard()(model)));
+    if (typeof floats === 'string') expect(halves, m.name).toBe(floats);
+    else {
+      expect(typeof halves, `${m.name}: ${halves}`).not.toBe('string');
+      expect(own(halves as Model), m.name).toEqual(own(floats!));
+    }
+  }
+  for (const pack of [(m: Model) => quantize(m, inBlocks, nf4()), (m: Model) => llmInt8(m, inBlocks)])
+    expect([...tensors(widened(pack(kept)))]).toEqual([...tensors(pack(wide))]);
+  expect(() => unfreeze(kept, () => true)).toThrow(/unfreeze: head\.weight is packed.*widened\(model\)/);
+  expect(() => unfreeze(kept, (p) => p.endsWith('norm1.weight'))).not.toThrow();
 });
