@@ -28,8 +28,16 @@ export const MOST = 1.3;
 const SIZES = { full: { width: 1024, layers: 8 }, quick: { width: 512, layers: 4 } } as const;
 const child = fileURLToPath(new URL('./packedChild.ts', import.meta.url));
 
+/**
+ * V8 keeps pages for young objects once it has had them: two of up to 16 MB each for an empty heap of 12 MB here, at one run and not at the
+ * next. They belong to no tensor, and with 1 MB they are too small to be seen.
+ */
+const YOUNG = '--max-semi-space-size=1';
+
 function held(scheme: string, width: number, layers: number, threads: number): Held {
-  const r = spawnSync(process.execPath, ['--import', 'tsx', child, scheme, `${width}`, `${layers}`, `${threads}`], { encoding: 'utf8' });
+  const r = spawnSync(process.execPath, [YOUNG, '--import', 'tsx', child, scheme, `${width}`, `${layers}`, `${threads}`], {
+    encoding: 'utf8',
+  });
   if (r.status !== 0) throw new Error(`bench packed: ${scheme} ended with ${r.status ?? r.signal}: ${r.stderr.slice(-2000)}`);
   return JSON.parse(r.stdout) as Held; // our own program wrote it
 }

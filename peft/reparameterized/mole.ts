@@ -8,15 +8,14 @@
 import { clamp } from '../../core/ops/map.ts';
 import { stack } from '../../core/ops/move.ts';
 import { param, paramOf, type Tensor } from '../../core/tensor.ts';
-import { freeze } from '../../nn/freeze.ts';
 import { readsWhole, realTokens } from '../additive/reading.ts';
 import { type Configurable, defineMethod } from '../attach.ts';
-import { between, rankFits, wholeNumber } from '../check.ts';
-import type { Factors } from './lora.ts';
+import { between, wholeNumber } from '../check.ts';
+import { type ExpertConfig, expertsFit, expertsSize, type LoraExperts, placeholders } from './loraExperts.ts';
 import { directions, gatesOf, imbalance } from './moleGate.ts';
 
 export interface MoleConfig {
-  readonly experts: readonly { readonly rank: number; readonly scale: number }[]; // s of each
+  readonly experts: readonly ExpertConfig[]; // rank and s of each
   readonly length: number; // L, tokens of the longest text; shorter ones use the first positions of e
   readonly balance: number; // α, the weight of the balance loss
 }
@@ -24,7 +23,7 @@ export interface MoleConfig {
 export type Mole = { e: Tensor; temperature: Tensor; A: readonly Tensor[]; B: readonly Tensor[] };
 
 /** The method over the given experts by path; without them they are random placeholders, to be filled from a file. */
-export const moleOver = (known: ReadonlyMap<string, readonly Factors[]> | null): Configurable<MoleConfig> =>
+export const moleOver = (known: LoraExperts['at'] | null): Configurable<MoleConfig> =>
   defineMethod<'linear', MoleConfig, Mole>({
     name: 'mole',
     family: 'reparameterized',
@@ -34,24 +33,23 @@ export const moleOver = (known: ReadonlyMap<string, readonly Factors[]> | null):
     check: (site, c) => {
       if (c.experts.length < 2)
         throw new RangeError(`mole at ${site.path}: ${c.experts.length} experts leave nothing to weigh; give 2 or more`);
-      for (const { rank } of c.experts) rankFits('mole', site, rank);
+      expertsFit('mole', site, c.experts);
       wholeNumber('mole', 'length', c.length);
       between('mole', 'balance', c.balance, 0, Number.MAX_VALUE);
       readsWhole('mole', site, 'gate');
     },
-    init: ({ path, shape: [out, into] }, { experts, length }, r) => {
-      const random = ({ rank }: { readonly rank: number }, k: number): Factors => {
-        const draw = (name: string, rows: number, cols: number): Tensor =>
-          param(r.split(`${name} ${k}`).normal(rows * cols, 1 / Math.sqrt(cols)), [rows, cols]);
-        return { A: draw('A', rank, into!), B: draw('B', out!, rank) };
-      };
-      const [given, n] = [known?.get(path) ?? experts.map(random), experts.length];
+    init: (site, { experts, length }, r) => {
+      const {
+        path,
+        shape: [out],
+      } = site;
+      const [given, n] = [known?.get(path) ?? placeholders(site, experts, r), experts.length];
       return {
         train: {
           e: param(directions(r.split('e'), n * length * out!, n), [n, length, out!, n], { decay: false }),
           temperature: param([1], [1], { decay: false }),
         },
-        fixed: freeze({ A: given.map(({ A }) => A), B: given.map(({ B }) => B) }),
+        fixed: { A: given.map(({ A }) => A), B: given.map(({ B }) => B) },
       };
     },
     around: (call, p, c, site) => (x, ctx) => {
@@ -71,8 +69,7 @@ export const moleOver = (known: ReadonlyMap<string, readonly Factors[]> | null):
     count: (sites, { experts, length }) => {
       const n = experts.length;
       const train = sites.reduce((sum, { shape: [out] }) => sum + n * n * length * out! + 1, 0);
-      const held = ([out, into]: readonly number[]): number => experts.reduce((sum, { rank }) => sum + rank * (out! + into!), 0);
-      return { train, stored: train + sites.reduce((sum, s) => sum + held(s.shape), 0) };
+      return { train, stored: train + sites.reduce((sum, s) => sum + expertsSize(s, experts), 0) };
     },
     startsAsBase: () => 'no',
   });

@@ -277,7 +277,7 @@ describe('mole', () => {
     expect(() => run(net, mixtureOfLoras(models, { length: 4 })(net.base))).toThrow(
       /a text of 5 tokens is longer than its gate, which has 4/,
     );
-    expect(() => mixtureOfLoras([models[0]!, lora({ where: 'q' })(net.base)])).toThrow(/models 0 and 1 do not both have a LoRA at/);
-    expect(() => mixtureOfLoras([net.base])).toThrow(/model 0 has no LoRA/);
+    expect(() => mixtureOfLoras([models[0]!, lora({ where: 'q' })(net.base)])).toThrow(/models 0 and 1 do not both have a lora at/);
+    expect(() => mixtureOfLoras([net.base])).toThrow(/model 0 has no lora/);
   });
 });
