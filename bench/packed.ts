@@ -29,14 +29,16 @@ const SIZES = { full: { width: 1024, layers: 8 }, quick: { width: 512, layers: 4
 const child = fileURLToPath(new URL('./packedChild.ts', import.meta.url));
 
 /**
- * V8 keeps pages for young objects once it has had them: two of up to 16 MB each for an empty heap of 12 MB here, at one run and not at the
- * next. They belong to no tensor, and with 1 MB they are too small to be seen.
+ * What neither V8 nor the C library gives back at once is no tensor's, and is there at one run and not at the next: V8's two spaces for young
+ * objects (16 MB each), and what glibc keeps of freed blocks once it has raised its own thresholds (up to 64 MB). Both are kept small.
  */
 const YOUNG = '--max-semi-space-size=1';
+const FREED = { MALLOC_TRIM_THRESHOLD_: `${2 ** 17}`, MALLOC_MMAP_THRESHOLD_: `${2 ** 17}` }; // where glibc starts; once set, they stay
 
 function held(scheme: string, width: number, layers: number, threads: number): Held {
   const r = spawnSync(process.execPath, [YOUNG, '--import', 'tsx', child, scheme, `${width}`, `${layers}`, `${threads}`], {
     encoding: 'utf8',
+    env: { ...process.env, ...FREED },
   });
   if (r.status !== 0) throw new Error(`bench packed: ${scheme} ended with ${r.status ?? r.signal}: ${r.stderr.slice(-2000)}`);
   return JSON.parse(r.stdout) as Held; // our own program wrote it
