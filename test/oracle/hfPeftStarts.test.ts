@@ -3,11 +3,11 @@ import { describe, expect, test } from 'vitest';
 import { float64 } from '../../core/engines/float64.ts';
 import { grad } from '../../core/grad.ts';
 import { crossEntropy } from '../../core/ops/fused.ts';
-import { paramOf, stateOf, type Tensor } from '../../core/tensor.ts';
+import { leaf, paramOf, stateOf, type Tensor } from '../../core/tensor.ts';
 import { context } from '../../nn/context.ts';
 import { withValues } from '../../nn/freeze.ts';
 import type { Batch, Model } from '../../nn/layer.ts';
-import { tensors, trainable } from '../../nn/tree.ts';
+import { mapTensors, tensors, trainable } from '../../nn/tree.ts';
 import { adamw } from '../../optim/adamw.ts';
 import { trainer } from '../../optim/trainer.ts';
 import type { Transform } from '../../peft/method.ts';
@@ -15,6 +15,7 @@ import { corda } from '../../peft/reparameterized/corda.ts';
 import { eva } from '../../peft/reparameterized/eva.ts';
 import { evaRanks } from '../../peft/reparameterized/evaRanks.ts';
 import { loftq } from '../../peft/reparameterized/loftq.ts';
+import { lora } from '../../peft/reparameterized/lora.ts';
 import { loraGa } from '../../peft/reparameterized/loraGa.ts';
 import { olora } from '../../peft/reparameterized/olora.ts';
 import { pissa } from '../../peft/reparameterized/pissa.ts';
@@ -77,28 +78,33 @@ const methods: Readonly<Record<string, () => Promise<Transform>>> = {
   'corda last llama': () => corda({ ...config, keep: 'last' }).prepare(n.base, { engine, batches: two }),
 };
 
+/** Logits, gradients and three steps of a model with their factors in place of its own. */
+async function checkFrom(model: Model, f: Recorded): Promise<void> {
+  const theirs = (path: string, part: 'tensors' | 'grads' | 'after'): readonly number[] => f[part][nameOf(path)]!.data;
+  const same = withValues(model, new Map([...trainable(model)].map(([p, path]) => [p, Float32Array.from(theirs(path, 'tensors'))])));
+  expect(off(await engine.read(same(n.batch, context(n.tokens))), f.logits)).toBeLessThan(1e-6); // with our own rest of the weight
+  const all = [...trainable(same)];
+  const grads = grad(
+    loss(same),
+    all.map(([p]) => stateOf(p)),
+  );
+  const outputs = Object.fromEntries(grads.map((g, k) => [all[k]![1], g]));
+  const got = await (await engine.compile(engine.store(), { outputs })).run();
+  for (const [, path] of all) expect(off(got[path]!, { shape: [], data: theirs(path, 'grads') }), path).toBeLessThan(1e-6);
+  await using t = await trainer(same, { engine, loss, optimizer: adamw({ lr: 0.01, weightDecay: 0 }) });
+  const losses: number[] = [];
+  for (let k = 0; k < 3; k++) losses.push((await t.step({})).loss);
+  expect(off(losses, { shape: [3], data: f.losses })).toBeLessThan(1e-6);
+  for (const [p, path] of trainable(await t.model()))
+    expect(off(p.value, { shape: [], data: theirs(path, 'after') }), path).toBeLessThan(1e-5);
+}
+
 describe('starts that change the weight', () => {
   test.each(Object.keys(methods))('%s: the factors, their gradients, and three steps from them', async (title) => {
     const f = cases[title]!;
     const model = (await methods[title]!())(n.base);
     for (const { path, ours, theirs } of pairs(model, f)) expect(apart(ours, theirs), path).toBeLessThan(1e-6);
-    const theirs = (path: string, part: 'tensors' | 'grads' | 'after'): readonly number[] => f[part][nameOf(path)]!.data;
-    const same = withValues(model, new Map([...trainable(model)].map(([p, path]) => [p, Float32Array.from(theirs(path, 'tensors'))])));
-    expect(off(await engine.read(same(n.batch, context(n.tokens))), f.logits)).toBeLessThan(1e-6); // with our own rest of the weight
-    const all = [...trainable(same)];
-    const grads = grad(
-      loss(same),
-      all.map(([p]) => stateOf(p)),
-    );
-    const outputs = Object.fromEntries(grads.map((g, k) => [all[k]![1], g]));
-    const got = await (await engine.compile(engine.store(), { outputs })).run();
-    for (const [, path] of all) expect(off(got[path]!, { shape: [], data: theirs(path, 'grads') }), path).toBeLessThan(1e-6);
-    await using t = await trainer(same, { engine, loss, optimizer: adamw({ lr: 0.01, weightDecay: 0 }) });
-    const losses: number[] = [];
-    for (let k = 0; k < 3; k++) losses.push((await t.step({})).loss);
-    expect(off(losses, { shape: [3], data: f.losses })).toBeLessThan(1e-6);
-    for (const [p, path] of trainable(await t.model()))
-      expect(off(p.value, { shape: [], data: theirs(path, 'after') }), path).toBeLessThan(1e-5);
+    await checkFrom(model, f);
   });
 });
 
@@ -108,6 +114,16 @@ test('LoRA-GA takes the directions of the same gradient; theirs scales B alone, 
     const size = (path.includes('.v.') ? 8 : 16) ** 0.25 / 4; // out^(1/4)/√γ
     expect(apart(scaled(ours, 1 / size), name === 'A' ? theirs : unit(theirs)), path).toBeLessThan(1e-6);
   }
+});
+test('LoRA-GA from their start: what is left of the weight, logits, gradients and three steps', async () => {
+  const f = cases['loraGa llama']!;
+  const scale = config.alpha / config.rank;
+  const rest = mapTensors(n.base, (w, path) => {
+    const [a, b] = ['A', 'B'].map((name) => f.tensors[nameOf(path.replace(/weight$/, `loraGa.${name}`))]);
+    if (a === undefined || b === undefined) return w;
+    return w.sub(leaf(b.data, b.shape).matmul(leaf(a.data, a.shape)).mul(scale)); // W − s·B A
+  });
+  await checkFrom(lora(config)(rest), f);
 });
 
 test('EVA: directions, ranks and scales', async () => {
