@@ -1,12 +1,10 @@
 // InfoPrompt: a prompt for each text, trained to share information with the head and with what the network makes of the text.
 //   P = W₂ gelu(W₁ cls + b₁) + b₂ of a first pass without it;   μ, log σ = linear(m), m the state at [MASK];   logits = (W_o z + b_o) Hᵀ, z = μ + ε σ
-//   head: −log softmax_0([P̄·H̄, x_1·H̄, …, x_T·H̄]/√d),  representation: −log softmax_0([o(z')·c, o(z_1)·c, …, o(z_4B)·c]/√d), c = mean rows (W_p P + b_p)
-//   with z' from the pass with the prompt and z_i from the one without;  prior: KL of both to N(0, 1);   loss = CE + γ head + β representation + 0.1 prior
-// Wu et al. 2023, arXiv 2306.04933, §4, in the authors' released form. Longer than 100 lines: a prompt, a head and three losses that need each other.
+//   loss = CE + γ head + β representation + 0.1 prior: infoPromptLosses.ts
+// Wu et al. 2023, arXiv 2306.04933, §4, in the authors' released form.
 import type { Engine } from '../../core/engine.ts';
-import { keyBias, logSoftmax } from '../../core/ops/fused.ts';
-import { add, clamp, eq, exp, gelu, mul, square, stopGradient } from '../../core/ops/map.ts';
-import { concat, reshape } from '../../core/ops/move.ts';
+import { clamp, eq, exp, gelu, stopGradient } from '../../core/ops/map.ts';
+import { reshape } from '../../core/ops/move.ts';
 import { argmax } from '../../core/ops/reduce.ts';
 import { rng } from '../../core/rng.ts';
 import { type Data, leaf, param, type Tensor } from '../../core/tensor.ts';
@@ -14,6 +12,8 @@ import { type Backbone, backboneOf, hidden, inside, numberOf, pickToken } from '
 import { context } from '../../nn/context.ts';
 import { BASE, layer, type Model } from '../../nn/layer.ts';
 import { between, wholeNumber } from '../check.ts';
+import { affine, newLayers } from './infoPromptLayers.ts';
+import { informed, type Latent } from './infoPromptLosses.ts';
 import { promptInFront } from './promptRows.ts';
 
 export interface InfoPromptOptions {
@@ -28,10 +28,6 @@ export interface InfoPromptOptions {
   readonly prior?: number;
   readonly seed?: number;
 }
-type Own = Record<'down' | 'up' | 'mean' | 'spread' | 'out' | 'context', readonly [Tensor, Tensor]>;
-
-const affine = (x: Tensor, [w, b]: readonly [Tensor, Tensor]): Tensor => x.matmul(w.T).add(b);
-
 /**
  * A classifier of texts on the model's backbone, frozen but for what is new; its three losses join the task's in training (a context with
  * draws). Defaults are the released code's: p = 1, latent 32, γ = 0.1, β = 0.2, learning rate 1e-3. That code is not the paper's plain
@@ -51,28 +47,15 @@ export async function infoPrompt(model: Model, engine: Engine, o: InfoPromptOpti
     );
   const d = numberOf(base.trunk, 'width')!;
   const words = (await engine.read(base.embed(leaf(o.words, [1, o.words.length]), context(o.words.length)))).slice() as Data;
-  const r = rng(seed).split('infoPrompt');
-  const linear = (name: string, out: number, into: number): [Tensor, Tensor] => {
-    const draw = (part: string, size: number): Float32Array =>
-      r.split(`${name} ${part}`).uniform(size, -1 / Math.sqrt(into), 1 / Math.sqrt(into));
-    return [param(draw('weight', out * into), [out, into]), param(draw('bias', out), [out], { decay: false })];
-  };
-  const own: Own = {
-    down: linear('down', n, d),
-    up: linear('up', p * d, n),
-    mean: linear('mean', n, d),
-    spread: linear('spread', n, d),
-    out: linear('out', d, n),
-    context: linear('context', d, d),
-  };
+  const own = newLayers(d, n, p, rng(seed).split('infoPrompt'));
   const fields = { ...base, infoPrompt: own, head: param(words, [o.words.length, d]) };
   return layer('model', fields, (f) => (batch, ctx) => {
     const { infoPrompt: t, head } = f as typeof fields;
     const c = inside(f, batch, ctx);
-    const [b, tokens] = batch.ids.shape as readonly [number, number];
+    const b = batch.ids.shape[0]!;
     const at = stopGradient(argmax(eq(batch.ids, o.mask)));
     const masked = (h: Tensor): Tensor => reshape(pickToken(h, at), [b, d]);
-    const bottleneck = (m: Tensor): { mean: Tensor; log: Tensor; std: Tensor } => {
+    const bottleneck = (m: Tensor): Latent => {
       const log = clamp(affine(m, t.spread), -2, 10);
       return { mean: affine(m, t.mean), log, std: exp(log) };
     };
@@ -86,24 +69,11 @@ export async function infoPrompt(model: Model, engine: Engine, o: InfoPromptOpti
     const [own, others] = [draw('own', [b, 1, n]), draw('others', [b, 4 * b, n])];
     if (own === null || others === null) return logits;
 
-    const first = (scores: Tensor): Tensor =>
-      logSoftmax(scores.div(Math.sqrt(d)))
-        .slice(1, 0, 1)
-        .mean()
-        .neg();
-    const H = head.mean([0], true); // [1, d]
-    const words = reshape(f.embed(batch.ids, c).matmul(H.T), [b, tokens]);
-    const real = batch.keyMask == null ? words : words.add(reshape(keyBias(batch.keyMask), [b, tokens]));
-    c.aux('infoPromptHead', first(concat([P.mean([1]).matmul(H.T), real], 1)).mul(gamma));
-
-    const to = reshape(affine(stopGradient(P), t.context).mean([1]), [b, d, 1]);
-    const seen = ({ mean, std }: typeof q, e: Tensor): Tensor => {
-      const z = add(reshape(mean, [b, 1, n]), mul(e, reshape(std, [b, 1, n])));
-      return reshape(affine(z, t.out).matmul(to), [b, e.shape[1]!]);
-    };
-    c.aux('infoPromptRepresentation', first(concat([seen(k, own), seen(q, others)], 1)).mul(beta));
-    const kl = ({ mean, log, std }: typeof q): Tensor => square(std).add(square(mean)).mul(0.5).sub(log).sub(0.5).mean();
-    c.aux('infoPromptPrior', kl(q).add(kl(k)).mul(prior));
+    const seen = { head, P, words: f.embed(batch.ids, c), keyMask: batch.keyMask ?? null, own, others, plain: q, prompted: k };
+    const losses = informed(seen, t);
+    c.aux('infoPromptHead', losses.head.mul(gamma));
+    c.aux('infoPromptRepresentation', losses.representation.mul(beta));
+    c.aux('infoPromptPrior', losses.prior.mul(prior));
     return logits;
   });
 }

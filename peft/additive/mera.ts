@@ -2,62 +2,12 @@
 //   W_down ← T W_down,  b_down ← T b_down,  W_up ← W_up Tᵀ,   T = argmin Σ T_ij C_ij over transport plans;   then the mean over all adapters
 //   C_ij = ‖unit i of the first − unit j of another‖², of incoming weights and bias, or of what the units compute for some texts
 // He et al. 2023, arXiv 2308.15982. Equal weights on both sides make T a permutation (Birkhoff), found exactly here.
-import type { Engine } from '../../core/engine.ts';
-import { paramOf, stateOf, type Tensor, topological } from '../../core/tensor.ts';
-import type { Context } from '../../nn/context.ts';
-import { type Batch, type Field, isRecord, type Model } from '../../nn/layer.ts';
-import { join, layers, mapTensors } from '../../nn/tree.ts';
+import { paramOf, stateOf, type Tensor } from '../../core/tensor.ts';
+import type { Model } from '../../nn/layer.ts';
+import { mapTensors } from '../../nn/tree.ts';
 import { assignment } from '../assignment.ts';
-import { atHand } from '../site.ts';
 import { adapterSoup } from './adapterSoup.ts';
-import type { Bottleneck } from './bottleneck.ts';
-
-type Rows = readonly (readonly number[])[];
-
-/** The bottlenecks of a model by path, whichever method brought them. */
-const bottlenecks = (model: Model): Map<string, Bottleneck> =>
-  new Map(
-    [...layers(model)].flatMap(({ path, layer: l }): [string, Bottleneck][] => {
-      const own: Field | undefined = l.attached === null ? undefined : l.fields[l.attached.field];
-      return isRecord(own) && ['down', 'downBias', 'up', 'upBias'].every((k) => own[k] !== undefined && !Array.isArray(own[k]))
-        ? [[join(path, l.attached!.field), own as unknown as Bottleneck]]
-        : [];
-    }),
-  );
-
-const numbers = (t: Tensor, path: string): number[] => {
-  const found = atHand(t);
-  if (found === null) throw new Error(`mera: ${path} is a recipe; realize the model first`);
-  return Array.from(found);
-};
-const rowsOf = (flat: ArrayLike<number>, cols: number): number[][] =>
-  Array.from({ length: flat.length / cols }, (_, r) => Array.from({ length: cols }, (_, c) => flat[r * cols + c]!));
-
-/** Of each hidden unit, by place: incoming weights and bias. */
-const byWeights = (model: Model): Map<string, Rows> =>
-  new Map(
-    [...bottlenecks(model)].map(([path, { down, downBias }]) => {
-      const bias = numbers(downBias, path);
-      return [path, rowsOf(numbers(down, path), down.shape[1]!).map((row, i) => [...row, bias[i]!])];
-    }),
-  );
-
-/** Of each hidden unit, by place: what it computes, before its activation, for the real tokens of a batch. */
-export async function unitActivations(model: Model, batch: Batch, ctx: Context, engine: Engine): Promise<Map<string, Rows>> {
-  const graph = topological([model(batch, ctx)]);
-  const real = batch.keyMask == null ? null : (await engine.read(batch.keyMask)).slice();
-  const found = new Map<string, Rows>();
-  for (const [path, { downBias }] of bottlenecks(model)) {
-    const at = graph.find((t) => t.source.kind === 'apply' && t.source.op.name === 'add' && t.source.ins.includes(downBias));
-    if (at === undefined) throw new Error(`mera: ${path} is not computed for this batch`);
-    const tokens = rowsOf(await engine.read(at), downBias.shape[0]!).filter((_, k) => real === null || real[k] !== 0);
-    found.set(
-      path,
-      tokens[0]!.map((_, unit) => tokens.map((row) => row[unit]!)),
-    );
-  }
-  return found;
-}
+import { bottlenecks, byWeights, numbers, type Rows, rowsOf } from './meraUnits.ts';
 
 /**
  * The first model with its adapters replaced by the mean of all, units matched. `units` says what units are matched by: incoming weights,
