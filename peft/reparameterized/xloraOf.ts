@@ -7,5 +7,8 @@ import { type XloraConfig, xloraOver } from './xlora.ts';
 /** X-LoRA over the LoRAs of these models, all on one network. */
 export function xloraOf(models: readonly Model[], options: Omit<Options<XloraConfig>, 'experts' | 'linears' | 'where'> = {}): Transform {
   const { configs, at } = loraExperts('xloraOf', models);
+  const outside = [...at.keys()].find((path) => !path.startsWith('trunk.'));
+  if (outside !== undefined)
+    throw new Error(`xloraOf: the models have a lora at ${outside}, and the gate scales layers of the trunk alone; train them there`);
   return xloraOver(at)({ ...options, experts: configs, linears: [...at.keys()] });
 }
