@@ -31,7 +31,7 @@ import { ROUTER } from './arrow.ts';
 import { replaceBase } from './base.ts';
 import { type Common, type ConfigFile, check, parseConfig } from './config.ts';
 import { madeOver, numbersOf, readExperts } from './experts.ts';
-import { type AnyFormat, type Get, partsOf, type Table, Unsupported } from './format.ts';
+import { type AnyFormat, type Get, partsOf, type Spot, type Table, type Tables, Unsupported } from './format.ts';
 import { PEFT_FORMATS } from './formats.ts';
 import { PatternError } from './patterns.ts';
 import { targets, targetsIn } from './targets.ts';
@@ -332,7 +332,7 @@ function fill(
       { ...known, place, places, path, config, had: get.has },
       new Map([...own].map(([name, t]) => [name, t.shape])),
     );
-    const tables = format.decode(get, spot);
+    const tables = decoded(format, get, spot, configFile);
     for (const [name, t] of own) {
       if (format.unsaved?.some((u) => name === u || name.startsWith(`${u}.`))) continue;
       const table = tables[name];
@@ -354,6 +354,13 @@ function fill(
       `${file.file}: does not fit this model and ${configFile}:\n  ${wrong.slice(0, 12).join('\n  ')}\nIs it the adapter of another network?`,
     );
   return values;
+}
+function decoded(format: AnyFormat, get: Get, spot: Spot<Options>, file: string): Tables {
+  try {
+    return format.decode(get, spot);
+  } catch (e) {
+    throw e instanceof Unsupported ? new Error(`${file}: ${e.message}`, { cause: e }) : e;
+  }
 }
 function valued(t: Tensor, data: Data): Tensor {
   const p = paramOf(t);

@@ -77,14 +77,14 @@ const layersOf = ({ depth, dropout }: Own) =>
 function gateFits(get: Get, { options, own, size, config }: Spot<Own>): void {
   const width = config === null ? size('width') : ((config as Xlora).hidden_size ?? 4096); // as the library takes it
   if (width !== size('width'))
-    throw new Error(`X-LoRA: hidden_size is ${width}, and this network's is ${size('width')}. Is it the adapter of another network?`);
+    throw new Unsupported(`hidden_size is ${width}, and this network's is ${size('width')}. Is it the adapter of another network?`);
   for (const [, ...keys] of layersOf(options))
-    for (const key of keys) if (!get.has(key)) throw new Error(`X-LoRA: the gate's ${key} is not in the file. ${ADVICE}`);
+    for (const key of keys) if (!get.has(key)) throw new Unsupported(`the gate's ${key} is not in the file. ${ADVICE}`);
   const last = options.depth - 1;
   const [is, must] = [get(keyAt(last, options.dropout, 'bias')).shape, own.get(`biases.${last}`)!];
   if (is[0] !== must[0])
-    throw new Error(
-      `X-LoRA: the gate answers ${show(is)} numbers, and ${options.layerwise ? 'experts × adapted layers are' : 'the experts are'} ${show(must)}. Name the experts that it was trained with`,
+    throw new Unsupported(
+      `the gate answers ${show(is)} numbers, and ${options.layerwise ? 'experts × adapted layers are' : 'the experts are'} ${show(must)}. Name the experts that it was trained with`,
     );
 }
 
