@@ -139,6 +139,8 @@ async function expertsFor(
 ): Promise<Expert[]> {
   const { over } = format;
   if (over === undefined) {
+    if (file.file !== join(folder, CONFIG_FILE))
+      throw new Error(`${file.file}: is in the place of Arrow's router, and has no arrow_config`);
     if (adapters !== undefined)
       throw new Error(`loadPeft: adapters are the experts of X-LoRA and Arrow, and ${file.file} is ${format.method}`);
     return [];

@@ -160,7 +160,8 @@ const over: Over = {
       A: held!.own[`A.${l * experts.length + e}`]!,
       B: held!.own[`B.${l * experts.length + e}`]!,
     });
-    return experts.map((_, e) => new Map(paths.map((path, l) => [path, at(l, e)])));
+    const is = ({ A, B }: FactorTables): boolean => A.data.some((v) => v !== 0) || B.data.some((v) => v !== 0); // an expert that is not here is 0
+    return experts.map((_, e) => new Map(paths.map((path, l) => [path, at(l, e)] as const).filter(([, f]) => is(f))));
   },
   scales: (options) => (options as unknown as XloraConfig).experts.map((e) => e.scale),
   moved: ({ adapters }, folder) => ({ adapters: placed(Object.keys(adapters as object).length, folder) }),

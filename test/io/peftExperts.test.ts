@@ -243,6 +243,10 @@ describe('what is refused, of Arrow', () => {
   test.each(wrong)('%s', async (_, change, says) => {
     await expect(load(await router('arrow-llama', change))).rejects.toThrow(says);
   });
+  test('a LoRA in the place of the router', async () => {
+    const folder = await changed('arrow-llama', ({ arrow_config: _, ...c }) => c, 'arrow_router');
+    await expect(load(folder)).rejects.toThrow(/is in the place of Arrow's router, and has no arrow_config/);
+  });
   test('the router by itself, and one that is elsewhere than its experts', async () => {
     await expect(load(join(EXPERTS, 'arrow-llama', 'arrow_router'))).rejects.toThrow(/no folder for its expert task_0/);
     const folder = await changed('arrow-llama', (c) => ({ ...c, target_modules: ['v_proj'] }), 'arrow_router');

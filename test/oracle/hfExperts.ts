@@ -75,6 +75,7 @@ export const oursOverExperts: Readonly<Record<string, (title: string) => Transfo
     xloraOf(loras(t, 2, ['q', 'k', 'v', 'o', 'gate', 'up', 'down']), { depth: 2, hidden: 6, layerwise: true, firstPass: 0.25 }),
   'xlora-top-llama': (t) => xloraOf(loras(t, 3, LLAMA), { depth: 3, hidden: 5, dropout: 0, softmax: false, topK: 2, topKSoftmax: true }),
   'xlora-trained-llama': (t) => xloraOf(loras(t, 2, LLAMA), { trainExperts: true, topK: 1 }),
+  'xlora-places-llama': (t) => xloraOf([...loras(t, 1, LLAMA), ...loras(`q ${t}`, 1, ['q', 'blocks.1.mlp.up'])], { layerwise: true }),
   'xlora-ranks-llama': (t) => xloraOf(loras(t, 3, LLAMA, (k) => ({ rank: k + 1, alpha: 2, rankStabilized: k === 1 }))),
   'arrow-llama': (t) => arrowOf(loras(t, 3, LLAMA), { topK: 2, temperature: 0.6 }),
   'arrow-scales-llama': (t) =>

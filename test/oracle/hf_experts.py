@@ -45,6 +45,7 @@ XLORA = {
     "xlora-softmax-top-llama": ([LoraConfig(**LORA, **HALF)] * 3, dict(enable_softmax=False, top_k_lora=2, enable_softmax_topk=True, use_trainable_adapters=True)),
     "xlora-softmax-all-llama": ([LoraConfig(**LORA, **HALF)] * 2, dict(enable_softmax=False, enable_softmax_topk=True)),
     "xlora-pass-llama": ([LoraConfig(**LORA, **AT)] * 2, dict(scaling_pass_value=0.5, layerwise_scalings=True)),
+    "xlora-places-llama": ([LoraConfig(**LORA, **AT), LoraConfig(**LORA, target_modules=["q_proj", "down_proj"], layers_to_transform=[1], **LM)], dict(layerwise_scalings=True)),
     "xlora-ranks-llama": ([LoraConfig(r=k, lora_alpha=4, use_rslora=k == 2, lora_dropout=0.25, **AT) for k in (1, 2, 3)], dict(xlora_depth=2, xlora_size=4)),
 }
 ARROW = {
@@ -66,7 +67,7 @@ def experts(title: str, configs: list, folder: pathlib.Path, largest: bool) -> l
     """LoRAs, each saved by itself. With `largest`, one direction of each is much the largest, so that one expert is the nearest by far."""
     for k, config in enumerate(configs):
         torch.manual_seed(20 + k)
-        wrapped = get_peft_model(base(title)[0], LoraConfig(**{f: v for f, v in config.to_dict().items() if f in ("r", "lora_alpha", "target_modules", "use_rslora", "lora_dropout", "fan_in_fan_out", "task_type")}))
+        wrapped = get_peft_model(base(title)[0], LoraConfig(**{f: v for f, v in config.to_dict().items() if f in ("r", "lora_alpha", "target_modules", "use_rslora", "lora_dropout", "fan_in_fan_out", "layers_to_transform", "task_type")}))
         with torch.no_grad():
             for name, p in trained(wrapped).items():
                 p.add_(0.3 * torch.randn(p.shape))
