@@ -42,31 +42,44 @@ async function folderOf(root: string, { name, path }: NamedExpert, given: Readon
   );
 }
 
-/** The experts of a configuration, each read with `read` onto the bare model. */
-export async function readExperts(
-  over: Over,
+/** An expert of a configuration, and the folder it is in. */
+export interface Placed extends NamedExpert {
+  readonly general: boolean;
+  readonly folder: string;
+}
+/** Where the experts are; `given` says it for some of them. Throws where one is nowhere. */
+export async function expertFolders(
   named: NamedExperts,
   root: string,
   given: Readonly<Record<string, string>>,
   { file }: ConfigFile,
-  read: (folder: string) => Promise<Read>,
-): Promise<Expert[]> {
+): Promise<Placed[]> {
   const all = [...named.experts.map((n) => ({ ...n, general: false })), ...named.general.map((n) => ({ ...n, general: true }))];
   const unknown = Object.keys(given).filter((n) => !all.some((e) => e.name === n));
   if (unknown.length > 0)
     throw new Error(`loadPeft: adapters names ${some(unknown)}, but ${file} has the experts ${some(all.map((e) => e.name))}`);
-  const folders: string[] = []; // all are found before any is read
-  for (const one of all) folders.push(await folderOf(root, one, given, file));
+  const placed: Placed[] = [];
+  for (const one of all) placed.push({ ...one, folder: await folderOf(root, one, given, file) });
+  return placed;
+}
+
+/** These experts, each read with `read` onto the bare model. */
+export async function readExperts(
+  placed: readonly Placed[],
+  advice: string,
+  { file }: ConfigFile,
+  read: (folder: string) => Promise<Read>,
+): Promise<Expert[]> {
   const experts: Expert[] = [];
-  for (const [k, { name, general }] of all.entries()) {
-    const folder = folders[k]!;
+  for (const { name, general, folder } of placed) {
     try {
       const { model, method, files } = await read(folder);
       plain(method, files);
       experts.push({ name, general, model, files });
     } catch (e) {
-      const [text, advice] = [(e as Error).message, /has no tensor|does not give/.test((e as Error).message) ? over.advice : ''];
-      throw new Error(`${file}: its expert ${name} cannot be read: ${text}${advice === '' ? '' : `. ${advice}`}`, { cause: e });
+      const text = (e as Error).message;
+      const more = advice !== '' && /has no tensor/.test(text) ? `. ${advice}` : '';
+      throw new Error(`${file}: its expert ${name} cannot be read: ${text}${more}`, { cause: e });
     }
   }
   return experts;

@@ -30,7 +30,7 @@ import {
 import { ROUTER } from './arrow.ts';
 import { replaceBase } from './base.ts';
 import { type Common, type ConfigFile, check, parseConfig } from './config.ts';
-import { madeOver, numbersOf, readExperts } from './experts.ts';
+import { expertFolders, madeOver, numbersOf, readExperts } from './experts.ts';
 import { type AnyFormat, type Get, partsOf, type Spot, type Table, type Tables, Unsupported } from './format.ts';
 import { PEFT_FORMATS } from './formats.ts';
 import { PatternError } from './patterns.ts';
@@ -150,9 +150,8 @@ async function expertsFor(
   const formats = (options.formats ?? PEFT_FORMATS).filter((f) => f.over === undefined); // no mixtures of mixtures: a folder may lead to itself
   try {
     format.options(config as never, []);
-    return await readExperts(over, over.named(config), folder, adapters ?? {}, file, (one) =>
-      loadPeft(model, one, { ...options, formats }),
-    );
+    const placed = await expertFolders(over.named(config), folder, adapters ?? {}, file); // all are found before any is read
+    return await readExperts(placed, over.advice, file, (one) => loadPeft(model, one, { ...options, formats }));
   } catch (e) {
     throw e instanceof Unsupported ? new Error(`${file.file}: ${e.message}`, { cause: e }) : e;
   }

@@ -7,10 +7,11 @@ import { float64 } from '../../core/engines/float64.ts';
 import { readSafetensors, writeSafetensors } from '../../io/files.ts';
 import { CONFIG_FILE, WEIGHTS_FILE } from '../../io/peft/adapter.ts';
 import { type LoadOptions, loadPeft } from '../../io/peft/load.ts';
+import { loadArrow } from '../../io/peft/loadArrow.ts';
 import { savePeft } from '../../io/peft/save.ts';
 import { unfreeze } from '../../nn/freeze.ts';
 import type { Model } from '../../nn/layer.ts';
-import { tensors } from '../../nn/tree.ts';
+import { tensors, trainable } from '../../nn/tree.ts';
 import { arrowOf } from '../../peft/reparameterized/arrowOf.ts';
 import { lora } from '../../peft/reparameterized/lora.ts';
 import { xloraOf } from '../../peft/reparameterized/xloraOf.ts';
@@ -100,6 +101,17 @@ describe('what is written is read', () => {
     }
     await writeConfig(folder, (c) => ({ ...c, adapters: { 0: 'deep/0', 1: './deep/x/../1' } })); // paths within the folder are from it
     await same((await load(folder)).model, here.model);
+  });
+  test('folders of LoRAs that nobody has combined, as create_arrow_model takes them', async () => {
+    const at = (title: string, ...names: string[]) => names.map((n) => join(EXPERTS, title, n));
+    const options = { topK: 2, temperature: 0.6, general: at('arrow-general-llama', 'gks_0', 'gks_1') };
+    const model = await loadArrow(base, at('arrow-general-llama', 'task_0', 'task_1', 'task_2'), options);
+    await same(model, (await load(join(EXPERTS, 'arrow-general-llama'))).model);
+    const two = at('arrow-llama', 'task_0', 'task_1');
+    expect([...trainable(await loadArrow(base, two, { trainExperts: true })).keys()].length).toBe(16);
+    await expect(loadArrow(base, [...two, join(FILES, 'ia3-llama')])).rejects.toThrow(/is ia3, and an expert is an ordinary LoRA/);
+    await expect(loadArrow(base, [])).rejects.toThrow(/no models given/);
+    await expect(loadArrow(base, two, { topK: 3 })).rejects.toThrow(/topK/);
   });
   test('the tensors of what is read are those of the file', async () => {
     const { model } = await load(join(EXPERTS, 'xlora-llama'));
