@@ -41,7 +41,7 @@ type Own = Omit<XloraConfig, 'experts' | 'linears'>;
 
 const ADVICE =
   'Hugging Face PEFT 0.21 loses tensors when it saves X-LoRA: every key with a number in it that is also the name of an expert, so the gate’s first layer always, and layers of the experts. ' +
-  'Where the model is, write the gate with safetensors.torch.save_file({k: v for k, v in model.state_dict().items() if "internal_xlora_classifier" in k}, folder + "/adapter_model.safetensors", metadata={"format": "pt"}), and take the experts from their own folders';
+  'Where the model is, write the gate with safetensors.torch.save_file({k: v for k, v in model.state_dict().items() if "internal_xlora_classifier" in k}, folder + "/adapter_model.safetensors", metadata={"format": "pt"}), and take the experts from the folders they came from (docs/interop.md says how to write trained ones)';
 
 /** Names in order. The library calls experts by their number whatever their names are, and reads more than ten in the order of a dictionary: 0, 1, 10, 2. */
 function namesIn({ adapters }: Pick<Xlora, 'adapters'>): readonly string[] {

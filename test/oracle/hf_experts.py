@@ -5,7 +5,7 @@
 
 By hand, as hf_files.py (see there), with PYTHONHASHSEED=0. What the library itself (0.21.2) cannot do, and how it is helped here:
 - save_pretrained of X-LoRA loses every tensor with ".0." (or another expert's name) in its key, the gate's first layer among them: the gate is saved with
-  `gate`, which writes the same keys and takes them all. Its experts were saved each by itself, before they became experts.
+  `gate`, which writes the same keys and takes them all. Its experts were saved each by itself, before they became experts; trained ones by `trained_experts`.
 - X-LoRA follows the paths in its configuration from where Python runs: it runs in the folder of all cases.
 - X-LoRA finds the experts' tensors only in networks whose inside is called `model`: LLaMA's, not GPT-2's.
 - nothing loads what save_pretrained writes for Arrow but create_arrow_model, with the folders and the configuration read by hand.
@@ -82,6 +82,13 @@ def gate(wrapped: PeftModel, folder: pathlib.Path) -> None:
     save_file({k: v for k, v in wrapped.state_dict().items() if "internal_xlora_classifier" in k}, folder / WEIGHTS, metadata={"format": "pt"})
 
 
+def trained_experts(wrapped: PeftModel, folder: pathlib.Path) -> None:
+    """Experts that were trained as such: the library's own folders have other keys, and not all of them. Each has its configuration already."""
+    for k in wrapped.peft_config["default"].adapters:
+        own = {n: v for n, v in wrapped.state_dict().items() if ".lora_" in n and n.endswith(f".{k}.weight")}
+        save_file({n.replace("lora_model.", "").replace(f".{k}.weight", ".weight"): v for n, v in own.items()}, folder / k / WEIGHTS, metadata={"format": "pt"})
+
+
 def write_xlora(title: str) -> None:
     configs, options = XLORA[title]
     experts(title, configs, FILES / title, False)
@@ -91,10 +98,15 @@ def write_xlora(title: str) -> None:
     g = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for name, p in wrapped.named_parameters():
-            if "internal_xlora_classifier" in name:
+            if p.requires_grad:
                 p.add_(0.3 * torch.randn(p.shape, generator=g))
     wrapped.save_pretrained(FILES / title, selected_adapters=["default"])
     gate(wrapped, FILES / title)
+    if config.use_trainable_adapters:
+        trained_experts(wrapped, FILES / title)
+    batch = base(title)[1]
+    with torch.no_grad():
+        assert torch.equal(wrapped(**batch).logits, PeftModel.from_pretrained(base(title)[0], FILES / title)(**batch).logits), f"{title}: read again it is another model"
 
 
 def write_arrow(title: str) -> None:
