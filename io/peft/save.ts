@@ -66,7 +66,7 @@ const TAKEN_OUT = ['pissa', 'olora', 'corda', 'loraGa'] as const;
  * Writes the one method that is attached to a model as Hugging Face PEFT would, and whatever is trainable in the network itself: heads and other
  * modules whole (modules_to_save), biases beside an adapted weight (bias). The folder is made when missing. An adapter of the same configuration
  * that is there is replaced wholly or not at all, whenever the process is killed; one of another is refused. X-LoRA and Arrow come with their experts,
- * each in a folder beneath this one. PiSSA, OLoRA, CorDA and LoRA-GA become a LoRA of twice the rank that needs no changed base. Throws when the method has no
+ * each in a folder beneath this one; killed before the last of these is written, there is no configuration. PiSSA, OLoRA, CorDA and LoRA-GA become a LoRA of twice the rank that needs no changed base. Throws when the method has no
  * file there, or two methods are attached, with what to do instead.
  */
 export async function savePeft(model: Model, folder: string, options: SaveOptions = {}): Promise<SavedPeft> {
@@ -80,11 +80,12 @@ export async function savePeft(model: Model, folder: string, options: SaveOption
       );
     texts.push(before);
   }
-  for (const [k, f] of [...files.entries()].reverse()) if (texts[k] !== f.text) await rm(f.config, { force: true }); // killed from here on, the folder is an adapter without a configuration, which nobody opens by mistake
+  const stays = (k: number): boolean => texts[k] === files[k]!.text && (files.length === 1 || k < files.length - 1); // several folders are not replaced at one moment
+  for (const [k, f] of [...files.entries()].reverse()) if (!stays(k)) await rm(f.config, { force: true }); // killed from here on, the folder is an adapter without a configuration, which nobody opens by mistake
   for (const [k, f] of files.entries()) {
     await mkdir(f.folder, { recursive: true });
     await writeSafetensors(f.weights, f.tensors, new Map([['format', 'pt']]));
-    if (texts[k] !== f.text) await writeAtomic(f.config, [new TextEncoder().encode(f.text)]);
+    if (!stays(k)) await writeAtomic(f.config, [new TextEncoder().encode(f.text)]);
   }
   const { config, weights, peftType, tensors: all } = files.at(-1)!;
   return { config, weights, peftType, keys: [...all.keys()].sort() };

@@ -75,6 +75,18 @@ describe('what is written is read', () => {
     await savePeft(on, folder, { like: loaded.files, replace: true });
     await same((await load(folder)).model, on);
   });
+  test('stopped between two experts, even of the same configuration, the folder is no adapter any more', async () => {
+    const folder = fresh();
+    const model = trained(xloraOf(loras(2))(base), 1);
+    await savePeft(model, folder);
+    await savePeft(model, folder);
+    await same((await load(folder)).model, model);
+    const weights = join(folder, '1', WEIGHTS_FILE);
+    await rm(weights);
+    await mkdir(join(weights, 'in the way'), { recursive: true });
+    await expect(savePeft(trained(xloraOf(loras(2))(base), 2), folder)).rejects.toThrow();
+    await expect(load(folder)).rejects.toThrow(/adapter_config.json: no such file/);
+  });
   test('experts of Arrow without general knowledge, written as they are', async () => {
     const { model } = await load(join(EXPERTS, 'arrow-general-llama'));
     const out = fresh();

@@ -133,8 +133,8 @@ and how it is helped in these tables ([hf_experts.py](../test/oracle/hf_experts.
 * it reads X-LoRA's experts only in networks whose inside is called \`model\`, as LLaMA's; and from where Python runs, whatever \`adapters=\` says.
 * nothing but \`create_arrow_model\` reads Arrow, from the folders and the router's configuration. Saved after its first answer with GenKnowSub, its experts have been
   subtracted from already, and are again when they are read: by PEFT and, as the same folder, here.
-* Arrow's directions are exact here, and 15 power iterations there. The tables have 500 of those; 15 move these answers by ${shown(iterated)} at most, and more where two
-  directions of an expert are of nearly one size.
+* Arrow's directions are exact here, and 15 power iterations there. The tables have 500 of those; 15 move these answers by ${shown(iterated)} at most; where two
+  directions of an expert are of nearly one size, PEFT's answer is a matter of its seed (decision 370).
 
 ## Not exchanged
 
