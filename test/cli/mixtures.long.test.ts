@@ -71,3 +71,10 @@ test.each(['xlora', 'arrow'])('%s: inspect, eval, generate, convert there and ba
   expect(merged.code).toBe(1);
   expect(merged.err).toMatch(name);
 });
+
+test('trained from the command line its experts are random: written as our own, and refused as PEFT’s before any step', async () => {
+  const args = ['train', '--model', 'model', '--data', 'pairs.jsonl', '--steps', '2', '--rows', '4', '--method', 'xlora', '--out', 'drawn'];
+  const { code, err } = await tinypeft(root, [...args, '--format', 'peft']);
+  expect([code, err]).toEqual([2, expect.stringMatching(/has xlora over LoRAs that were trained before/)]);
+  expect((await run(...args)).out).toMatch(/drawn\/adapter \(tinypeft\)/);
+});

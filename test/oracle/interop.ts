@@ -130,7 +130,8 @@ and how it is helped in these tables ([hf_experts.py](../test/oracle/hf_experts.
   way: use those they came from. Experts that were trained as such are written by
   \`save_file({n.replace("lora_model.", "").replace(f".{k}.weight", ".weight"): v for n, v in model.state_dict().items() if ".lora_" in n and n.endswith(f".{k}.weight")}, f"{folder}/{k}/adapter_model.safetensors", metadata={"format": "pt"})\`
   for each \`k\`, beside the configuration they had.
-* it reads X-LoRA's experts only in networks whose inside is called \`model\`, as LLaMA's; and from where Python runs, whatever \`adapters=\` says.
+* it reads X-LoRA's experts only in networks whose inside is called \`model\`, as LLaMA's; and at the paths in the configuration, from where Python runs,
+  whatever \`adapters=\` says: where a folder was moved, correct them there.
 * nothing but \`create_arrow_model\` reads Arrow, from the folders and the router's configuration. Saved after its first answer with GenKnowSub, its experts have been
   subtracted from already, and are again when they are read: by PEFT and, as the same folder, here.
 * Arrow's directions are exact here, and 15 power iterations there. The tables have 500 of those; 15 move these answers by ${shown(iterated)} at most; where two
