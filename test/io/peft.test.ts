@@ -171,9 +171,7 @@ describe('what is refused', () => {
   });
   test('patterns that would not come to an end', async () => {
     const started = performance.now();
-    await expect(load({ ...LORA, target_modules: '(([a-z_.0-9]+)+)+!' })).rejects.toThrow(
-      /takes more than 0.3 s .*List the modules instead/,
-    );
+    await expect(load({ ...LORA, target_modules: '(([a-z_.0-9]+)+)+!' })).rejects.toThrow(/takes more than 2 s .*List the modules instead/);
     expect(performance.now() - started).toBeLessThan(5000);
   });
   test('keys that reach a prototype', async () => {
