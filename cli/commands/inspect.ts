@@ -1,6 +1,6 @@
 // `tinypeft inspect`: what is in a folder or file: a checkpoint, an adapter of either kind, a GGUF file.
 import { stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { short } from '../../core/account.ts';
 import { columns } from '../../core/columns.ts';
 import { float64 } from '../../core/engines/float64.ts';
@@ -11,6 +11,9 @@ import { openWeights } from '../../io/checkpoints/weights.ts';
 import { openSafetensors } from '../../io/files.ts';
 import { openGguf } from '../../io/gguf.ts';
 import { WEIGHTS_FILE } from '../../io/peft/adapter.ts';
+import type { Common, ConfigFile } from '../../io/peft/config.ts';
+import { expertFolders } from '../../io/peft/experts.ts';
+import type { AnyFormat } from '../../io/peft/format.ts';
 import { PEFT_FORMATS } from '../../io/peft/formats.ts';
 import { readConfig, understood } from '../../io/peft/load.ts';
 import { layers } from '../../nn/tree.ts';
@@ -101,14 +104,30 @@ async function checkpoint(folder: string): Promise<About> {
 }
 async function peft(folder: string): Promise<About> {
   const file = await readConfig(folder);
-  const { format, warnings } = understood(file, PEFT_FORMATS);
-  const { tensors } = await safetensors(join(folder, WEIGHTS_FILE));
+  const { format, config, warnings } = understood(file, PEFT_FORMATS);
+  const { tensors } = await safetensors(join(dirname(file.file), WEIGHTS_FILE));
   const set = Object.entries(file.fields).filter(([, value]) => value !== null && value !== false);
   return {
     what: `adapter of Hugging Face PEFT, ${file.peftType}: here ${format.method}`,
-    facts: { ...Object.fromEntries(set), ...(await classes(folder)), ...(warnings.length > 0 ? { warnings } : {}) },
+    facts: {
+      ...Object.fromEntries(set),
+      ...(await experts(folder, file, format, config)),
+      ...(await classes(folder)),
+      ...(warnings.length > 0 ? { warnings } : {}),
+    },
     tensors,
   };
+}
+/** What a mixture is over: each expert's folder, and what is in it. */
+async function experts(folder: string, file: ConfigFile, format: AnyFormat, config: Common): Promise<Readonly<Record<string, string>>> {
+  const { over } = format;
+  if (over === undefined) return {};
+  const found = await expertFolders(over.named(config), folder, {}, file);
+  const lines = found.map(async ({ name, folder: at, general }): Promise<[string, string]> => {
+    const { fields, peftType } = await readConfig(at);
+    return [`${general ? 'general' : 'expert'} ${name}`, `${peftType} of rank ${JSON.stringify(fields.r ?? null)} in ${at}`];
+  });
+  return Object.fromEntries(await Promise.all(lines));
 }
 async function own(folder: string): Promise<About> {
   const { applications } = await readDescription(folder);

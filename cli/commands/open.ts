@@ -14,6 +14,7 @@ import { type GgufFile, openGguf } from '../../io/gguf.ts';
 import { readGgufModel } from '../../io/ggufLlama.ts';
 import { ggufTokenizer } from '../../io/ggufTokenizer.ts';
 import { CONFIG_FILE } from '../../io/peft/adapter.ts';
+import { ROUTER } from '../../io/peft/arrow.ts';
 import { loadPeft } from '../../io/peft/load.ts';
 import type { TextTokenizer } from '../../io/tokenizer.ts';
 import { backboneOf } from '../../nn/backbone.ts';
@@ -99,6 +100,7 @@ export type AdapterKind = 'peft' | 'own';
 export async function adapterKind(folder: string): Promise<AdapterKind> {
   if (await exists(join(folder, CONFIG_FILE))) return 'peft';
   if (await exists(join(folder, ADAPTER_FILE))) return 'own';
+  if (await exists(join(folder, ROUTER, CONFIG_FILE))) return 'peft'; // Arrow, whose router and experts are folders within
   throw new UsageError(`${folder}: is no adapter; it would hold ${CONFIG_FILE} (Hugging Face PEFT) or ${ADAPTER_FILE} (this library)`);
 }
 

@@ -111,6 +111,10 @@ function methodOf(c: TrainConfig): (() => Transform) | null {
     const made = listed.configured({ seed, ...options });
     if (c.format === 'peft') {
       const names = made.parts.map((p) => p.method.name);
+      if (overExperts(names[0]!))
+        throw new RangeError(
+          `format: a folder of Hugging Face PEFT has ${c.method} over LoRAs that were trained before, and here it begins with experts drawn at random; leave format out`,
+        );
       if (names.length !== 1 || !PEFT_FORMATS.some((f) => f.method === names[0]))
         throw new RangeError(
           `format: Hugging Face PEFT has no file for ${c.method}; leave format out, and it is written as tinypeft's own`,
@@ -121,6 +125,9 @@ function methodOf(c: TrainConfig): (() => Transform) | null {
     throw new UsageError((e as Error).message, { cause: e });
   }
 }
+
+/** Whether its files are folders of experts: X-LoRA, Arrow. */
+const overExperts = (method: string): boolean => PEFT_FORMATS.some((f) => f.method === method && f.over !== undefined);
 
 /** The base packed, the head on it, the method attached. */
 async function prepared(
@@ -236,7 +243,7 @@ async function save(model: Model, folder: string, c: TrainConfig, engine: Engine
     bytes: (await saveAdapter(model, folder)).bytes,
     format: 'tinypeft',
   });
-  if (c.format === 'own' || c.method === 'full') return own();
+  if (c.format === 'own' || c.method === 'full' || overExperts(c.method)) return own();
   if (c.format === 'peft') return peft();
   try {
     return await peft();

@@ -26,6 +26,16 @@ export interface PeftFiles {
   readonly dtypes: ReadonlyMap<string, Dtype>;
   /** Tensors that nothing is made of, to be written again. */
   readonly useless: ReadonlyMap<string, Table>;
+  /** What a mixture was made of, from folders of their own. */
+  readonly experts?: readonly Expert[];
+}
+/** One LoRA of a mixture, as it was read. */
+export interface Expert {
+  readonly name: string;
+  readonly model: Model;
+  readonly files: PeftFiles;
+  /** General knowledge, subtracted from the others. */
+  readonly general: boolean;
 }
 
 /** Key of a tensor: at a module, of the whole network, or as it stands. */
@@ -114,9 +124,10 @@ export function sizeOf(model: Model, name: string): number {
 export const shapes = (a: readonly number[], b: readonly number[]): string => `${show(a)}, expected ${show(b)}`;
 
 export type Options = Readonly<Record<string, unknown>>;
-export const shown = ({ architecture, places }: Names): Shown => ({
+export const shown = ({ architecture, places, prefix }: Names): Shown => ({
   encoder: architecture === 'bert' || architecture === 'roberta',
   tied: headShares(places),
+  prefix,
 });
 /** What a format attaches to, in words. */
 export const where = ({ on }: AnyFormat): string =>

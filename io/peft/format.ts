@@ -1,6 +1,7 @@
 // What the files of one method look like: which fields its configuration has, and how their tensors are made of ours and back.
 import type { z } from 'zod';
 import type { Data } from '../../core/tensor.ts';
+import type { Model } from '../../nn/layer.ts';
 import type { Transform } from '../../peft/method.ts';
 import type { Json } from '../adapterJson.ts';
 import type { Place, Rows } from '../names.ts';
@@ -68,6 +69,8 @@ export interface Whole {
   readonly modules: readonly string[];
   /** What the part of the file before this one made, where one is attached: of a file that holds two methods, the second adds to it. */
   readonly beside: { readonly [key: string]: Json } | null;
+  /** The folder that it will be in. */
+  readonly folder: string;
   size(name: string): number;
 }
 /** What a network is, as far as a format may refuse it. */
@@ -75,6 +78,8 @@ export interface Shown {
   readonly encoder: boolean;
   /** Its head has the embedding's table. */
   readonly tied: boolean;
+  /** What precedes names inside the network proper: 'model.'. */
+  readonly prefix: string;
 }
 export type NewConfig<F extends FieldsOf> = Partial<Readonly<Record<keyof F | 'target_modules', Json>>>;
 
@@ -125,6 +130,48 @@ export interface Format<C, F extends FieldsOf = FieldsOf> {
   readonly beside?: readonly AnyFormat[];
   /** Not at a module that another part of the file adapts. */
   readonly alone?: true;
+  /** Of a method over trained LoRAs, each in a folder of its own. */
+  readonly over?: Over;
+}
+
+/** The experts that a configuration names. */
+export interface NamedExperts {
+  readonly experts: readonly NamedExpert[];
+  /** LoRAs of general knowledge, to be subtracted from each. */
+  readonly general: readonly NamedExpert[];
+}
+export interface NamedExpert {
+  readonly name: string;
+  /** Where the configuration says it is: text of a stranger. Null where it says nothing. */
+  readonly path: string | null;
+}
+/** The factors of one LoRA at one place. */
+export interface FactorTables {
+  readonly A: Table;
+  readonly B: Table;
+}
+/** What a method over LoRAs in folders of their own has to do with them. */
+export interface Over {
+  /** The folder of the method's own two files within the adapter's: '' is that itself. */
+  readonly folder: string;
+  /** Throws, with the field, where the names cannot be those of folders. */
+  readonly named: (c: Common) => NamedExperts;
+  /** The format once its experts are read. Throws where they do not fit each other. */
+  readonly made: (experts: readonly Model[], general: readonly Model[]) => AnyFormat;
+  /** Of what is attached, the factors of each expert by the path of its place. */
+  readonly factors: (found: readonly Held[], model: Model) => readonly ReadonlyMap<string, FactorTables>[];
+  /** Scale α/r of each expert. */
+  readonly scales: (options: Readonly<Record<string, unknown>>) => readonly number[];
+  /** Fields of the configuration that say where they are, when they are not any more what they were where it says. */
+  readonly moved: (config: { readonly [key: string]: Json }, folder: string) => { readonly [key: string]: Json };
+  /** What to know where a tensor is missing. */
+  readonly advice: string;
+}
+/** An attachment, as far as its experts go. */
+export interface Held {
+  readonly path: string;
+  readonly own: Tables;
+  readonly options: Readonly<Record<string, unknown>>;
 }
 export interface At<C> {
   readonly module: string;

@@ -1,6 +1,7 @@
 // The methods whose files Hugging Face PEFT and this library both know. A list, not a registry: whoever reads may hand over a shorter one.
 import { ADALORA } from './adalora.ts';
 import { ADAMSS } from './adamss.ts';
+import { ARROW } from './arrow.ts';
 import { BLOCKS } from './blocks.ts';
 import { FACTORED } from './factored.ts';
 import type { AnyFormat } from './format.ts';
@@ -14,8 +15,10 @@ import { PROMPTS } from './prompts.ts';
 import { ROTATIONS } from './rotations.ts';
 import { SPARSE } from './sparse.ts';
 import { VECTORS } from './vectors.ts';
+import { XLORA } from './xlora.ts';
 
 export const PEFT_FORMATS: readonly AnyFormat[] = [
+  ARROW,
   ...LORA_VARIANTS,
   ...LORA,
   ...LORA_LIKE,
@@ -30,10 +33,5 @@ export const PEFT_FORMATS: readonly AnyFormat[] = [
   ...ROTATIONS,
   ...SPARSE,
   ...PROMPTS,
+  XLORA,
 ];
-
-/** Types whose files do not say enough, and what to do instead. */
-export const UNREADABLE: Readonly<Record<string, string>> = {
-  XLORA:
-    'an adapter of X-LoRA has the gates alone, and its experts are folders of their own. Load each of those with loadPeft and combine them here: peft/reparameterized/xlora.ts',
-};

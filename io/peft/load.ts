@@ -1,6 +1,6 @@
 // Reading an adapter of Hugging Face PEFT: its configuration says what to attach and where, its tensors become the values.
 import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { Engine } from '../../core/engine.ts';
 import { same, size } from '../../core/shape.ts';
 import { type Data, leaf, type Param, paramOf, stateOf, type Tensor } from '../../core/tensor.ts';
@@ -12,6 +12,7 @@ import { exists, openSafetensors, some, type TensorFile } from '../files.ts';
 import { type Architecture, type Names, namesOf, type Place } from '../names.ts';
 import {
   CONFIG_FILE,
+  type Expert,
   identity,
   keyOf,
   type Options,
@@ -26,10 +27,12 @@ import {
   WEIGHTS_FILE,
   where,
 } from './adapter.ts';
+import { ROUTER } from './arrow.ts';
 import { replaceBase } from './base.ts';
 import { type Common, type ConfigFile, check, parseConfig } from './config.ts';
-import { type AnyFormat, type Get, partsOf, type Table, Unsupported } from './format.ts';
-import { PEFT_FORMATS, UNREADABLE } from './formats.ts';
+import { expertFolders, madeOver, numbersOf, readExperts } from './experts.ts';
+import { type AnyFormat, type Get, partsOf, type Spot, type Table, type Tables, Unsupported } from './format.ts';
+import { PEFT_FORMATS } from './formats.ts';
 import { PatternError } from './patterns.ts';
 import { targets, targetsIn } from './targets.ts';
 import { Tensors } from './tensors.ts';
@@ -41,6 +44,8 @@ export interface LoadOptions {
   readonly architecture?: Architecture;
   /** Needed where a method reads weights that are packed or changed by another method. */
   readonly engine?: Engine;
+  /** Folders of the experts of X-LoRA or Arrow by name ("0", "task_0"), where they are not in the adapter's own. */
+  readonly adapters?: Readonly<Record<string, string>>;
   /** Gets each warning once; console.warn when not given. */
   readonly warn?: (message: string) => void;
 }
@@ -55,9 +60,10 @@ export interface LoadedPeft {
   readonly files: PeftFiles;
 }
 
-/** The configuration in a folder; says what is there instead where it is missing. */
+/** The configuration in a folder, or of Arrow's router in it; says what is there instead where it is missing. */
 export async function readConfig(folder: string): Promise<ConfigFile> {
-  const file = join(folder, CONFIG_FILE);
+  const [plain, router] = [join(folder, CONFIG_FILE), join(folder, ROUTER, CONFIG_FILE)];
+  const file = !(await exists(plain)) && (await exists(router)) ? router : plain;
   let text: string;
   try {
     text = await readFile(file, 'utf8');
@@ -80,15 +86,17 @@ async function weightsIn(folder: string): Promise<TensorFile> {
 /**
  * A frozen model with an adapter of Hugging Face PEFT attached: `adapter_config.json` and `adapter_model.safetensors` in `folder`. Halves are
  * widened to float32. What the file replaces in the network itself (modules_to_save, biases, embeddings) is replaced; the model given is not
- * changed. Warns about fields it does not know. Throws when a field has a wrong type, when a variant is asked for that does not exist here, when
+ * changed. X-LoRA and Arrow are read with their experts, from folders beneath this one or those named in `adapters`. Warns about fields it does not know. Throws when a field has a wrong type, when a variant is asked for that does not exist here, when
  * nothing matches, and when tensors are missing, left over or misshapen.
  */
 export async function loadPeft(model: Model, folder: string, options: LoadOptions = {}): Promise<LoadedPeft> {
   const { formats = PEFT_FORMATS, architecture, engine, warn = (m) => console.warn(m) } = options;
   const file = await readConfig(folder);
-  await using weights = await weightsIn(folder);
-  const { format, config, warnings } = understood(file, formats);
+  await using weights = await weightsIn(dirname(file.file));
+  const { format: alone, config, warnings } = understood(file, formats);
   const names = namesOf(model, architecture);
+  const experts = await expertsFor(alone, config, model, folder, options, file, names);
+  const format = alone.over === undefined ? alone : madeOver(alone.over, experts, file.file);
   const tensors = await Tensors.of(weights, names, format.leftovers);
   const base = replaceBase(model, names, config, tensors);
   const here = namesOf(base.model, names.architecture);
@@ -97,7 +105,7 @@ export async function loadPeft(model: Model, folder: string, options: LoadOption
   for (const { format: part, at } of targetsOf(partsOf(format, config), config, names, base.model, file)) {
     const refused = part.refuses?.(shown(names), config as never) ?? null;
     if (refused !== null) throw new Error(`${file.file}: ${refused}`);
-    parts.push(await attach(part, config, now, at, engine, file, tensors, here));
+    parts.push(await attach(part, config, now, at, engine, file, tensors, here, numbersOf(experts)));
     now = parts.at(-1)!.model;
   }
   const values = new Map(parts.flatMap((part) => [...fill({ ...part, model: now }, here, tensors, file)]));
@@ -114,14 +122,44 @@ export async function loadPeft(model: Model, folder: string, options: LoadOption
       config: file.fields,
       written: file.written,
       dtypes: new Map([...weights.entries.values()].map((e) => [e.name, e.dtype])),
+      ...(experts.length === 0 ? {} : { experts }),
     },
   };
+}
+
+/** The LoRAs that a method is over, read from their folders. */
+async function expertsFor(
+  format: AnyFormat,
+  config: Common,
+  model: Model,
+  folder: string,
+  { adapters, ...options }: LoadOptions,
+  file: ConfigFile,
+  names: Names,
+): Promise<Expert[]> {
+  const { over } = format;
+  if (over === undefined) {
+    if (file.file !== join(folder, CONFIG_FILE))
+      throw new Error(`${file.file}: is in the place of Arrow's router, and has no arrow_config`);
+    if (adapters !== undefined)
+      throw new Error(`loadPeft: adapters are the experts of X-LoRA and Arrow, and ${file.file} is ${format.method}`);
+    return [];
+  }
+  const refused = format.refuses?.(shown(names), config as never) ?? null;
+  if (refused !== null) throw new Error(`${file.file}: ${refused}`);
+  const formats = (options.formats ?? PEFT_FORMATS).filter((f) => f.over === undefined); // no mixtures of mixtures: a folder may lead to itself
+  try {
+    format.options(config as never, []);
+    const placed = await expertFolders(over.named(config), folder, adapters ?? {}, file); // all are found before any is read
+    return await readExperts(placed, over.advice, file, (one) => loadPeft(model, one, { ...options, formats }));
+  } catch (e) {
+    throw e instanceof Unsupported ? new Error(`${file.file}: ${e.message}`, { cause: e }) : e;
+  }
 }
 
 /** The format that a configuration is of, and its fields. */
 export function understood(file: ConfigFile, formats: readonly AnyFormat[]): { format: AnyFormat; config: Common; warnings: string[] } {
   const sameType = formats.filter((f) => f.peftType === file.peftType);
-  if (sameType.length === 0 && Object.hasOwn(UNREADABLE, file.peftType)) throw new Error(`${file.file}: ${UNREADABLE[file.peftType]}`);
   if (sameType.length === 0)
     throw new Error(
       `${file.file}: peft_type is ${JSON.stringify(file.peftType.slice(0, 60))}; this library reads ${[...new Set(formats.map((f) => f.peftType))].join(', ')}`,
@@ -190,6 +228,7 @@ async function attach(
   { file, fields }: ConfigFile,
   tensors: Tensors,
   names: Names,
+  elsewhere: number, // numbers of its experts
 ): Promise<AttachedAt> {
   const before = new Set([...layers(model)].map(({ layer }) => layer.attached?.application));
   const places = format.on === 'network' ? [null] : found;
@@ -227,7 +266,7 @@ async function attach(
   let now = model;
   for (const { options, paths } of groups.values()) {
     const where = (path: string): boolean => paths.has(path);
-    bounded(format.attach({ ...options, where }, new Map()), now, paths, tensors.numbers(), file);
+    bounded(format.attach({ ...options, where }, new Map()), now, paths, tensors.numbers() + elsewhere, file);
     const transform = format.attach({ ...options, where }, starts(paths));
     now = (engine === undefined ? transform : await transform.prepare(now, { engine }))(now);
   }
@@ -294,7 +333,7 @@ function fill(
       { ...known, place, places, path, config, had: get.has },
       new Map([...own].map(([name, t]) => [name, t.shape])),
     );
-    const tables = format.decode(get, spot);
+    const tables = decoded(format, get, spot, configFile);
     for (const [name, t] of own) {
       if (format.unsaved?.some((u) => name === u || name.startsWith(`${u}.`))) continue;
       const table = tables[name];
@@ -316,6 +355,13 @@ function fill(
       `${file.file}: does not fit this model and ${configFile}:\n  ${wrong.slice(0, 12).join('\n  ')}\nIs it the adapter of another network?`,
     );
   return values;
+}
+function decoded(format: AnyFormat, get: Get, spot: Spot<Options>, file: string): Tables {
+  try {
+    return format.decode(get, spot);
+  } catch (e) {
+    throw e instanceof Unsupported ? new Error(`${file}: ${e.message}`, { cause: e }) : e;
+  }
 }
 function valued(t: Tensor, data: Data): Tensor {
   const p = paramOf(t);

@@ -83,7 +83,20 @@ export const LORA_FIELDS = {
       .optional(),
     null,
   ),
-  arrow_config: variant,
+  arrow_config: field(
+    z
+      .looseObject({
+        top_k: count.optional(),
+        router_temperature: real.optional(),
+        use_gks: flag.optional(),
+        task_adapter_names: z.array(z.string()).nullable().optional(),
+        gks_adapter_names: z.array(z.string()).nullable().optional(),
+        rng_seed: whole.nullable().optional(), // of the library's search for v_e, which is exact here
+      })
+      .nullable()
+      .optional(),
+    null,
+  ),
   kasa_config: field(z.looseObject({ beta: real.optional(), gamma: real.optional() }).nullable().optional(), null),
   ensure_weight_tying: yes(false),
 } as const;

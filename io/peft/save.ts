@@ -30,6 +30,7 @@ import {
 import { attachmentsOf, equal, type Found, formatsOn, spot, whole } from './attachments.ts';
 import { baseKeys, turnedTable } from './base.ts';
 import type { Common, Task } from './config.ts';
+import { expertsToWrite } from './experts.ts';
 import { type AnyFormat, type At, partsOf, type Table, Unsupported } from './format.ts';
 import { PEFT_FORMATS } from './formats.ts';
 import { understood } from './load.ts';
@@ -64,10 +65,43 @@ const TAKEN_OUT = ['pissa', 'olora', 'corda', 'loraGa'] as const;
 /**
  * Writes the one method that is attached to a model as Hugging Face PEFT would, and whatever is trainable in the network itself: heads and other
  * modules whole (modules_to_save), biases beside an adapted weight (bias). The folder is made when missing. An adapter of the same configuration
- * that is there is replaced wholly or not at all, whenever the process is killed; one of another is refused. PiSSA, OLoRA, CorDA and LoRA-GA become a LoRA of twice the rank that needs no changed base. Throws when the method has no
+ * that is there is replaced wholly or not at all, whenever the process is killed; one of another is refused. X-LoRA and Arrow come with their experts,
+ * each in a folder beneath this one; killed before the last of these is written, there is no configuration. PiSSA, OLoRA, CorDA and LoRA-GA become a LoRA of twice the rank that needs no changed base. Throws when the method has no
  * file there, or two methods are attached, with what to do instead.
  */
 export async function savePeft(model: Model, folder: string, options: SaveOptions = {}): Promise<SavedPeft> {
+  const files = await filesOf(model, folder, options);
+  const texts: (string | null)[] = [];
+  for (const f of files) {
+    const before = await readFile(f.config, 'utf8').catch((e: NodeJS.ErrnoException) => (e.code === 'ENOENT' ? null : Promise.reject(e)));
+    if (before !== null && before !== f.text && options.replace !== true)
+      throw new Error(
+        `savePeft: ${f.folder} holds an adapter with another configuration, and its two files cannot be replaced at one moment. Choose another folder, pass replace: true, or after loadPeft pass like: loaded.files`,
+      );
+    texts.push(before);
+  }
+  const stays = (k: number): boolean => texts[k] === files[k]!.text && (files.length === 1 || k < files.length - 1); // several folders are not replaced at one moment
+  for (const [k, f] of [...files.entries()].reverse()) if (!stays(k)) await rm(f.config, { force: true }); // killed from here on, the folder is an adapter without a configuration, which nobody opens by mistake
+  for (const [k, f] of files.entries()) {
+    await mkdir(f.folder, { recursive: true });
+    await writeSafetensors(f.weights, f.tensors, new Map([['format', 'pt']]));
+    if (!stays(k)) await writeAtomic(f.config, [new TextEncoder().encode(f.text)]);
+  }
+  const { config, weights, peftType, tensors: all } = files.at(-1)!;
+  return { config, weights, peftType, keys: [...all.keys()].sort() };
+}
+
+/** What the two files of one folder will hold. */
+interface Files {
+  readonly folder: string;
+  readonly config: string;
+  readonly weights: string;
+  readonly peftType: string;
+  readonly text: string;
+  readonly tensors: ReadonlyMap<string, Writable>;
+}
+/** Everything to be written, made before anything is: an adapter's own files come last, after its experts'. */
+async function filesOf(model: Model, folder: string, options: SaveOptions): Promise<readonly Files[]> {
   const { like, formats = PEFT_FORMATS, engine } = options;
   const raw = like !== undefined && typeof like.config.init_lora_weights === 'string';
   const ready = raw ? model : await untaken(model, engine);
@@ -94,7 +128,8 @@ export async function savePeft(model: Model, folder: string, options: SaveOption
   const task = options.task ?? taskOf(names, ready);
   const base = baseOf(names, found.flat(), task, like);
   for (const [key, table] of [...base.tables, ...(like?.useless ?? [])]) put(written, key, table);
-  const config = like === undefined ? fresh(parts, names, ready, base, { ...options, task }) : again(like, parts, formats, names, ready);
+  let config =
+    like === undefined ? fresh(parts, names, ready, base, folder, { ...options, task }) : again(like, parts, formats, names, ready);
   if (like === undefined) for (const [key, table] of along(config, parts)) put(written, key, table);
   const asBefore = (key: string): string =>
     like?.dtypes.has(key) === false && like.dtypes.has(key.replace(ROOT, '')) ? key.replace(ROOT, '') : key;
@@ -102,21 +137,29 @@ export async function savePeft(model: Model, folder: string, options: SaveOption
     [...written].map(([key, t]) => [asBefore(key), stored(t, like?.dtypes.get(asBefore(key)) ?? t.dtype ?? options.dtype ?? 'F32')]),
   );
   if (like !== undefined) sameKeys(like, writable);
-  const [configFile, weightsFile] = [join(folder, CONFIG_FILE), join(folder, WEIGHTS_FILE)];
-  const real = new Set(Object.entries(format.fields).flatMap(([k, f]) => (f.real ? [k] : [])));
-  const text = dumpsPython(config, like?.written, real);
-  await mkdir(folder, { recursive: true });
-  const before = await readFile(configFile, 'utf8').catch((e: NodeJS.ErrnoException) => (e.code === 'ENOENT' ? null : Promise.reject(e)));
-  if (before !== null && before !== text) {
-    if (options.replace !== true)
-      throw new Error(
-        `savePeft: ${folder} holds an adapter with another configuration, and its two files cannot be replaced at one moment. Choose another folder, pass replace: true, or after loadPeft pass like: loaded.files`,
-      );
-    await rm(configFile); // killed from here on, the folder is an adapter without a configuration, which nobody opens by mistake
+  const experts: Files[] = [];
+  const { over } = format;
+  if (over !== undefined) {
+    const { experts: each, changed } = expertsToWrite(over, over.named(config as unknown as Common), found[0]!, ready, like);
+    for (const { name, model: one, like: its } of each) {
+      const { like: _, ...rest } = options;
+      experts.push(...(await filesOf(one, join(folder, name), { ...rest, task, ...(its === undefined ? {} : { like: its }) })));
+    }
+    if (changed && like !== undefined) config = { ...config, ...over.moved(config, folder) };
   }
-  await writeSafetensors(weightsFile, writable, new Map([['format', 'pt']]));
-  if (before !== text) await writeAtomic(configFile, [new TextEncoder().encode(text)]);
-  return { config: configFile, weights: weightsFile, peftType: format.peftType, keys: [...writable.keys()].sort() };
+  const real = new Set(Object.entries(format.fields).flatMap(([k, f]) => (f.real ? [k] : [])));
+  const own = join(folder, over?.folder ?? '');
+  return [
+    ...experts,
+    {
+      folder: own,
+      config: join(own, CONFIG_FILE),
+      weights: join(own, WEIGHTS_FILE),
+      peftType: format.peftType,
+      text: dumpsPython(config, like?.written, real),
+      tensors: writable,
+    },
+  ];
 }
 
 /** Starts that were taken out of the weight, turned into what needs no changed weight. */
@@ -225,11 +268,16 @@ function fresh(
   names: Names,
   model: Model,
   base: BaseParts,
+  folder: string,
   o: SaveOptions & { readonly task: Task },
 ): { readonly [key: string]: Json } {
   const { format } = parts[0]!;
   if (base.biases && !('bias' in format.fields))
     throw new Unsupported(`savePeft: biases are trainable beside ${format.method}, and ${format.peftType} has no field for them`);
+  if (format.over !== undefined && (base.biases || base.modules.length > 0))
+    throw new Unsupported(
+      `savePeft: ${base.biases ? 'biases' : some(base.modules)} of the network are trained beside ${format.method}, and experts share one network that is not changed; freeze(model) before attaching`,
+    );
   const own = Object.fromEntries(Object.entries(format.fields).map(([k, f]) => [k, f.otherwise]));
   const all = names.places.map((p) => p.module);
   const targeted = parts.filter((p) => p.format === format || p.format.targets === undefined);
@@ -250,7 +298,12 @@ function fresh(
     ...(base.biases ? { bias: `${format.peftType.toLowerCase()}_only` } : {}),
   };
   for (const part of parts.filter((p) => p.at.length > 0)) {
-    const made = part.format.config(part.at, { modules: all, beside: part === first ? null : config, size: (name) => sizeOf(model, name) });
+    const made = part.format.config(part.at, {
+      modules: all,
+      beside: part === first ? null : config,
+      folder,
+      size: (name) => sizeOf(model, name),
+    });
     config = { ...config, ...(made as typeof config) };
   }
   for (const { format: f, at } of parts) {

@@ -19,8 +19,15 @@ export interface LoraExperts {
   readonly at: ReadonlyMap<string, readonly Factors[]>;
 }
 
-/** The LoRA of each model, at the places that all have. Throws where one has none, two at a place, or others than the first. */
-export function loraExperts(name: string, models: readonly Model[]): LoraExperts {
+/**
+ * The LoRA of each model. Throws where one has none, or two at a place, or others than the first; or where they are not all at the same places, unless
+ * `absent` says what stands for an expert of that rank that is not where another is.
+ */
+export function loraExperts(
+  name: string,
+  models: readonly Model[],
+  absent: ((rank: number, other: Factors) => Factors) | null = null,
+): LoraExperts {
   if (models.length === 0) throw new RangeError(`${name}: no models given; give one or more, each with a trained lora on one network`);
   const each = models.map((model, k) => {
     const found = new Map<string, Factors>();
@@ -38,13 +45,22 @@ export function loraExperts(name: string, models: readonly Model[]): LoraExperts
       throw new Error(`${name}: model ${k} has LoRAs of rank ${first.rank} and ${odd.rank}; an expert has one rank and one alpha`);
     return { found, config: { rank: first.rank, scale: scaling(first) } };
   });
-  const places = [...each[0]!.found.keys()];
-  for (const [k, { found }] of each.entries()) {
-    const odd = places.find((p) => !found.has(p)) ?? [...found.keys()].find((p) => !places.includes(p));
+  const places = [...new Set(each.flatMap((e) => [...e.found.keys()]))];
+  for (const [k, { found }] of absent === null ? each.entries() : []) {
+    const odd = places.find((p) => found.has(p) !== each[0]!.found.has(p));
     if (odd !== undefined) throw new Error(`${name}: models 0 and ${k} do not both have a lora at ${odd}; train them at the same places`);
   }
-  return { configs: each.map((e) => e.config), at: new Map(places.map((p) => [p, each.map((e) => freeze(e.found.get(p)!))])) };
+  const at = (p: string): Factors[] => {
+    const there = each.find((e) => e.found.has(p))!.found.get(p)!;
+    return each.map((e) => freeze(e.found.get(p) ?? absent!(e.config.rank, there)));
+  };
+  return { configs: each.map((e) => e.config), at: new Map(places.map((p) => [p, at(p)])) };
 }
+/** Factors of 0: an expert that adds nothing here. */
+export const nothing = (rank: number, { A, B }: Factors): Factors => {
+  const [into, out] = [A.shape[1]!, B.shape[0]!];
+  return { A: leaf(new Float32Array(rank * into), [rank, into]), B: leaf(new Float32Array(out * rank), [out, rank]) };
+};
 
 /** Random factors, neither of them zero: what stands for experts until a file fills them. A ~ U(±1/√in), B ~ U(±1/√r). */
 export const placeholders = ({ shape: [out, into] }: Pick<Site<'linear'>, 'shape'>, configs: readonly ExpertConfig[], r: Rng): Factors[] =>

@@ -137,7 +137,7 @@ describe('what is refused', () => {
       /save_projection=True/,
     ],
     ['PSOFT', { peft_type: 'PSOFT', target_modules: ['q_proj'], r: 4 }, /signs are those of the routine.* rank=4\)/],
-    ['X-LoRA', { peft_type: 'XLORA' }, /Load each of those with loadPeft/],
+    ['X-LoRA of nobody', { peft_type: 'XLORA' }, /adapters names no expert/],
     ['UniLoRA of a rank beyond the layers', { peft_type: 'UNILORA', target_modules: ['q_proj'], r: 1e10 }, /asks for \d+ numbers/],
     ['another wavelet', { peft_type: 'WAVEFT', target_modules: ['q_proj'], wavelet_family: 'db4' }, /wavelet_family is "db4"/],
     ["Supra's rank", { peft_type: 'SUPERTUNING', target_modules: ['q_proj'], r: 0 }, /r is 0: /],
@@ -171,9 +171,7 @@ describe('what is refused', () => {
   });
   test('patterns that would not come to an end', async () => {
     const started = performance.now();
-    await expect(load({ ...LORA, target_modules: '(([a-z_.0-9]+)+)+!' })).rejects.toThrow(
-      /takes more than 0.3 s .*List the modules instead/,
-    );
+    await expect(load({ ...LORA, target_modules: '(([a-z_.0-9]+)+)+!' })).rejects.toThrow(/takes more than 2 s .*List the modules instead/);
     expect(performance.now() - started).toBeLessThan(5000);
   });
   test('keys that reach a prototype', async () => {

@@ -1,11 +1,13 @@
 // Writes docs/interop.md: every adapter of Hugging Face PEFT's that is read here, and of ours that is read there, and how far the answers are apart.
 //   TINYPEFT_PYTHON=python3 npx tsx test/oracle/interop.ts
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { CONFIG_FILE } from '../../io/peft/adapter.ts';
+import { ROUTER } from '../../io/peft/arrow.ts';
 import { PEFT_FORMATS } from '../../io/peft/formats.ts';
 import { off } from './fixtures.ts';
+import { EXPERTS, expertsReadAndWritten, expertsWritten, oursOverExperts, recordedExperts } from './hfExperts.ts';
 import { answered, FILES, recorded, type There } from './hfFiles.ts';
 import { ours, written } from './hfFilesOurs.ts';
 import { readAndWritten } from './hfFilesRead.ts';
@@ -20,21 +22,32 @@ interface Line {
 const NETWORKS = { llama: 'LLaMA', gpt2: 'GPT-2', bert: 'BERT', roberta: 'RoBERTa' } as const;
 const networkOf = (title: string): keyof typeof NETWORKS => title.split('-').at(-1) as keyof typeof NETWORKS;
 const shown = (x: number): string => (x === 0 ? '0' : x.toExponential(0));
-const typeIn = (folder: string): string => (JSON.parse(readFileSync(join(folder, CONFIG_FILE), 'utf8')) as { peft_type: string }).peft_type;
+const ARROW = 'LORA of `arrow_config`';
+function typeIn(folder: string): string {
+  if (existsSync(join(folder, ROUTER))) return ARROW;
+  return (JSON.parse(readFileSync(join(folder, CONFIG_FILE), 'utf8')) as { peft_type: string }).peft_type;
+}
 const form = (title: string): string => title.split('-').slice(0, -1).join(' ');
 
 async function theirs(): Promise<Line[]> {
   const lines: Line[] = [];
   for (const title of Object.keys(answered))
     lines.push({ type: typeIn(join(FILES, title)), title, apart: shown(await readAndWritten(title)), again: true });
+  for (const title of Object.keys(recordedExperts.logits))
+    lines.push({ type: typeIn(join(EXPERTS, title)), title, apart: shown(await expertsReadAndWritten(title)), again: true });
   return lines;
 }
-async function mine(python: string): Promise<Line[]> {
+async function mine(
+  python: string,
+  script: string,
+  titles: readonly string[],
+  write: (title: string, folder: string) => Promise<number[]>,
+): Promise<Line[]> {
   const folder = mkdtempSync(join(tmpdir(), 'interop-'));
   try {
     const here = new Map<string, number[]>();
-    for (const title of Object.keys(ours)) here.set(title, await written(title, folder));
-    run(python, 'hf_files.py', 'read', folder);
+    for (const title of titles) here.set(title, await write(title, folder));
+    run(python, script, 'read', folder);
     const { logits } = JSON.parse(readFileSync(join(folder, 'logits.json'), 'utf8')) as {
       logits: Record<string, There>;
     };
@@ -54,7 +67,7 @@ async function mine(python: string): Promise<Line[]> {
 
 /** A row for each type of adapter, a column for each network; a cell has the largest difference of any form, and how many forms. */
 function table(lines: readonly Line[]): string[] {
-  const types = [...new Set(PEFT_FORMATS.map((f) => f.peftType))].filter((t) => lines.some((l) => l.type === t));
+  const types = [...new Set(PEFT_FORMATS.map((f) => f.peftType)), ARROW].filter((t) => lines.some((l) => l.type === t));
   const cell = (type: string, network: string): string => {
     const found = lines.filter((l) => l.type === type && networkOf(l.title) === network);
     if (found.length === 0) return '–';
@@ -75,7 +88,12 @@ function table(lines: readonly Line[]): string[] {
 const python = pythonWithPeft();
 if (python === null)
   throw new Error('no Python with peft, torch and transformers: set TINYPEFT_PYTHON to one (see test/oracle/hf_peft.py)');
-const [read, wrote] = [await theirs(), await mine(python)];
+const read = await theirs();
+const wrote = [
+  ...(await mine(python, 'hf_files.py', Object.keys(ours), written)),
+  ...(await mine(python, 'hf_experts.py', Object.keys(oursOverExperts), expertsWritten)),
+];
+const iterated = Math.max(...Object.values(recordedExperts.logits).map((l) => ('iterated' in l ? Number(l.iterated) : 0)));
 const { peft, torch, transformers } = recorded.about;
 const page = `# Adapters exchanged with Hugging Face PEFT
 
@@ -101,6 +119,24 @@ ${table(wrote).join('\n')}
 "split" is a GPT-2 with query, key and value as three layers: its adapters are written for c_attn. PiSSA, OLoRA, CorDA and LoRA-GA are written as a LoRA of twice the rank
 for the untouched base; ${['LoRA+', 'LoRA-FA', 'EVA', 'LoRA-drop', 'LoRA dropout', 'MoSLoRA', 'LoRA-XS', 'SoRA', 'DyLoRA', 'PSOFT'].join(', ')} as an ordinary LoRA.
 
+## X-LoRA and Arrow: a folder with a folder for each expert
+
+\`loadPeft(model, folder)\` reads the experts beneath \`folder\` (\`0\`, \`1\`, … or \`task_0\`, …) or where \`{ adapters: { "0": … } }\` says; \`savePeft\` writes them there;
+\`loadArrow(model, folders, { topK, general })\` takes LoRAs that nobody has combined. Compared and written again are the experts' files too. What PEFT ${peft} cannot do itself,
+and how it is helped in these tables ([hf_experts.py](../test/oracle/hf_experts.py), [decision 370](decisions/370-mixtures-in-folders.md)):
+
+* its \`save_pretrained\` of X-LoRA loses every tensor whose key has an expert's name between dots, \`.0.\` above all: of a gate of depth 1 nothing is left. The gate is
+  saved whole with \`safetensors\` instead, under the same keys, which PEFT reads. Files without it are refused here, with that line of Python. The folders it makes of the experts lose layers in the same
+  way: use those they came from. Experts that were trained as such are written by
+  \`save_file({n.replace("lora_model.", "").replace(f".{k}.weight", ".weight"): v for n, v in model.state_dict().items() if ".lora_" in n and n.endswith(f".{k}.weight")}, f"{folder}/{k}/adapter_model.safetensors", metadata={"format": "pt"})\`
+  for each \`k\`, beside the configuration they had.
+* it reads X-LoRA's experts only in networks whose inside is called \`model\`, as LLaMA's; and at the paths in the configuration, from where Python runs,
+  whatever \`adapters=\` says: where a folder was moved, correct them there.
+* nothing but \`create_arrow_model\` reads Arrow, from the folders and the router's configuration. Saved after its first answer with GenKnowSub, its experts have been
+  subtracted from already, and are again when they are read: by PEFT and, as the same folder, here.
+* Arrow's directions are exact here, and 15 power iterations there. The tables have 500 of those; 15 move these answers by ${shown(iterated)} at most; where two
+  directions of an expert are of nearly one size, PEFT's answer is a matter of its seed (decision 370).
+
 ## Not exchanged
 
 | what | why |
@@ -115,7 +151,10 @@ for the untouched base; ${['LoRA+', 'LoRA-FA', 'EVA', 'LoRA-drop', 'LoRA dropout
 | FROD, writing | PEFT takes the weights apart again when it loads, in a basis of its own, and keeps that beside the file's |
 | ADAMSS whose projection was drawn on a GPU, or with as many directions as a layer has outputs | the clusters are in no file; they are made again as PEFT makes them on a CPU, where rounding does not decide |
 | AdaMSS from here whose clusters were made here, or that rounding could change | PEFT makes its own on loading: attach it with \`adamssAsPeft\` before training |
-| XLORA, Arrow (\`arrow_config\`) | a file holds the gates alone, and the experts are folders of their own: load each with \`loadPeft\`, then combine them here |
+| X-LoRA on other networks than LLaMA's kind, or of more than ten experts | PEFT finds no tensors of the experts there, and mixes up the order of more than ten (0, 1, 10, 2) |
+| experts of X-LoRA or Arrow that are more than LoRAs on layers (DoRA, PiSSA, biases, modules saved whole), or of several ranks or scalings each | experts share one network that none of them changes; a mixture here has one rank and one scaling for each |
+| Arrow at some modules of a name and not at others, or with experts of several ranks; writing | PEFT's router is at every module of a name, and stacks the experts |
+| Arrow whose experts were trained after it took their directions, writing | PEFT would take them anew |
 | CPT and P_TUNING, as what they were | a file has the finished rows, read as a prompt |
 | CorDA, LoRA-GA and \`pissa_niter_*\` files that were not converted on saving | the change of the base cannot be made again without its data |
 | RandLoRA, TinyLoRA, FRoD with \`save_projection: false\` | the number type drawn, the normal distribution, or the signs depend on the machine: set it to true and save again (VeRA, PVeRA, UniLoRA and WaveFT are drawn again from the seed) |

@@ -247,6 +247,16 @@ describe('xlora', () => {
     expect(apart(await answers(softened, text), await answers(byHand(all), text))).toBeLessThan(1e-12);
   });
 
+  it('hears an expert where it is, and nothing of it elsewhere', async () => {
+    const each = ['q', 'v'].map((where, k) => perturb(lora({ rank: 2, alpha: 3, where })(base), k + 1, 0.5));
+    const model = filled(xloraOf(each, { softmax: false })(base), (path, now) =>
+      Array.from(now, () => (path.endsWith('.biases.0') ? 1 : 0)),
+    ); // every λ is 1
+    const values = new Map(each.flatMap((m) => [...valuesOf(m)]));
+    const both = filled(lora({ rank: 2, alpha: 3, where: ['q', 'v'] })(base), (path) => values.get(path)!);
+    expect(apart(await answers(model, text), await answers(both, text))).toBeLessThan(1e-12);
+  });
+
   it('trains the classifier alone, or the experts too', () => {
     expect([...trainable(xloraOf(experts)(base)).values()]).toEqual(['trunk.xlora.weights.0', 'trunk.xlora.biases.0']);
     expect(trainable(xloraOf(experts, { trainExperts: true })(base)).size).toBe(2 + 16);
@@ -255,7 +265,8 @@ describe('xlora', () => {
   it('refuses what does not fit', () => {
     expect(() => xloraOf([])).toThrow(/no models/);
     expect(() => xloraOf([base])).toThrow(/model 0 has no lora/);
-    expect(() => xloraOf([experts[0]!, lora({ rank: 2, where: 'q' })(base)])).toThrow(/do not both have a lora/);
+    const ranks = lora({ rank: 3, where: 'q' })(lora({ rank: 2, where: 'v' })(base));
+    expect(() => xloraOf([ranks])).toThrow(/LoRAs of rank 3 and 2; an expert has one rank/);
     expect(() => xlora({ experts: [] })(base)).toThrow(/no experts/);
     expect(() => xlora({ experts: [{ rank: 2, scale: 1 }], topKSoftmax: true })(base)).toThrow(/set topK/);
     expect(() => xlora({ experts: [{ rank: 2, scale: 1 }], topK: 1, firstPass: 0.5 })(base)).toThrow(/none is the largest/);
