@@ -1,4 +1,5 @@
 // Every name that Hugging Face PEFT, AdapterHub and the survey have is a method or a program here, and every one here has a place in these lists.
+import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { methods } from '../peft/all.ts';
 import { programs } from '../peft/lists/programs.ts';
@@ -16,8 +17,15 @@ describe.each(Object.entries(lists))('%s', (_, list) => {
   });
 });
 
-it('PEFT has 44 types', () => {
+it('PEFT has 44 types, and no list loses a name unseen', () => {
   expect(huggingFace.filter(([theirs]) => /^[A-Z0-9_]+$/.test(theirs)).length).toBe(44);
+  expect([huggingFace, adapterHub, survey].map((list) => list.length)).toEqual([65, 23, 96]);
+});
+it('a method is on one screen: 80 lines at most, half of all 60 or fewer', () => {
+  const lines = new Map([...methods, ...programs].map(({ file }) => [file, readFileSync(file, 'utf8').split('\n').length - 1]));
+  expect([...lines].filter(([, n]) => n > 80)).toEqual([]);
+  const sorted = [...lines.values()].sort((a, b) => a - b);
+  expect(sorted[Math.floor(sorted.length / 2)]).toBeLessThanOrEqual(60);
 });
 it('nothing here is without a place in a list', () => {
   const named = new Set([...Object.values(lists).flatMap((l) => l.map(([, ours]) => ours)), ...others]);

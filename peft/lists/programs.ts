@@ -49,7 +49,7 @@ export const programs: readonly Program[] = [
     name: 'loraHub',
     family: 'reparameterized',
     paper: 'arXiv:2307.13269',
-    file: 'peft/loraHub.ts',
+    file: 'peft/reparameterized/loraHub.ts',
     says: 'trained LoRAs mixed by coefficients that a search without gradients finds on a few examples',
   },
   {

@@ -10,7 +10,7 @@ import { adamw } from '../../optim/adamw.ts';
 import { trainer } from '../../optim/trainer.ts';
 import { adapterFusion } from '../../peft/additive/adapterFusion.ts';
 import { adapterFusionStages, fused } from '../../peft/additive/adapterFusionStages.ts';
-import { fusionAttention } from '../../peft/additive/fusionAttention.ts';
+import { type Fusion, fusionAttention } from '../../peft/additive/fusionAttention.ts';
 import { pfeiffer } from '../../peft/additive/pfeiffer.ts';
 import { bertNetwork, gpt2Network, type Network, numbersOf, perturb, run, WIDTH } from '../laws/models.ts';
 import { affine, apart, each, layerAt, type Matrix, own, plus, random, relu, rowsOf, softmax, trained } from './naive.ts';
@@ -65,6 +65,14 @@ test('a branch by itself has no sum to read: refused, saying where', () => {
 
 const sources = (net: Network): Model[] => [1, 2, 3].map((s) => perturb(pfeiffer({ bottleneck: 1 + s })(net.base), s));
 
+/** α at the place, a row for each token. */
+async function attention(model: Model, z: Tensor, bottlenecks: readonly number[]): Promise<number[][]> {
+  const adapters = bottlenecks.map((bottleneck) => ({ bottleneck, activation: 'relu' as const }));
+  const c = { value: true, regularization: 0, temperature: false, dropout: 0, adapters };
+  const own = layerAt(model, 'branch', site).fields.adapterFusion as unknown as Fusion;
+  return rowsOf(await engine.read(fusionAttention(own, z, c)), adapters.length);
+}
+
 test.each([true, false])('o = h + Σ α W_v u, α = softmax(q·k), with value matrix (dynamic) or without (static): %s', async (value) => {
   const net = bertNetwork(4);
   const models = sources(net);
@@ -80,13 +88,20 @@ test.each([true, false])('o = h + Σ α W_v u, α = softmax(q·k), with value ma
   const expected = h.map((row, t) => row.map((x, i) => x + v.reduce((s, vn, n) => s + alpha[t]![n]! * vn[t]![i]!, 0)));
   expect(apart(out.flat(), expected.flat())).toBeLessThan(1e-11);
 
-  const place = layerAt(model, 'branch', site).fields.adapterFusion;
-  const config = { adapters: models.map((_, n) => ({ bottleneck: 2 + n, activation: 'relu' as const })) };
-  const read = rowsOf(await engine.read(fusionAttention(place as never, z4, { ...adapterFusion.method.defaults, ...config } as never)), 3);
+  const read = await attention(model, z4, [2, 3, 4]);
   expect(apart(read.flat(), alpha.flat())).toBeLessThan(1e-11);
   for (const row of read) expect(row.reduce((a, b) => a + b)).toBeCloseTo(1, 12);
   const turned = perturb(fused([models[2]!, models[0]!, models[1]!], { value })(net.base), 9); // another order, the same sum
   expect(apart(await numbersOf(engine, net, turned), await numbersOf(engine, net, model))).toBeLessThan(1e-10);
+  const moved = await attention(turned, z4, [4, 2, 3]); // and the same shares, in that order
+  expect(
+    apart(
+      moved.flat(),
+      read.flatMap(([a, b, c]) => [c!, a!, b!]),
+    ),
+  ).toBeLessThan(1e-11);
+  const alike = perturb(fused([models[0]!, models[0]!, models[0]!, models[0]!], { value })(net.base), 9); // equal keys
+  for (const row of await attention(alike, z4, [2, 2, 2, 2])) expect(apart(row, [0.25, 0.25, 0.25, 0.25])).toBeLessThan(1e-12);
 });
 
 test('one adapter, or equal ones, fused without a value matrix are that adapter', async () => {

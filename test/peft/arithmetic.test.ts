@@ -23,8 +23,8 @@ import {
   weightedSum,
 } from '../../peft/arithmetic.ts';
 import { stack } from '../../peft/combinators.ts';
-import { composed, loraHub } from '../../peft/loraHub.ts';
 import { lora } from '../../peft/reparameterized/lora.ts';
+import { composed, loraHub } from '../../peft/reparameterized/loraHub.ts';
 import { llamaNetwork, numbersOf, perturb, run } from '../laws/models.ts';
 import { apart, layerAt, random } from './naive.ts';
 

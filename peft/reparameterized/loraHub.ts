@@ -1,10 +1,10 @@
 // LoRAHub: adapters of other tasks put together for a new one, by a search of one coefficient each on a few examples, without gradients.
 //   Â = Σ w_i A_i,  B̂ = Σ w_i B_i,  w_i ∈ [−1.5, 1.5] from 0;   objective = loss of a few examples + 0.05·mean|w|
 // Huang et al. 2023, arXiv 2307.13269, §2. The authors' code runs nevergrad's NGOpt; here a (1+1) evolution strategy with the one-fifth rule.
-import { rng } from '../core/rng.ts';
-import type { Model } from '../nn/layer.ts';
-import { type Adapter, attachAdapter, weightedSum } from './arithmetic.ts';
-import { wholeNumber } from './check.ts';
+import { rng } from '../../core/rng.ts';
+import type { Model } from '../../nn/layer.ts';
+import { type Adapter, attachAdapter, weightedSum } from '../arithmetic.ts';
+import { wholeNumber } from '../check.ts';
 
 export interface HubOptions {
   readonly steps: number; // evaluations after the first
