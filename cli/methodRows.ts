@@ -96,12 +96,15 @@ export const table = (rows: readonly Row[]): string =>
     ]),
   )}\n\n${rows.length} methods. Scalars trained and stored: defaults, on ${REFERENCE_NAME}. Composable: whether it can be put on top of another method. Details: npm run methods -- show NAME`;
 
-/** A program's record: it attaches nowhere by itself, so that places, counts and merging are those of its methods. */
-export const programRow = ({ name, family, paper, file, says }: Program): object => ({
+/** A program's record: it attaches nowhere by itself, so that it has no numbers on the reference model. */
+export const programRow = ({ name, family, place, paper, count, mergeable, startsAsBase, file, says }: Program): object => ({
   name,
   family,
-  place: [],
+  place: [place],
   paper,
+  count: { formula: count, on: null, trained: null, stored: null },
+  mergeable,
+  startsAsBase,
   file,
   program: says,
 });

@@ -215,6 +215,9 @@ export const others: readonly string[] = [
   'loraXs',
   'mixloraExperts',
   'pTuningTemplate',
+  'promptEnsemble',
+  'mezo',
+  'checkpoint',
   'snip',
   'sparseMask',
 ];
