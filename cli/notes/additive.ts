@@ -1,0 +1,121 @@
+// Notes on adapters and other added layers.
+import { DEBERTA, E2E, gsm, LLM, type Notes } from './note.ts';
+
+export const additive: Notes = {
+  houlsby: {
+    use: 'The classic: two small bottlenecks in every block of any network. They stay attached, so each costs a little at inference; one per block (`pfeiffer`) has half the numbers.',
+    reports: [
+      `RoBERTa-large, mean over GLUE dev: 87.8 with 6.0 M and 86.4 with 0.8 M, LoRA 88.6 with 0.8 M (LoRA paper)`,
+      `${E2E}: 66.3 and 42.4 with 0.37 M; E2E 68.9 with 11.09 M`,
+      `${DEBERTA}: 88.28 with 1.22 M`,
+    ],
+  },
+  pfeiffer: {
+    use: 'One adapter per block instead of two: half of Houlsby’s numbers. The stage that AdapterFusion, AdapterDrop and MAD-X start from.',
+    reports: [
+      'RoBERTa-large, mean over GLUE dev: 88.4 with 3.0 M and 87.9 with 0.8 M, LoRA 88.6 with 0.8 M (LoRA paper)',
+      `${DEBERTA}: 88.41 with 1.18 M`,
+    ],
+  },
+  adapterFusion: {
+    use: 'Several tasks have trained adapters of their own, and another task should draw on all of them without changing any.',
+  },
+  adapterDrop: {
+    use: 'Many tasks share one network: blocks without adapters are computed once for all, and backward ends at the first block that has one.',
+    reports: [
+      'RoBERTa-base, mean over GLUE dev: 84.4 with 0.3 M and 85.4 with 0.9 M, LoRA 87.2 with 0.3 M, full fine-tuning 86.4 (LoRA paper)',
+    ],
+    count: '2md + m + d at each place that keeps its adapter',
+  },
+  adamix: {
+    use: 'More capacity in training at the cost of one adapter afterwards: the experts are averaged.',
+    reports: [
+      'BERT-base, mean over GLUE: 84.5 with 0.9 M stored; Houlsby 83.0, UniPELT-AP 83.1, LoRA (0.3 M) 82.2 (as a later paper reprints it)',
+    ],
+  },
+  compacter: {
+    use: 'Adapters with far fewer numbers: projections are Kronecker products, and all layers share the left factors. Its small start asks for a large learning rate (the authors take 3e-3).',
+  },
+  'compacter++': {
+    use: 'Half of Compacter’s places, the feed-forward ones.',
+  },
+  llamaAdapter: {
+    use: 'The gate starts at zero, so that training starts from the base however the prompt is drawn; the authors tune the upper blocks only.',
+    reports: [gsm(38.4, '8.6 M', ' at learning rate 5e-3')],
+  },
+  invertible: {
+    use: 'Adapts token embeddings to another language while the tied output embedding stays in step; part of MAD-X.',
+  },
+  madx: {
+    use: 'A language adapter and a task adapter on top of it: swap the language at test time and keep the task.',
+    count: 'the invertible adapter, and two Pfeiffer adapters for each block',
+  },
+  parallelAdapter: {
+    use: 'Reads the sublayer’s input instead of its output. The paper finds the feed-forward layer the best place, with a large bottleneck.',
+    reports: [`${LLM}: 46.4 and 72.3; LoRA 46.9 and 74.7`],
+  },
+  ia3: {
+    use: 'A few thousand numbers that merge exactly. The learning rate matters.',
+    reports: [gsm(31.1, '0.29 M', ' with default settings'), gsm(45.5, '0.63 M', ' on all of attention at learning rate 5e-3')],
+  },
+  ssf: {
+    use: 'Scales and shifts after every operation; merged, the network has not one operation more.',
+  },
+  lnTuning: {
+    use: 'Only norms: nothing is added, and the trained numbers are simply stored beside the network.',
+  },
+  mov: {
+    use: 'A mixture of (IA)³ vectors; experts mixed softly do better than the best one alone.',
+  },
+  molora: {
+    use: 'A mixture of LoRAs, mixed softly for every token.',
+  },
+  mixloraExperts: {
+    use: 'MixLoRA’s feed-forward part, without the plain LoRA on attention.',
+  },
+  mixlora: {
+    use: 'A mixture of experts from one frozen network: each expert is a LoRA on the feed-forward layers, and a router picks two of them for every token.',
+    reports: ['LLaMA-2-7B, mean of eight commonsense sets, 2.9 % trained: 77.6, LoRA 71.8, DoRA 75.3 (the authors’ repository)'],
+  },
+  loreft: {
+    use: 'Changes the residual stream at a few positions in a subspace of few dimensions; no weight changes.',
+  },
+  noreft: {
+    use: 'LoReFT without the condition that the subspace’s basis is orthonormal.',
+    count: 'r(2d + 1) per unit',
+  },
+  direft: {
+    use: 'NoReFT without the difference term.',
+    count: 'r(2d + 1) per unit',
+  },
+  lst: {
+    use: 'Memory: nothing of the network is kept for backward, because gradients stay in a small network beside it.',
+  },
+  adapterBias: {
+    use: '46 thousand numbers for BERT-base: one vector per layer, which each token takes as much of as it needs. It merges.',
+  },
+  adapterPlus: {
+    use: 'One adapter behind each block, as a study of positions, starts and scalings for vision transformers chose it.',
+  },
+  resTuning: {
+    use: 'Many tasks on one forward pass: what is trained stands beside the network and reads its hidden states; backward stays outside the blocks.',
+  },
+  sideTuning: {
+    use: 'Nothing of the network may change or be differentiated: a small network beside it learns the difference, for one task after another.',
+  },
+  tinyAttn: {
+    use: 'What a task needs is context rather than numbers: an attention of width 1 in each block.',
+  },
+  coda: {
+    use: 'Long texts in an encoder: most tokens take the small adapter’s way around the frozen layers (computed here all the same).',
+  },
+  hyperformer: {
+    use: 'Many tasks at once that may help each other: one network writes all their adapters from an embedding of each task.',
+  },
+  biAdapter: {
+    use: 'Storage and sending: a bit for each of the adapter’s weights. Training still has them in float32, so it saves nothing there.',
+    reports: [
+      'ViT-B/16, mean over VTAB-1k: 77.0 with 213 kB for each task (m = 32), full fine-tuning 68.9 with 340 MB, VPT 72.0 with 2.2 MB (the authors’ repository)',
+    ],
+  },
+};

@@ -1,0 +1,86 @@
+// Notes on soft prompts and prefixes.
+import { E2E, gsm, LLM, type Notes } from './note.ts';
+
+export const prompts: Notes = {
+  promptTuning: {
+    use: 'p·d numbers per task, and tasks mix in one batch. It wants a large model, many steps, a large learning rate and a start from real tokens.',
+    reports: [gsm(34.3, '0.61 M', ' from tokens of the vocabulary'), gsm(5.7, '0.61 M', ' from random numbers with default settings')],
+  },
+  prefixTuning: {
+    use: 'Every layer gets keys and values of its own, while the text stays as it is. Starting from the keys and values of real text is what helps most.',
+    reports: [
+      `${E2E}: 69.7 and 45.7 with 0.35 M`,
+      `${LLM}: 35.0 and 64.6; LoRA 46.9 and 74.7`,
+      gsm(41.6, '2.9 M', ', 50 tokens, started from text'),
+      gsm(18.6, '11.5 M', ' at learning rate 1e-3 from random numbers'),
+    ],
+  },
+  cartridge: {
+    use: 'One long text is asked about again and again: a short trained cache of keys and values stands for it and is loaded in its place. Every text costs a training of its own (`selfStudy`).',
+  },
+  cpt: {
+    use: 'A few labelled examples and a language model: the examples stand in the prompt and may move only a little in training, so that so few are not simply learned by heart. Every text gets longer by them.',
+  },
+  pTuning: {
+    use: 'A prompt made by a small network, which is thrown away after training: only its output is stored.',
+    reports: [gsm(35.0, '28.4 M')],
+  },
+  pTuningTemplate: {
+    use: 'The original form: trained tokens stand between the words of a template.',
+    count: 'as pTuning, p the number of pseudo-tokens',
+  },
+  pTuningV2: {
+    use: 'Prompts at every layer and a trained head, for encoders: classification, tagging, questions.',
+    reports: [
+      'RoBERTa-large: BoolQ 84.0, COPA 92.0, RTE 86.6, WiC 73.7; BERT-large: BoolQ 74.3, RTE 80.1, WiC 75.1 (the authors’ repository)',
+    ],
+  },
+  spot: {
+    use: 'Another task’s prompt is a better start than random numbers; near tasks are found by the cosine of their prompts.',
+  },
+  xprompt: {
+    use: 'Prunes a trained prompt, first whole tokens and then pieces of them, and trains what is left again from its first values.',
+  },
+  mpt: {
+    use: 'Many tasks: one shared prompt, and a low-rank mask for each.',
+  },
+  idpg: {
+    use: 'One prompt for all texts is too little: it is made from each text, for networks that read the text as a whole.',
+  },
+  dept: {
+    use: 'A prompt makes every text longer: a short one, and an update of the embeddings by position for the same number of scalars.',
+  },
+  lpt: {
+    use: 'Prompt tuning at less cost: blocks below the prompt have neither its length nor a backward pass. Where it enters is one more thing to choose.',
+  },
+  apt: {
+    use: 'Prefix tuning where layers need prefixes of different weight: gates weigh rows by layer and by text. For networks that understand text, not for those that write it.',
+  },
+  aprompt: {
+    use: 'Deep prompts that may also change which places of a text look at which: query-key prompts add a learned bias for each pair of places, so texts should share a layout.',
+  },
+  attempt: {
+    use: 'Prompts of several source tasks exist, and a task with few examples should draw on them, text by text. All source prompts are stored with it.',
+  },
+  ipt: {
+    use: 'Many tasks share one decoder of prompts, and each new one trains a few hundred numbers. Finding the decoder takes prompts of many tasks; as attached it is random, which is the control.',
+  },
+  tpt: {
+    use: 'A prompt trained for one network is to serve another. The projector has far more numbers than a prompt, but it is trained once, serves other tasks too, and is not stored.',
+  },
+  ptp: {
+    use: 'Prompt tuning that ends up elsewhere with every seed: a loss at disturbed texts as well makes it change less steeply. Each step costs a second pass, and K more where the disturbance is searched.',
+  },
+  sptPrompt: {
+    use: 'It is not known which layers should be prompted: gates learn it, and `sptKept` keeps the layers with the largest. While it searches every layer has a prompt.',
+  },
+  smop: {
+    use: 'Several short prompts and a router, in place of one long prompt.',
+  },
+  meft: {
+    use: 'Memory: blocks whose inputs can be computed back from their outputs (here they are checkpointed instead).',
+  },
+  pha: {
+    use: 'As HyperFormer with few examples for each task: texts are drawn to the prototype of their task, and a new task starts from the nearest.',
+  },
+};
