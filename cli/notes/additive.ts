@@ -1,5 +1,5 @@
 // Notes on adapters and other added layers.
-import { DEBERTA, E2E, gsm, LLM, type Notes } from './note.ts';
+import { abstract, claim, DEBERTA, E2E, gsm, LLM, type Notes } from './note.ts';
 
 export const additive: Notes = {
   houlsby: {
@@ -19,6 +19,7 @@ export const additive: Notes = {
   },
   adapterFusion: {
     use: 'Several tasks have trained adapters of their own, and another task should draw on all of them without changing any.',
+    reports: [claim('16 tasks of language understanding: better than full fine-tuning and than training all tasks at once')],
   },
   adapterDrop: {
     use: 'Many tasks share one network: blocks without adapters are computed once for all, and backward ends at the first block that has one.',
@@ -35,9 +36,17 @@ export const additive: Notes = {
   },
   compacter: {
     use: 'Adapters with far fewer numbers: projections are Kronecker products, and all layers share the left factors. Its small start asks for a large learning rate (the authors take 3e-3).',
+    reports: [
+      abstract(
+        'With 0.047 % trained on a par with full fine-tuning on GLUE, and better on SuperGLUE and with few examples; its first version has 0.07 %',
+      ),
+    ],
   },
   'compacter++': {
     use: 'Half of Compacter’s places, the feed-forward ones.',
+    reports: [
+      'With 0.047 % trained on a par with full fine-tuning on GLUE, and better on SuperGLUE and with few examples (the paper’s abstract, which does not tell the two forms apart)',
+    ],
   },
   llamaAdapter: {
     use: 'The gate starts at zero, so that training starts from the base however the prompt is drawn; the authors tune the upper blocks only.',
@@ -45,9 +54,11 @@ export const additive: Notes = {
   },
   invertible: {
     use: 'Adapts token embeddings to another language while the tied output embedding stays in step; part of MAD-X.',
+    reports: [claim('As part of MAD-X; nothing is said of it alone')],
   },
   madx: {
     use: 'A language adapter and a task adapter on top of it: swap the language at test time and keep the task.',
+    reports: [claim('Named entities and causal reasoning across languages: ahead of what was best; competitive on question answering')],
     count: 'the invertible adapter, and two Pfeiffer adapters for each block',
   },
   parallelAdapter: {
@@ -60,15 +71,26 @@ export const additive: Notes = {
   },
   ssf: {
     use: 'Scales and shifts after every operation; merged, the network has not one operation more.',
+    reports: [abstract('FGVC 90.72 % and VTAB-1k 73.10 % with about 0.3 M trained, full fine-tuning 88.54 % and 65.57 %')],
   },
   lnTuning: {
     use: 'Only norms: nothing is added, and the trained numbers are simply stored beside the network.',
   },
   mov: {
     use: 'A mixture of (IA)³ vectors; experts mixed softly do better than the best one alone.',
+    reports: [
+      abstract(
+        'Instruction tuning: on a par with full fine-tuning with less than 1 % of an 11B network trained, also on unseen tasks; not told apart from MoLoRA',
+      ),
+    ],
   },
   molora: {
     use: 'A mixture of LoRAs, mixed softly for every token.',
+    reports: [
+      abstract(
+        'Instruction tuning: on a par with full fine-tuning with less than 1 % of an 11B network trained, also on unseen tasks; not told apart from MoV',
+      ),
+    ],
   },
   mixloraExperts: {
     use: 'MixLoRA’s feed-forward part, without the plain LoRA on attention.',
@@ -79,6 +101,11 @@ export const additive: Notes = {
   },
   loreft: {
     use: 'Changes the residual stream at a few positions in a subspace of few dimensions; no weight changes.',
+    reports: [
+      abstract(
+        '15 to 65 times fewer numbers than LoRA; on commonsense, arithmetic, instructions and GLUE almost always better than other methods',
+      ),
+    ],
   },
   noreft: {
     use: 'LoReFT without the condition that the subspace’s basis is orthonormal.',
@@ -90,9 +117,15 @@ export const additive: Notes = {
   },
   lst: {
     use: 'Memory: nothing of the network is kept for backward, because gradients stay in a small network beside it.',
+    reports: [
+      abstract(
+        'T5 and CLIP-T5: saves 2.7 times as much training memory as other methods; with little memory more accurate than adapters and LoRA',
+      ),
+    ],
   },
   adapterBias: {
     use: '46 thousand numbers for BERT-base: one vector per layer, which each token takes as much of as it needs. It merges.',
+    reports: [claim('Little is lost against full fine-tuning, with far fewer numbers than adapters')],
   },
   adapterPlus: {
     use: 'One adapter behind each block, as a study of positions, starts and scalings for vision transformers chose it.',
@@ -111,6 +144,7 @@ export const additive: Notes = {
   },
   hyperformer: {
     use: 'Many tasks at once that may help each other: one network writes all their adapters from an embedding of each task.',
+    reports: [abstract('GLUE, all tasks at once: better than adapters of their own, with 0.29 % more parameters for each task')],
   },
   biAdapter: {
     use: 'Storage and sending: a bit for each of the adapter’s weights. Training still has them in float32, so it saves nothing there.',

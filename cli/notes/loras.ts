@@ -1,5 +1,5 @@
 // Notes on LoRA and its kin.
-import { DEBERTA, E2E, gsm, LLM, type Notes, PAIR } from './note.ts';
+import { abstract, claim, DEBERTA, E2E, gsm, LLM, type Notes, PAIR } from './note.ts';
 
 export const loras: Notes = {
   lora: {
@@ -35,6 +35,7 @@ export const loras: Notes = {
   },
   loraPlus: {
     use: 'LoRA, with a larger learning rate for B than for A.',
+    reports: [abstract('1 to 2 points better than LoRA, and up to about twice as fast')],
     count: PAIR,
   },
   loraFa: {
@@ -44,14 +45,19 @@ export const loras: Notes = {
   },
   deltaLora: {
     use: 'The weight moves along with the product of the factors, without gradients or optimizer state of its size.',
+    reports: [claim('Better than other low-rank methods')],
     count: PAIR,
   },
   dylora: {
     use: 'One training for all ranks: cut to any of them afterwards.',
+    reports: [
+      abstract('GLUE, E2E, DART and WebNLG: at least four to seven times faster than training LoRA for every rank, without losing much'),
+    ],
     count: PAIR,
   },
   sora: {
     use: 'Finds the rank: gates become exactly zero, and their ranks are removed.',
+    reports: [abstract('Better than the methods compared with 70 % of the numbers and 70 % of the time')],
     count: 'r(in + out) + r at each layer',
   },
   loraDropout: {
@@ -60,14 +66,19 @@ export const loras: Notes = {
   },
   loraXs: {
     use: 'Trains r² numbers per layer between frozen singular directions.',
+    reports: [
+      'GLUE, GSM8K and MATH: over a hundred times fewer numbers than LoRA at seven thousand million parameters, with competitive results (the authors’ repository)',
+    ],
     count: 'r² at each layer',
   },
   olora: {
     use: 'Starts from an orthonormal basis (QR) instead of random numbers and zero.',
+    reports: [claim('Language modelling: faster than LoRA, and better')],
     count: PAIR,
   },
   moslora: {
     use: 'LoRA with a trained mixer between the factors.',
+    reports: [claim('Commonsense reasoning, visual instructions and images of a subject: better than LoRA')],
     count: 'r(in + out) + r² at each layer',
   },
   vblora: {
@@ -77,10 +88,12 @@ export const loras: Notes = {
   },
   loraDrop: {
     use: 'Layers whose update hardly changes their output share one LoRA.',
+    reports: [abstract('On a par with LoRA and with full fine-tuning while half of LoRA’s numbers are kept on average')],
     count: 'r(in + out) for each layer that keeps its own, and for each kind of projection that shares',
   },
   eva: {
     use: 'Starts A from the directions in which a layer’s input varies, and gives ranks to layers by the variance they explain.',
+    reports: [claim('Language, vision and control: faster than other starts, with the highest mean in each')],
     count: PAIR,
   },
   corda: {
@@ -92,6 +105,11 @@ export const loras: Notes = {
   },
   loraGa: {
     use: 'Starts from singular directions of the whole weight’s gradient on a few batches.',
+    reports: [
+      abstract(
+        'T5-base on a part of GLUE: 5.69 points above LoRA on average; LLaMA-2-7B: 0.34 on MT-bench, 11.52 on GSM8K and 5.05 on HumanEval; two to four times as fast',
+      ),
+    ],
     count: PAIR,
   },
   poly: {
@@ -106,6 +124,7 @@ export const loras: Notes = {
   },
   qaLora: {
     use: 'LoRA on a network in few bits that shall stay so when merged: the update goes into the zero points exactly. A reads means of groups, so it has fewer numbers and less freedom than LoRA’s.',
+    reports: [claim('LLaMA and LLaMA-2: the merged network is quantised without loss of accuracy')],
   },
   vera: {
     use: 'About a hundredth of LoRA’s numbers: all layers share two frozen random matrices. It wants about ten times LoRA’s learning rate.',
@@ -189,6 +208,7 @@ export const loras: Notes = {
   },
   autoLora: {
     use: 'Each layer should get the rank that it needs: shares learned on validation data say which pieces to keep. It costs a search before the training.',
+    reports: [claim('Understanding, generation and labelling: effective')],
   },
   moelora: {
     use: 'Several tasks in one network, each known by its number: they share experts and have a mixture each. With one task it merges; with several it does not.',
@@ -201,8 +221,16 @@ export const loras: Notes = {
   },
   qdylora: {
     use: 'DyLoRA on a network in four bits: one training on little memory, and an adapter of any of the ranks afterwards. Packing loses a little, as QLoRA does.',
+    reports: [
+      abstract('Falcon-40B: ranks 1 to 64 in one training on one V100 of 32 GB; competitive with QLoRA, and better at its best rank'),
+    ],
   },
   lqLora: {
     use: 'LoRA on a network in about three bits: the low-rank part takes what packing would lose most, and each weight gets bits of its own. It costs a search and decompositions of every weight first.',
+    reports: [
+      abstract(
+        'RoBERTa and LLaMA-2: better than QLoRA, with a small loss below three bits; LLaMA-2-70B at 2.75 bits (2.85 with the low-rank parts) takes 27 GB',
+      ),
+    ],
   },
 };

@@ -17,3 +17,7 @@ export const E2E = 'GPT-2 medium, E2E and DART, BLEU (full fine-tuning 68.2 and 
 export const DEBERTA = 'DeBERTa-v3-base, mean over GLUE dev (full fine-tuning 88.25; as a later paper reprints it)';
 export const LLM = 'LLaMA-7B, mean of four arithmetic sets and of eight commonsense sets (LLM-Adapters’ repository)';
 export const PAIR = 'r(in + out) at each layer';
+/** A figure that stands in a paper's abstract. */
+export const abstract = (finding: string): string => `${finding} (the paper’s abstract)`;
+/** A finding that an abstract states without a figure. */
+export const claim = (finding: string): string => `${finding} (the paper’s abstract, which gives no figure)`;

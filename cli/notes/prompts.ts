@@ -1,5 +1,5 @@
 // Notes on soft prompts and prefixes.
-import { E2E, gsm, LLM, type Notes } from './note.ts';
+import { abstract, claim, E2E, gsm, LLM, type Notes } from './note.ts';
 
 export const prompts: Notes = {
   promptTuning: {
@@ -37,21 +37,33 @@ export const prompts: Notes = {
   },
   spot: {
     use: 'Another task’s prompt is a better start than random numbers; near tasks are found by the cosine of their prompts.',
+    reports: [
+      abstract('SuperGLUE, T5 of all sizes: as good as full fine-tuning or better with up to 27,000 times fewer numbers for each task'),
+    ],
   },
   xprompt: {
     use: 'Prunes a trained prompt, first whole tokens and then pieces of them, and trains what is left again from its first values.',
+    reports: [claim('SuperGLUE: closes the gap between prompt tuning and full fine-tuning at smaller sizes')],
   },
   mpt: {
     use: 'Many tasks: one shared prompt, and a low-rank mask for each.',
+    reports: [
+      abstract('23 data sets: better than other methods, in some cases than full fine-tuning, with 0.035 % of its numbers for each task'),
+    ],
   },
   idpg: {
     use: 'One prompt for all texts is too little: it is made from each text, for networks that read the text as a whole.',
+    reports: [claim('Ten tasks of language understanding: better than prompt tuning, and on a par with Compacter with fewer numbers')],
   },
   dept: {
     use: 'A prompt makes every text longer: a short one, and an update of the embeddings by position for the same number of scalars.',
+    reports: [
+      '23 tasks of language and vision: better than other methods, in some cases than full fine-tuning, in less time and memory than prompt tuning (the paper’s abstract as the authors’ repository has it, without a figure)',
+    ],
   },
   lpt: {
     use: 'Prompt tuning at less cost: blocks below the prompt have neither its length nor a backward pass. Where it enters is one more thing to choose.',
+    reports: [claim('Competitive with full fine-tuning, with much data and with little, in less time and memory')],
   },
   apt: {
     use: 'Prefix tuning where layers need prefixes of different weight: gates weigh rows by layer and by text. For networks that understand text, not for those that write it.',
@@ -64,9 +76,11 @@ export const prompts: Notes = {
   },
   ipt: {
     use: 'Many tasks share one decoder of prompts, and each new one trains a few hundred numbers. Finding the decoder takes prompts of many tasks; as attached it is random, which is the control.',
+    reports: [abstract('Few examples: 250 numbers reach 97 % of prompt tuning’s result on 100 tasks seen before and 83 % on 20 others')],
   },
   tpt: {
     use: 'A prompt trained for one network is to serve another. The projector has far more numbers than a prompt, but it is trained once, serves other tasks too, and is not stored.',
+    reports: [claim('A prompt projected to another network works there without training, and as a start makes training faster and better')],
   },
   ptp: {
     use: 'Prompt tuning that ends up elsewhere with every seed: a loss at disturbed texts as well makes it change less steeply. Each step costs a second pass, and K more where the disturbance is searched.',
@@ -76,6 +90,7 @@ export const prompts: Notes = {
   },
   smop: {
     use: 'Several short prompts and a router, in place of one long prompt.',
+    reports: [claim('Better than prompt tuning with long prompts, at less cost in training and inference')],
   },
   meft: {
     use: 'Memory: blocks whose inputs can be computed back from their outputs (here they are checkpointed instead).',

@@ -1,5 +1,5 @@
 // Notes on updates of other forms than LoRA.
-import { DEBERTA, gsm, type Notes, PAIR } from './note.ts';
+import { abstract, claim, DEBERTA, gsm, type Notes, PAIR } from './note.ts';
 
 export const reparameterized: Notes = {
   miss: {
@@ -27,6 +27,7 @@ export const reparameterized: Notes = {
   },
   krona: {
     use: 'A Kronecker product may have full rank with few numbers.',
+    reports: [claim('T5 on GLUE: better than other such methods')],
   },
   oft: {
     use: 'Rotates inputs, which keeps lengths of and angles between a weight’s rows.',
@@ -38,6 +39,7 @@ export const reparameterized: Notes = {
   },
   hra: {
     use: 'Rotations by a few mirrors: in·r numbers, and no matrix to invert.',
+    reports: [claim('Language models and conditional image generators: better than other adaptations, with fewer numbers')],
   },
   fourierft: {
     use: 'A thousand coefficients per layer, whatever its size.',
@@ -48,9 +50,11 @@ export const reparameterized: Notes = {
   },
   did: {
     use: 'Measures a task: the smallest dimension in which tuning reaches 90 % of full fine-tuning. Dense, for small networks.',
+    reports: [abstract('RoBERTa on MRPC: 200 numbers reach 90 % of full fine-tuning')],
   },
   said: {
     use: 'As DID, with a fast projection, for networks of any size.',
+    reports: [abstract('RoBERTa on MRPC: 200 numbers reach 90 % of full fine-tuning; not told apart from DID')],
   },
   c3a: {
     use: 'A change of high rank from in·out/b numbers, computed by Fourier transforms. The block must divide both sizes, and it does not start as the base.',
@@ -88,17 +92,27 @@ export const reparameterized: Notes = {
   },
   nola: {
     use: 'To store very little: 2k numbers for each layer whatever rank and size, since the random matrices come from the seed. Both factors are summed anew from k matrices in every step.',
+    reports: [abstract('LLaMA-2-70B: almost 20 times smaller than LoRA of rank one without loss of accuracy')],
   },
   kAdaptation: {
     use: 'Fewer numbers than LoRA where layers are alike: all of one name share a part of the update. The paper made it for vision transformers.',
   },
   hiwi: {
     use: 'Only biases shall be stored, but a small network shall find them: once merged the size of that network costs nothing. It needs networks that have those biases.',
+    reports: [abstract('0.03 % of what full fine-tuning stores, with the best results among those compared')],
   },
   peqa: {
     use: 'One network in few bits for many tasks: the codes are shared and each task stores its scales, still packed when merged. Scales move whole groups of a weight, which is coarser than LoRA.',
+    reports: [
+      claim(
+        'Up to 65 thousand million parameters: below four bits, language modelling and comprehension come back to those in full precision',
+      ),
+    ],
   },
   bitDelta: {
     use: 'Many fully tuned copies of one network are to be stored: a bit for each weight and a scale for each layer in the place of a copy. It saves nothing while tuning.',
+    reports: [
+      abstract('LLaMA-2 and Mistral up to 70B: little is lost in one bit, and many tuned copies take less than a tenth of the GPU memory'),
+    ],
   },
 };

@@ -1,5 +1,5 @@
 // Notes on methods that train some of the weights.
-import { DEBERTA, gsm, type Notes } from './note.ts';
+import { abstract, claim, DEBERTA, gsm, type Notes } from './note.ts';
 
 export const selective: Notes = {
   bitfit: {
@@ -18,6 +18,7 @@ export const selective: Notes = {
   },
   sparseMask: {
     use: 'Masks that need no data: the smallest weights (PaFi), the largest, or random ones. The smallest give one mask for all tasks.',
+    reports: [claim('GLUE: a mask by magnitude alone, the same for all tasks, is well ahead of other sparse methods')],
     count: 'max(1, ρN to the nearest whole number) for each weight of N entries',
   },
   diffPruning: {
@@ -33,6 +34,7 @@ export const selective: Notes = {
   },
   fishMask: {
     use: 'The mask is chosen once by Fisher information, from gradients of single examples.',
+    reports: [claim('As good as other sparse updates or better, with less memory and communication')],
   },
   sam: {
     use: 'The mask is chosen once, by the square of the gradient summed over data.',
@@ -42,12 +44,21 @@ export const selective: Notes = {
   },
   ltSft: {
     use: 'Sparse changes of a language and of a task are added to each other. It costs one full fine-tuning to find the mask.',
+    reports: [
+      claim('Transfer between languages (Universal Dependencies, MasakhaNER, AmericasNLI): better than adapters by a large margin'),
+    ],
   },
   childTuning: {
     use: 'A regulariser: all weights change in the end, so it stores no less than full fine-tuning.',
+    reports: [
+      'GLUE, four networks: 1.5 to 8.6 points on average above full fine-tuning, 0.6 to 1.3 above earlier techniques (the paper’s abstract, which does not tell the two forms apart)',
+    ],
   },
   childTuningD: {
     use: 'Only the weights with the largest Fisher information move; the mask is chosen before training.',
+    reports: [
+      'GLUE, four networks: 1.5 to 8.6 points on average above full fine-tuning, 0.6 to 1.3 above earlier techniques (the paper’s abstract, which does not tell the two forms apart)',
+    ],
   },
   lastLayers: {
     use: 'Backward ends at the first block that is trained.',
@@ -71,6 +82,7 @@ export const selective: Notes = {
   },
   spt: {
     use: 'A budget shared out by sensitivity: where many entries of a matrix matter it gets a LoRA, elsewhere single entries.',
+    reports: [abstract('ViT-B/16: 4.2 points above adapters on FGVC and 1.4 on VTAB-1k')],
   },
   fishDip: {
     use: 'As `fishMask`, where what matters changes while training goes on. Choosing again costs gradients of single examples every τ steps, and in the end more entries may have moved than the mask holds.',
