@@ -10,7 +10,7 @@ import { selective } from './notes/selective.ts';
 export const notes: Notes = { ...prompts, ...additive, ...selective, ...loras, ...reparameterized, ...hybrid };
 
 /** What a page says where no result could be read. */
-const UNREAD = 'No figure of its paper could be read when this page was written, so none is given.';
+const UNREAD = 'No figure for it could be read in a paper or a repository when this page was written, so none is given.';
 
 /** What papers or repositories report of a method, as lines of Markdown. */
 export function reported(name: string): string[] {

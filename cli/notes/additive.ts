@@ -75,6 +75,9 @@ export const additive: Notes = {
   },
   lnTuning: {
     use: 'Only norms: nothing is added, and the trained numbers are simply stored beside the network.',
+    reports: [
+      'Language models of 13B that learn to see: over 20 % above LoRA on average over five tasks, with 41.9 % fewer numbers and 17.6 % less GPU memory (the abstract of arXiv 2312.11420, which tunes the norms of attention blocks)',
+    ],
   },
   mov: {
     use: 'A mixture of (IA)³ vectors; experts mixed softly do better than the best one alone.',
@@ -94,6 +97,7 @@ export const additive: Notes = {
   },
   mixloraExperts: {
     use: 'MixLoRA’s feed-forward part, without the plain LoRA on attention.',
+    reports: ['Nothing of it alone; as part of MixLoRA see there (the authors’ repository)'],
   },
   mixlora: {
     use: 'A mixture of experts from one frozen network: each expert is a LoRA on the feed-forward layers, and a router picks two of them for every token.',
@@ -102,6 +106,7 @@ export const additive: Notes = {
   loreft: {
     use: 'Changes the residual stream at a few positions in a subspace of few dimensions; no weight changes.',
     reports: [
+      `${LLM}: 42.6 and 80.2 with 0.03 % trained, LoRA 46.9 and 74.7 with 0.83 % (the authors’ repository)`,
       abstract(
         '15 to 65 times fewer numbers than LoRA; on commonsense, arithmetic, instructions and GLUE almost always better than other methods',
       ),
@@ -113,6 +118,7 @@ export const additive: Notes = {
   },
   direft: {
     use: 'NoReFT without the difference term.',
+    reports: [`${LLM}: 40.6 and 79.0 with 0.03 % trained, LoRA 46.9 and 74.7 with 0.83 % (the authors’ repository)`],
     count: 'r(2d + 1) per unit',
   },
   lst: {
@@ -129,18 +135,24 @@ export const additive: Notes = {
   },
   adapterPlus: {
     use: 'One adapter behind each block, as a study of positions, starts and scalings for vision transformers chose it.',
+    reports: [claim('VTAB: the best mean accuracy, even without settings of its own for each task')],
   },
   resTuning: {
     use: 'Many tasks on one forward pass: what is trained stands beside the network and reads its hidden states; backward stays outside the blocks.',
+    reports: [claim('Recognition and generation of images: better than the alternatives, and cheaper')],
   },
   sideTuning: {
     use: 'Nothing of the network may change or be differentiated: a small network beside it learns the difference, for one task after another.',
   },
   tinyAttn: {
     use: 'What a task needs is context rather than numbers: an attention of width 1 in each block.',
+    reports: [abstract('GLUE: better than other methods and than full fine-tuning with 0.05 % trained')],
   },
   coda: {
     use: 'Long texts in an encoder: most tokens take the small adapter’s way around the frozen layers (computed here all the same).',
+    reports: [
+      abstract('Language, images and speech: inference two to eight times faster than with adapters, with little loss of accuracy or none'),
+    ],
   },
   hyperformer: {
     use: 'Many tasks at once that may help each other: one network writes all their adapters from an embedding of each task.',

@@ -62,6 +62,7 @@ export const loras: Notes = {
   },
   loraDropout: {
     use: 'Against overfitting: whole inputs and outputs of the update are dropped.',
+    reports: [claim('Language tasks: better accuracy and calibration')],
     count: PAIR,
   },
   loraXs: {
@@ -164,6 +165,9 @@ export const loras: Notes = {
   },
   kasa: {
     use: 'Where the weight’s smallest directions are taken for noise: they are dropped for good, which changes the base, and two penalties join the loss.',
+    reports: [
+      claim('Understanding, generation, instructions and commonsense, 16 benchmarks: better than full fine-tuning and 14 other methods'),
+    ],
   },
   glora: {
     use: 'To study which scalings and shifts of weight, bias and features a task wants, each as rich as one likes. More parts than LoRA, all of which merge.',
@@ -187,21 +191,28 @@ export const loras: Notes = {
   },
   alora: {
     use: 'A skill that is called up in the middle of a text (a check, a summary): keys and values of what stands before are the base’s and are not computed again. It cannot merge.',
+    reports: [claim('As accurate as LoRA, and far cheaper at inference, where it is called up in the course of a text')],
   },
   xlora: {
     use: 'Several LoRAs are trained already, and each token should have the mixture that suits it. Every pass becomes two, and it cannot merge.',
+    reports: [claim('Case studies of protein mechanics and molecular design with experts of several sciences; no comparison')],
   },
   arrow: {
     use: 'A library of LoRAs for tasks that are not known beforehand: tokens are sent by the LoRAs’ own directions, and nothing needs data or training. It cannot merge.',
+    reports: [claim('Phi-2 and Mistral: with LoRAs of clustered tasks it generalises better to tasks held out')],
   },
   velora: {
     use: 'Memory: of LoRA’s input one number per group of features is kept for backward. The gradient of A is then an approximation.',
+    reports: [claim('Goes together with other methods on VTAB-1k; better than QLoRA on LLaMA')],
   },
   monteclora: {
     use: 'LoRA whose result depends too much on seed and settings: noise of a learned size while training. Sampling and its penalty make a step dearer; merged it is a LoRA.',
   },
   mtlLora: {
     use: 'Several tasks at once: what they share is one LoRA, what differs is a stretch of its rank and a mix of its ups per task.',
+    reports: [
+      claim('Language, commonsense, images with text, and advertising: better than LoRA and its variants with as many numbers or fewer'),
+    ],
   },
   capaBoost: {
     use: 'A higher rank than LoRA from as many numbers. While training d products are computed instead of one; merged it costs nothing.',
@@ -212,9 +223,11 @@ export const loras: Notes = {
   },
   moelora: {
     use: 'Several tasks in one network, each known by its number: they share experts and have a mixture each. With one task it merges; with several it does not.',
+    reports: [claim('Several medical tasks at once: better than other methods')],
   },
   periodicLora: {
     use: 'A change of higher rank with the memory of a small LoRA: its stages add up. K of them are stored, and each starts its optimizer anew.',
+    reports: [abstract('At best about 1.8 times LoRA’s ability to learn, with no more memory')],
   },
   mole: {
     use: 'Several trained LoRAs shall act together and stay as they are: only gates are trained. A gate has an entry for every position and feature, so it is large, and the longest text is fixed.',

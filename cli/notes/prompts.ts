@@ -17,9 +17,11 @@ export const prompts: Notes = {
   },
   cartridge: {
     use: 'One long text is asked about again and again: a short trained cache of keys and values stands for it and is loaded in its place. Every text costs a training of its own (`selfStudy`).',
+    reports: [abstract('As good as the long text itself in the context, with 38.6 times less memory and 26.4 times the throughput')],
   },
   cpt: {
     use: 'A few labelled examples and a language model: the examples stand in the prompt and may move only a little in training, so that so few are not simply learned by heart. Every text gets longer by them.',
+    reports: [claim('Classification with few examples, several language models: better than what it was compared with')],
   },
   pTuning: {
     use: 'A prompt made by a small network, which is thrown away after training: only its output is stored.',
@@ -67,12 +69,18 @@ export const prompts: Notes = {
   },
   apt: {
     use: 'Prefix tuning where layers need prefixes of different weight: gates weigh rows by layer and by text. For networks that understand text, not for those that write it.',
+    reports: [claim('SuperGLUE and named entities: the gates help')],
   },
   aprompt: {
     use: 'Deep prompts that may also change which places of a text look at which: query-key prompts add a learned bias for each pair of places, so texts should share a layout.',
   },
   attempt: {
     use: 'Prompts of several source tasks exist, and a task with few examples should draw on them, text by text. All source prompts are stored with it.',
+    reports: [
+      abstract(
+        '21 data sets: better than prompt tuning, and as good as methods with more than ten times its numbers or better, with 2300 times fewer than full fine-tuning',
+      ),
+    ],
   },
   ipt: {
     use: 'Many tasks share one decoder of prompts, and each new one trains a few hundred numbers. Finding the decoder takes prompts of many tasks; as attached it is random, which is the control.',
@@ -84,6 +92,7 @@ export const prompts: Notes = {
   },
   ptp: {
     use: 'Prompt tuning that ends up elsewhere with every seed: a loss at disturbed texts as well makes it change less steeply. Each step costs a second pass, and K more where the disturbance is searched.',
+    reports: [abstract('SuperGLUE and FewGLUE: 1.94 and 2.34 % above the best prompt tuning, and steadier over seeds')],
   },
   sptPrompt: {
     use: 'It is not known which layers should be prompted: gates learn it, and `sptKept` keeps the layers with the largest. While it searches every layer has a prompt.',
@@ -94,8 +103,14 @@ export const prompts: Notes = {
   },
   meft: {
     use: 'Memory: blocks whose inputs can be computed back from their outputs (here they are checkpointed instead).',
+    reports: [
+      abstract(
+        'BERT, RoBERTa, BART and OPT: up to 84 % less memory for activations; on GLUE as good as full fine-tuning, on question answering about so',
+      ),
+    ],
   },
   pha: {
     use: 'As HyperFormer with few examples for each task: texts are drawn to the prototype of their task, and a new task starts from the nearest.',
+    reports: [claim('Many tasks and few examples: comparable to other methods, and far better as examples get fewer')],
   },
 };

@@ -66,6 +66,7 @@ export const selective: Notes = {
   },
   attentionOnly: {
     use: 'Attention alone is trained; the paper does so with cross-attention, and with embeddings where a language is new.',
+    reports: [claim('Translation from or to another language: cross-attention alone is nearly as good as all parameters')],
   },
   headOnly: {
     use: 'The baseline that shows how far the frozen features go. Ahead of it is what tuning is for.',
@@ -75,6 +76,7 @@ export const selective: Notes = {
   },
   far: {
     use: 'Training on a device: only the feed-forward units that the task moves most learn.',
+    reports: [abstract('DistilBERT on CoLA: 30 % less time, and 47 % less for memory operations; GLUE and SQuAD lose about 1 %')],
   },
   trainableTokens: {
     use: 'New tokens, or a few that mean something else in a task: their rows alone are trained and stored. Nothing else learns, so it is mostly put beside another method.',
@@ -86,11 +88,14 @@ export const selective: Notes = {
   },
   fishDip: {
     use: 'As `fishMask`, where what matters changes while training goes on. Choosing again costs gradients of single examples every τ steps, and in the end more entries may have moved than the mask holds.',
+    reports: [abstract('Five tasks of sequence labelling with few examples: up to 40 % better than full fine-tuning')],
   },
   uBitfit: {
     use: 'BitFit with still fewer numbers. It costs one training of all biases to find the entries that matter, and stores their places.',
+    reports: [claim('GLUE: the search for what to tune is effective')],
   },
   sBitfit: {
     use: 'As `uBitfit`, but whole biases stay or go, so that no places are stored. It costs one training of all biases first.',
+    reports: [claim('GLUE: the search for what to tune is effective')],
   },
 };
