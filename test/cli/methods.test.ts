@@ -41,7 +41,7 @@ describe('records', () => {
       );
     for (const r of found) {
       expect(Object.keys(r)).toEqual(['name', 'family', 'place', 'paper', 'count', 'mergeable', 'composable', 'startsAsBase']);
-      expect(r.count.formula, `${r.name} states no count: write "Count: …." into its docstring, or into cli/methodNotes.ts`).not.toBeNull();
+      expect(r.count.formula, `${r.name} states no count: write "Count: …." into its docstring, or into cli/notes/`).not.toBeNull();
       expect(r.count.trained, r.name).toBeGreaterThanOrEqual(r.name === 'arrow' ? 0 : 1); // it routes experts that are trained already
       expect(r.count.stored, r.name).not.toBeNull();
     }
