@@ -12,7 +12,7 @@ import { meanAndDeviation } from './interval.ts';
 import { COMPOSABLE, composing } from './methodComposes.ts';
 import { COMPOSES, defaults, equationsOf, link, placeOf } from './methodDetails.ts';
 import { figure, small, smallAttached } from './methodFigure.ts';
-import { notes } from './methodNotes.ts';
+import { notes, reported } from './methodNotes.ts';
 import { number, REFERENCE_NAME, type Row, referenceModel, rowOf, sourceOf } from './methodRows.ts';
 import { docstringOf, headerOf } from './methodSource.ts';
 import { type Outcome, pageName, readTrained } from './methodTrained.ts';
@@ -83,7 +83,7 @@ export async function page(m: Listed, o: ReturnType<typeof ingredients>): Promis
     '',
     ...(equation.length === 0 ? [] : ['## Equation', '', '```text', ...equation, '```', '']),
     ...(rest === '' ? [] : [rest, '']),
-    ...(note?.use === undefined ? [] : ['## When to use it', '', note.use, '']),
+    ...(note === undefined ? [] : ['## When to use it', '', note.use, '']),
     '## Where it sits',
     '',
     '```text',
@@ -121,7 +121,10 @@ export async function page(m: Listed, o: ReturnType<typeof ingredients>): Promis
     '',
     `Composes: ${COMPOSES[row.composable]}.`,
     '',
-    ...(note?.reports === undefined ? [] : ['## What is reported', '', ...note.reports.map((r) => `* ${r}`), '']),
+    '## What is reported',
+    '',
+    ...reported(m.name),
+    '',
     ...here(m.name, o.trained),
     '## Source',
     '',

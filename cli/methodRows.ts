@@ -80,21 +80,24 @@ export const keeps =
     (f.maxParams === undefined || (r.count.trained !== null && r.count.trained <= f.maxParams));
 
 export const number = (n: number | null): string => (n === null ? '—' : n.toLocaleString('en-US'));
+/** Text of at most `width` characters; what is longer ends in an ellipsis. */
+const clipped = (text: string, width: number): string => (text.length > width ? `${text.slice(0, width - 1).trimEnd()}…` : text);
 export const table = (rows: readonly Row[]): string =>
   `${columns(
-    ['name', 'family', 'place', 'paper', 'trained', 'stored', 'merges', 'composable', 'starts as base'],
+    ['name', 'family', 'place', 'paper', 'count', 'trained', 'stored', 'merges', 'composable', 'starts as base'],
     rows.map((r) => [
       r.name,
       r.family,
-      r.place.join(', '),
-      r.paper,
+      clipped(r.place.join(', '), 20),
+      clipped(r.paper.replace('https://', ''), 20),
+      clipped(r.count.formula ?? '—', 36),
       number(r.count.trained),
       number(r.count.stored),
       r.mergeable ? 'yes' : 'no',
       COMPOSABLE[r.composable],
       r.startsAsBase,
     ]),
-  )}\n\n${rows.length} methods. Scalars trained and stored: defaults, on ${REFERENCE_NAME}. Composable: whether it can be put on top of another method. Details: npm run methods -- show NAME`;
+  )}\n\n${rows.length} methods. Scalars trained and stored: defaults, on ${REFERENCE_NAME}. Composable: whether it can be put on top of another method. Whole formulas and papers, and the rest: npm run methods -- show NAME, or --json`;
 
 /** A program's record: it attaches nowhere by itself, so that it has no numbers on the reference model. */
 export const programRow = ({ name, family, place, paper, count, mergeable, startsAsBase, file, says }: Program): object => ({

@@ -11,8 +11,9 @@ const help = `npm run methods -- [show NAME] [--family NAME] [--place KIND] [--m
 npm run methods -- --train [--steps N] [--seeds N] [--only A,B] [--quick] [--resume] [--docs]
 npm run methods -- --docs
 
-  A table of all methods: name, family, place, paper, scalars trained, whether it merges into plain weights, whether
-  it can be put on top of other methods, and whether a fresh attachment computes the same as the base. Counts are for the defaults on the reference model named below the table.
+  A table of all methods: name, family, place, paper, the formula of what is trained (cut where it is long) and the
+  number, whether it merges into plain weights, whether it can be put on top of other methods, and whether a fresh
+  attachment computes the same as the base. Numbers are for the defaults on the reference model named below the table.
 
   show NAME        one method: equation, where it sits, defaults, counts, merging, its file
   --family NAME    additive, selective, reparameterized or hybrid

@@ -1,7 +1,7 @@
 // KAdaptation: an update as a sum of Kronecker products of "slow" factors that all layers share and "fast" ones of rank k for each layer.
 //   y = W x + b + s·H x + c,   Hᵀ = Σᵢ Aᵢ ⊗ Bᵢ ∈ ℝ^{in×out},   Aᵢ = lᵢ rᵢᵀ ∈ ℝ^{n×n} shared by the layers of one name, Bᵢ = Sᵢ Tᵢ
 //   Sᵢ ∈ ℝ^{in/n×k}, Tᵢ ∈ ℝ^{k×out/n}, i = 1 … n;   (lᵢ rᵢᵀ) ⊗ (Sᵢ Tᵢ) = (lᵢ ⊗ Sᵢ)(rᵢ ⊗ Tᵢ): an update of rank n·k, computed as such
-// He et al. 2023, arXiv 2203.16129, §3, as the authors' code has it: n = 32, k = 1, s = 160, and a vector c that q and v of a block share.
+// He et al. 2023, arXiv 2203.16329, §3, as the authors' code has it: n = 32, k = 1, s = 160, and a vector c that q and v of a block share.
 import { param, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { wholeNumber } from '../check.ts';
@@ -33,7 +33,7 @@ function factors({ left, right, S, T }: KAdaptation): { down: Tensor; up: Tensor
 export const kAdaptation = defineMethod<'linear', KAdaptationConfig, KAdaptation, Shared>({
   name: 'kAdaptation',
   family: 'reparameterized',
-  paper: 'arXiv:2203.16129',
+  paper: 'arXiv:2203.16329',
   at: 'linear',
   defaults: { n: 32, rank: 1, scale: 160, bias: true, where: ['q', 'v'] },
   check: (site, c) => {

@@ -6,10 +6,10 @@ import { describe, expect, it } from 'vitest';
 import { composing } from '../../cli/methodComposes.ts';
 import { equationsOf, placeOf } from '../../cli/methodDetails.ts';
 import { index, ingredients, page } from '../../cli/methodDocs.ts';
-import { notes } from '../../cli/methodNotes.ts';
-import { keeps, type Row, referenceModel, rowOf } from '../../cli/methodRows.ts';
+import { notes, reported } from '../../cli/methodNotes.ts';
+import { keeps, type Row, referenceModel, rowOf, table } from '../../cli/methodRows.ts';
 import { docstringOf, formulaOf, headerOf } from '../../cli/methodSource.ts';
-import { formatTrained, type Outcome, pageName, trainedFigure, trainedPage } from '../../cli/methodTrained.ts';
+import { formatTrained, type Outcome, pageName, readTrained, trainedFigure, trainedPage } from '../../cli/methodTrained.ts';
 import { rng } from '../../core/rng.ts';
 import { methods } from '../../peft/all.ts';
 import { programs } from '../../peft/lists/programs.ts';
@@ -41,7 +41,7 @@ describe('records', () => {
       );
     for (const r of found) {
       expect(Object.keys(r)).toEqual(['name', 'family', 'place', 'paper', 'count', 'mergeable', 'composable', 'startsAsBase']);
-      expect(r.count.formula, `${r.name} states no count: write "Count: …." into its docstring, or into cli/methodNotes.ts`).not.toBeNull();
+      expect(r.count.formula, `${r.name} states no count: write "Count: …." into its docstring, or into cli/notes/`).not.toBeNull();
       expect(r.count.trained, r.name).toBeGreaterThanOrEqual(r.name === 'arrow' ? 0 : 1); // it routes experts that are trained already
       expect(r.count.stored, r.name).not.toBeNull();
     }
@@ -51,6 +51,18 @@ describe('records', () => {
     expect(['lora', 'ia3', 'houlsby', 'headOnly', 'longlora', 'mam'].map(of)).toEqual(Array(6).fill('any'));
     expect(['dora', 'boft', 'loraXs'].map(of)).toEqual(Array(3).fill('mergeable'));
     expect(['pissa', 'olora', 'corda', 'loraGa'].map(of)).toEqual(Array(4).fill('none'));
+  });
+  it('are a table no wider than 180 columns, with the formula of each count or its beginning', () => {
+    const lines = table(rows)
+      .split('\n')
+      .slice(2, 2 + rows.length);
+    for (const [k, r] of rows.entries()) {
+      const cell = lines[k]!.split(/ {2,}/)[4]!;
+      expect([...lines[k]!].length, r.name).toBeLessThanOrEqual(180);
+      expect(lines[k]!.startsWith(r.name)).toBe(true);
+      if (cell.endsWith('…')) expect(r.count.formula!.startsWith(cell.slice(0, -1)), r.name).toBe(true);
+      else expect(cell, r.name).toBe(r.count.formula);
+    }
   });
   it('filter by family, place, merging and size', async () => {
     const few = await run('--mergeable', '--max-params', '2,000', '--place', 'linear', '--json');
@@ -95,9 +107,15 @@ describe('what a method’s file says', () => {
     }
     expect(equationsOf(listed('mam'))).toEqual(expect.arrayContaining(['prefixTuning:', 'parallelAdapter:']) as string[]);
   });
-  it('is known where there are notes', () => {
-    const names = new Set(methods.map((m) => m.name));
-    expect(Object.keys(notes).filter((n) => !names.has(n))).toEqual([]);
+  it('is joined by a note for every method and for nothing else, in which each result names where it was read', () => {
+    expect(new Set(Object.keys(notes))).toEqual(new Set(methods.map((m) => m.name)));
+    for (const { name } of methods) {
+      expect(notes[name]!.use, `${name}: when to use it, in a sentence or more`).toMatch(/^\S.{20,}\.$/);
+      const lines = reported(name);
+      if (notes[name]!.reports === undefined) expect(lines, name).toEqual([expect.stringContaining('could be read')]);
+      else for (const line of lines) expect(line, name).toMatch(/^\* .*\(.*(paper|repository|documentation|benchmark|abstract).*\)/);
+      expect(lines.length, name).toBeGreaterThan(0);
+    }
   });
 });
 
@@ -125,6 +143,18 @@ describe('the pages', () => {
     for (const k of some) {
       const m = methods[k]!;
       expect(readFileSync(`${root}/docs/methods/${pageName(m.name)}`, 'utf8'), `${m.name}, seed ${seed}: ${advice}`).toBe(await page(m, o));
+    }
+  });
+  it('have every part, in one order', () => {
+    const parts = ['Equation', 'When to use it', 'Where it sits', 'What it brings, and how that starts', 'Defaults', 'Count'];
+    const trained = new Set(readTrained()?.entries.map((e) => e.name));
+    for (const { name } of methods) {
+      const here = trained.has(name) ? ['How it did here'] : [];
+      const order = [...parts, 'Merging and composing', 'What is reported', ...here, 'Source'];
+      const text = readFileSync(`${root}/docs/methods/${pageName(name)}`, 'utf8');
+      const found = text.match(/^## .+(?=\n\n\S)/gm)?.map((l) => l.slice(3)); // each with something below it
+      expect(found, `${name}: ${advice}`).toEqual(order);
+      expect(text, name).toContain('![the graph at one place]');
     }
   });
   it('are listed in an index that is up to date', () => {
