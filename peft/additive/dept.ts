@@ -30,6 +30,7 @@ export const dept = defineMethod<'trunk', DeptConfig, { readonly P: Tensor; read
   paper: 'arXiv:2309.05173',
   at: 'trunk',
   defaults: { length: 60, rank: 30, tokens: 256, alpha: 8, matrixRate: 0.003, where: 'trunk' },
+  takes: { alpha: [null, Number] },
   check: (site, c) => {
     lengthFits('dept', site, c.length);
     for (const name of ['length', 'rank', 'tokens'] as const) wholeNumber('dept', name, c[name]);

@@ -42,6 +42,7 @@ export const loftq = defineMethod<'linear', LoftqConfig, Factors>({
   paper: 'arXiv:2310.08659',
   at: 'linear',
   defaults: { ...DEFAULTS, where: ['q', 'v'] },
+  takes: { power: [null, Number] },
   readsWeight: true,
   check: (site, c) => {
     checkTaken('loftq')(site, c);

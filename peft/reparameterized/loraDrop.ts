@@ -4,8 +4,8 @@
 // Zhou et al. 2024, arXiv 2402.07721, §3; `dropLora` (loraDropRecipe.ts) goes through all stages. Count: (n_own + the projections that share)·r(in + out).
 import type { Rng } from '../../core/rng.ts';
 import { defineMethod } from '../attach.ts';
-import { matches, type Site, type Where } from '../site.ts';
-import { checkUpdate, type Factors, factors, type LoraConfig, update } from './lora.ts';
+import { matches, PLACES, type Site, type Where } from '../site.ts';
+import { checkUpdate, type Factors, factors, type LoraConfig, STARTS, update } from './lora.ts';
 
 export interface LoraDropConfig extends LoraConfig {
   readonly keep: Where; // layers with a LoRA of their own; it need not match any
@@ -34,6 +34,7 @@ export const loraDrop = defineMethod<'linear', LoraDropConfig, Factors, Readonly
   paper: 'arXiv:2402.07721',
   at: 'linear',
   defaults: { rank: 8, alpha: 8, rankStabilized: false, dropout: 0, init: 'kaiming', keep: [], where: ['q', 'v'] },
+  takes: { init: STARTS, keep: PLACES },
   check: checkUpdate('loraDrop'),
   shared: (sites, c, r: Rng) => new Map([...sharing(sites, c)].map(([name, site]) => [name, factors(site, c, r.split(name))])),
   init: (site, c, r, { shared }) => ({ train: owns(c, site) ? factors(site, c, r) : shared.get(role(site.path))! }),

@@ -18,6 +18,7 @@ export const loraXs = defineMethod<'linear', LoraXsConfig, Factors & { R: Tensor
   paper: 'arXiv:2405.17604',
   at: 'linear',
   defaults: { rank: 8, alpha: 8, rankStabilized: false, dropout: 0, sigma: 1e-5, split: 'input', where: ['q', 'v'] },
+  takes: { split: ['input', 'both'] },
   readsWeight: true,
   check: checkUpdate('loraXs'),
   init: ({ shape: [out, into] }, c, r, given) => {

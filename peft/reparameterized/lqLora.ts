@@ -40,6 +40,7 @@ export const lqLora = defineMethod<'linear', LqLoraConfig, Factors, null, Readon
     where: inBlocks,
     schemes: ([2, 4, 8] as const).flatMap((bits) => [16, 32, 64].map((block) => normalFloat({ bits, block, scales: doubleQuant() }))),
   },
+  takes: { power: [null, Number], bits: [null, Number] },
   check: (site, c) => {
     checkTaken('lqLora')(site, c);
     wholeNumber('lqLora', 'iterations', c.iterations);

@@ -23,6 +23,7 @@ export const pissa = defineMethod<'linear', PissaConfig, Factors>({
   paper: 'arXiv:2404.02948',
   at: 'linear',
   defaults: { rank: 8, alpha: 8, rankStabilized: false, dropout: 0, iterations: null, where: ['q', 'v'] },
+  takes: { iterations: [null, Number] },
   readsWeight: true,
   check: checkTaken('pissa'),
   init: (site, c, r, given) => {

@@ -42,6 +42,7 @@ export const diffPruning = defineMethod<'weight', DiffPruningConfig, Diff>({
   paper: 'arXiv:2012.07463',
   at: 'weight',
   defaults: { density: 0.005, lambda: 1.25e-7, alphaInit: 5, alphaRate: 100, gates: 0.5, group: 'none', where: /\bblocks\./ },
+  takes: { group: ['none', 'row', 'tensor'] },
   check: (_, c) => {
     between('diffPruning', 'density', c.density, Number.MIN_VALUE, 1, true);
     between('diffPruning', 'gates', c.gates, Number.MIN_VALUE, 1);
