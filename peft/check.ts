@@ -11,9 +11,12 @@ export function rankFits(method: string, site: Site<Kind>, rank: number): void {
     );
 }
 
-/** A whole number ≥ 1 that no side of the weight bounds. */
-export function wholeNumber(method: string, name: string, value: number): void {
-  if (!Number.isInteger(value) || value < 1) throw new RangeError(`${method}: ${name} ${value} must be a whole number, 1 or more`);
+/** A whole number from `least` that no side of the weight bounds. */
+export function wholeNumber(method: string, name: string, value: number, least = 1, most = Number.POSITIVE_INFINITY): void {
+  if (!Number.isInteger(value) || value < least || value > most)
+    throw new RangeError(
+      `${method}: ${name} ${value} must be a whole number, ${least} ${most < Number.POSITIVE_INFINITY ? `to ${most}` : 'or more'}`,
+    );
 }
 
 /** low ≤ value < high, or ≤ high where `closed`. */

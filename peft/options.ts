@@ -94,6 +94,8 @@ export function checkOptions(method: string, defaults: object, takes: Kinds, opt
       const listed = [...may.slice(0, -2), may.slice(-2).join(' or ')].join(', ');
       throw new RangeError(`${method}: ${name} ${shown(value)} must be ${listed}${meant}. Its default is ${shown(known[name])}`);
     }
+    if (name === 'seed' && typeof value === 'number' && !Number.isInteger(value))
+      throw new RangeError(`${method}: seed ${value} must be a whole number; every one is another draw`);
     const odd = notFinite(value);
     if (odd !== null) throw new RangeError(`${method}: ${name}${odd} must be a finite number. Its default is ${shown(known[name])}`);
   }

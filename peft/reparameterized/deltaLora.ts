@@ -5,7 +5,7 @@
 import { stopGradient } from '../../core/ops/map.ts';
 import { type Data, type Param, param, paramOf, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
-import { between } from '../check.ts';
+import { between, wholeNumber } from '../check.ts';
 import { checkUpdate, type Factors, factors, type LoraConfig, STARTS, scaling, update } from './lora.ts';
 
 export interface DeltaLoraConfig extends Omit<LoraConfig, 'dropout'> {
@@ -29,7 +29,8 @@ export const deltaLora = defineMethod<'linear', DeltaLoraConfig, DeltaLora>({
   takes: { init: STARTS },
   check: (site, c) => {
     checkUpdate('deltaLora')(site, loraOf(c));
-    for (const name of ['lambda', 'warmup'] as const) between('deltaLora', name, c[name], 0, Number.POSITIVE_INFINITY, true);
+    between('deltaLora', 'lambda', c.lambda, 0, Number.MAX_VALUE);
+    wholeNumber('deltaLora', 'warmup', c.warmup, 0);
   },
   init: (site, c, r) => {
     const { A, B } = factors(site, loraOf(c), r);

@@ -39,7 +39,7 @@ export const glora = defineMethod<'linear', GloraConfig, Glora>({
   paper: 'arXiv:2306.07967',
   at: 'linear',
   defaults: { rank: 8, A: 'lora', B: 'lora', C: 'lora', D: 'constant', E: 'constant', where: ['q', 'v'] },
-  takes: { A: FORMS, B: FORMS, C: ['none', 'vector', 'lora'], D: ['none', 'constant', 'vector'], E: ['none', 'constant', 'vector'] },
+  takes: { A: FORMS, B: FORMS, C: ['lora', 'vector', 'none'], D: ['vector', 'constant', 'none'], E: ['vector', 'constant', 'none'] },
   check: (site, c) => {
     rankFits('glora', site, c.rank);
     if (used(site.bias() !== null).every((part) => c[part] === 'none'))

@@ -4,8 +4,8 @@ import { param, type Tensor } from '../../core/tensor.ts';
 import type { Site } from '../site.ts';
 import type { GloraConfig } from './glora.ts';
 
-export const FORMS = ['none', 'constant', 'vector', 'lora'] as const;
-export type Form = (typeof FORMS)[number];
+export type Form = 'lora' | 'vector' | 'constant' | 'none';
+export const FORMS = ['lora', 'vector', 'constant', 'none'] as const;
 export type Part = 'A' | 'B' | 'C' | 'D' | 'E';
 export type Glora = Record<Part | `${Part}up`, Tensor>; // `up` is the second factor, where low-rank
 

@@ -47,6 +47,7 @@ export const loftq = defineMethod<'linear', LoftqConfig, Factors>({
   check: (site, c) => {
     checkTaken('loftq')(site, c);
     wholeNumber('loftq', 'iterations', c.iterations);
+    if (c.power !== null) wholeNumber('loftq', 'power', c.power, 0);
   },
   init: (site, c, r, given) => {
     const { own, packed } = started(site, given.weight(), c, r);

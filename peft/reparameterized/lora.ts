@@ -18,9 +18,9 @@ export interface UpdateConfig {
   readonly dropout: number; // on x, on this branch only
 }
 export interface LoraConfig extends UpdateConfig {
-  readonly init: (typeof STARTS)[number];
+  readonly init: 'kaiming' | 'gaussian'; // A ~ U(±1/√in), or N(0, 1/r²)
 }
-export const STARTS = ['kaiming', 'gaussian'] as const; // A ~ U(±1/√in), or N(0, 1/r²)
+export const STARTS = ['kaiming', 'gaussian'] as const;
 export type Factors = { A: Tensor; B: Tensor };
 
 export const scaling = (c: Omit<UpdateConfig, 'dropout'>): number => c.alpha / (c.rankStabilized ? Math.sqrt(c.rank) : c.rank);

@@ -44,6 +44,7 @@ export const lqLora = defineMethod<'linear', LqLoraConfig, Factors, null, Readon
   check: (site, c) => {
     checkTaken('lqLora')(site, c);
     wholeNumber('lqLora', 'iterations', c.iterations);
+    if (c.power !== null) wholeNumber('lqLora', 'power', c.power, 0);
     if (c.schemes.length === 0) throw new RangeError('lqLora: schemes is empty; give at least one way to pack a weight');
   },
   prepare: chosen,

@@ -36,8 +36,8 @@ export const periodicLora = defineMethod<'linear', PeriodicLoraConfig, Periodic>
   takes: { init: STARTS },
   check: (site, c) => {
     checkUpdate('periodicLora')(site, c);
-    wholeNumber('periodicLora', 'period', c.period);
-    wholeNumber('periodicLora', 'stages', c.stages);
+    for (const name of ['period', 'stages'] as const) wholeNumber('periodicLora', name, c[name]);
+    wholeNumber('periodicLora', 'restart', c.restart, 0);
     if (c.stages < 2) throw new RangeError(`periodicLora: ${c.stages} stage at ${site.path} is LoRA; take 2 or more`);
   },
   init: (site, c, r) => {

@@ -49,7 +49,7 @@ export const xloraOver = (known: LoraExperts['at'] | null): Configurable<XloraCo
       for (const name of ['depth', 'hidden'] as const) wholeNumber('xlora', name, c[name]);
       dropoutFits('xlora', c.dropout);
       between('xlora', 'temperature', c.temperature, Number.MIN_VALUE, Number.MAX_VALUE);
-      if (c.topK !== null) between('xlora', 'topK', c.topK, 1, c.experts.length, true);
+      if (c.topK !== null) wholeNumber('xlora', 'topK', c.topK, 1, c.experts.length);
       if (c.firstPass !== 0 && c.topK !== null)
         throw new RangeError('xlora: in a first pass of equal scalings none is the largest; with topK set firstPass to 0');
       if (c.topKSoftmax && c.topK === null) throw new RangeError('xlora: topKSoftmax is a softmax over the topK experts; set topK');

@@ -46,6 +46,7 @@ export const diffPruning = defineMethod<'weight', DiffPruningConfig, Diff>({
   check: (_, c) => {
     between('diffPruning', 'density', c.density, Number.MIN_VALUE, 1, true);
     between('diffPruning', 'gates', c.gates, Number.MIN_VALUE, 1);
+    for (const name of ['lambda', 'alphaRate'] as const) between('diffPruning', name, c[name], 0, Number.MAX_VALUE);
   },
   init: ({ shape }, c) => {
     const logits = (s: Shape): Tensor => param(new Float32Array(size(s)).fill(c.alphaInit), s, { lr: c.alphaRate, decay: false });
