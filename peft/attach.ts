@@ -18,7 +18,7 @@ import { weight } from '../nn/linear.ts';
 import { layers, substitute, tensors } from '../nn/tree.ts';
 import { replaceable } from './check.ts';
 import type { AnyMethod, Brought, Env, Method, Options, Tensors, Transform } from './method.ts';
-import { checkOptions, type Kinds, type Taking } from './options.ts';
+import { checkOptions, type Taking } from './options.ts';
 import { atHand, bare, matches, pick, type Site, type Where } from './site.ts';
 
 export interface Configurable<C> {
@@ -32,7 +32,7 @@ export function defineMethod<K extends Kind, C, T extends Tensors, S = null, P =
 ): Configurable<C> {
   const method: AnyMethod = { ...m, mergeable: m.fold !== undefined, needsPreparing: m.prepare !== undefined } as unknown as AnyMethod; // the seam that forgets K, C and T
   const configured = (options: Options<C> = {}): Transform => {
-    checkOptions(m.name, m.defaults, (m as { readonly takes?: Kinds }).takes ?? {}, options);
+    checkOptions(m.name, m.defaults, method.takes ?? {}, options);
     const { seed = 0, ...own } = options;
     const c = { ...m.defaults, ...own } as C & { where: Where };
     const needs = m.prepare !== undefined && (m.prepareIf?.(c) ?? true);

@@ -40,7 +40,7 @@ export function lengthFits(method: string, site: Site<'trunk'>, p: number): void
 /** Ids that the model's embedding has rows for, at least one. */
 export function idsFit(method: string, site: Site<Kind>, ids: readonly number[]): void {
   const [rows] = pick(site.root, 'embedding', 'embed', method)[0]!.shape as readonly [number];
-  if (ids.length === 0) throw new RangeError(`${method}: init needs at least one token id`);
+  if (!(ids?.length > 0)) throw new RangeError(`${method}: init needs at least one token id`);
   const bad = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= rows);
   if (bad !== undefined)
     throw new RangeError(
