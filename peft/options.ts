@@ -3,7 +3,7 @@ import { nearest } from '../core/nearest.ts';
 import { PLACES } from './site.ts';
 
 /** One thing an option takes: that very word or number, null, or any text, finite number, truth value, list or other object. */
-export type Kind = string | number | null | AnyOf;
+type Taken = string | number | null | AnyOf;
 type AnyOf = StringConstructor | NumberConstructor | BooleanConstructor | ArrayConstructor | ObjectConstructor;
 
 type KindOf<V> = V extends string
@@ -34,11 +34,11 @@ export type Takes<C> = {
 /** `takes`, asked of a method where it has such options: one that is left out, or not of its type, does not compile. */
 export type Taking<C> = keyof Takes<C> extends never ? { readonly takes?: never } : { readonly takes: Takes<C> };
 /** The same with the options forgotten. */
-export type Kinds = Readonly<Record<string, readonly Kind[]>>;
+export type AnyTakes = Readonly<Record<string, readonly Taken[]>>;
 
 const SEED = [Number, Object] as const; // an Rng is an object
 
-const isA = (v: unknown, k: Kind): boolean =>
+const isA = (v: unknown, k: Taken): boolean =>
   k === Number
     ? Number.isFinite(v)
     : k === Array
@@ -49,7 +49,7 @@ const isA = (v: unknown, k: Kind): boolean =>
           ? typeof v === (k === String ? 'string' : 'boolean')
           : v === k;
 
-const NAMES = new Map<Kind, string>([
+const NAMES = new Map<Taken, string>([
   [String, 'a text'],
   [Number, 'a finite number'],
   [Boolean, 'true or false'],
@@ -57,7 +57,7 @@ const NAMES = new Map<Kind, string>([
   [Object, 'an object'],
 ]);
 /** For what `takes` does not list. */
-const kindOf = (value: unknown): Kind => [Number, Boolean, Array, Object].find((k) => isA(value, k)) ?? null;
+const kindOf = (value: unknown): Taken => [Number, Boolean, Array, Object].find((k) => isA(value, k)) ?? null;
 
 const plain = (v: unknown): v is object =>
   typeof v === 'object' && v !== null && [Object.prototype, Array.prototype, null].includes(Object.getPrototypeOf(v));
@@ -79,7 +79,7 @@ function notFinite(v: unknown, at = ''): string | null {
 }
 
 /** Throws for an option that is not there, and for a value that it does not take, with what it does. Nothing has been built. */
-export function checkOptions(method: string, defaults: object, takes: Kinds, options: object): void {
+export function checkOptions(method: string, defaults: object, takes: AnyTakes, options: object): void {
   const known: Readonly<Record<string, unknown>> = { ...defaults, seed: 0 };
   for (const [name, value] of Object.entries(options)) {
     if (!Object.hasOwn(known, name))

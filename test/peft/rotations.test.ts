@@ -133,7 +133,7 @@ describe('boft', () => {
   it('counts m·in·b + out, and refuses what has no butterflies', () => {
     expect(boft.method.count(llama3B('linear'), { ...boft.method.defaults, blockSize: 4 }).train).toBe(802_816);
     expect(() => boft({ blockSize: 4, factors: 3, where: 'q' })(base)).toThrow(
-      /boft: blocks of 4 do not divide.*takes 4 blocks at a time; sizes that do: 2/,
+      /boft: blockSize 4 does not divide.*takes 4 blocks at a time; sizes that do: 2/,
     );
     expect(() => boft({ blockSize: 1, factors: 2, where: 'q' })(base)).toThrow(/boft: blockSize 1 at .* must be even/);
   });
