@@ -5,7 +5,8 @@ import type { Tensor } from '../core/tensor.ts';
 import { type Layer, layer } from './layer.ts';
 import { newLinear } from './linear.ts';
 
-export type Activation = 'gelu' | 'geluTanh' | 'relu' | 'silu';
+export const ACTIVATIONS = ['gelu', 'geluTanh', 'relu', 'silu'] as const;
+export type Activation = (typeof ACTIVATIONS)[number];
 export const activations: Readonly<Record<Activation, (x: Tensor) => Tensor>> = { gelu, geluTanh, relu, silu };
 
 /** down(σ(up(x))) */

@@ -18,6 +18,7 @@ import { weight } from '../nn/linear.ts';
 import { layers, substitute, tensors } from '../nn/tree.ts';
 import { replaceable } from './check.ts';
 import type { AnyMethod, Brought, Env, Method, Options, Tensors, Transform } from './method.ts';
+import { checkOptions, type Taking } from './options.ts';
 import { atHand, bare, matches, pick, type Site, type Where } from './site.ts';
 
 export interface Configurable<C> {
@@ -26,9 +27,12 @@ export interface Configurable<C> {
 }
 
 /** A method as a function of its options. `seed` (0) starts its random initialisation; numbers of your own (an Rng) serve as well. */
-export function defineMethod<K extends Kind, C, T extends Tensors, S = null, P = null>(m: Method<K, C, T, S, P>): Configurable<C> {
+export function defineMethod<K extends Kind, C, T extends Tensors, S = null, P = null>(
+  m: Method<K, C, T, S, P> & Taking<C>,
+): Configurable<C> {
   const method: AnyMethod = { ...m, mergeable: m.fold !== undefined, needsPreparing: m.prepare !== undefined } as unknown as AnyMethod; // the seam that forgets K, C and T
   const configured = (options: Options<C> = {}): Transform => {
+    checkOptions(m.name, m.defaults, method.takes ?? {}, options);
     const { seed = 0, ...own } = options;
     const c = { ...m.defaults, ...own } as C & { where: Where };
     const needs = m.prepare !== undefined && (m.prepareIf?.(c) ?? true);

@@ -11,9 +11,12 @@ export function rankFits(method: string, site: Site<Kind>, rank: number): void {
     );
 }
 
-/** A whole number ≥ 1 that no side of the weight bounds. */
-export function wholeNumber(method: string, name: string, value: number): void {
-  if (!Number.isInteger(value) || value < 1) throw new RangeError(`${method}: ${name} ${value} must be a whole number, 1 or more`);
+/** A whole number from `least` that no side of the weight bounds. */
+export function wholeNumber(method: string, name: string, value: number, least = 1, most = Number.POSITIVE_INFINITY): void {
+  if (!Number.isInteger(value) || value < least || value > most)
+    throw new RangeError(
+      `${method}: ${name} ${value} must be a whole number, ${least} ${most < Number.POSITIVE_INFINITY ? `to ${most}` : 'or more'}`,
+    );
 }
 
 /** low ≤ value < high, or ≤ high where `closed`. */
@@ -37,7 +40,7 @@ export function lengthFits(method: string, site: Site<'trunk'>, p: number): void
 /** Ids that the model's embedding has rows for, at least one. */
 export function idsFit(method: string, site: Site<Kind>, ids: readonly number[]): void {
   const [rows] = pick(site.root, 'embedding', 'embed', method)[0]!.shape as readonly [number];
-  if (ids.length === 0) throw new RangeError(`${method}: init needs at least one token id`);
+  if (!(ids?.length > 0)) throw new RangeError(`${method}: init needs at least one token id`);
   const bad = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= rows);
   if (bad !== undefined)
     throw new RangeError(

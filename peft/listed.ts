@@ -2,6 +2,7 @@
 import type { Kind } from '../nn/layer.ts';
 import type { Configurable } from './attach.ts';
 import type { AnyMethod, Options, Transform } from './method.ts';
+import { checkOptions } from './options.ts';
 import type { Where } from './site.ts';
 
 /** What may be changed on any method. */
@@ -54,10 +55,7 @@ export const listed = <C>(
     placeable: true,
     standard: (seed = 0) => configurable({ seed } as Options<C>), // a seam: seed is an option of every method
     configurable,
-    configured: (options) => {
-      checkOptions(name, configurable.method.defaults, options);
-      return configurable(options as Options<C>); // checked above
-    },
+    configured: (options) => configurable(options as Options<C>), // a seam: it checks them itself
     tiny: (placed = {}) => configurable({ ...tiny, ...placed }),
   };
 };
@@ -75,23 +73,9 @@ export const composition = (
   placeable: false,
   standard: (seed = 0) => standard(seed),
   configurable: null,
-  configured: ({ seed = 0, ...options }) => {
-    checkOptions(about.name, {}, options);
-    return standard(Number(seed));
+  configured: (options) => {
+    checkOptions(about.name, {}, { seed: [Number] }, options);
+    return standard(options.seed === undefined ? 0 : Number(options.seed));
   },
   tiny: ({ seed = 0 } = {}) => tiny(seed),
 });
-
-/** Options against a method's defaults: each must be there, and of the default's type where that is not null. */
-function checkOptions(method: string, defaults: object, options: Readonly<Record<string, unknown>>): void {
-  const known = { ...defaults, seed: 0 } as Readonly<Record<string, unknown>>;
-  const typed = (v: unknown): string => (Array.isArray(v) ? 'list' : typeof v);
-  for (const [name, value] of Object.entries(options)) {
-    if (!Object.hasOwn(known, name)) throw new RangeError(`${method}: there is no option ${name}; it has ${Object.keys(known).join(', ')}`);
-    const free = known[name] === null || value === null || name === 'where';
-    if (!free && typed(known[name]) !== typed(value))
-      throw new TypeError(
-        `${method}: ${name} must be a ${typed(known[name])} like ${JSON.stringify(known[name])}, got ${JSON.stringify(value)}`,
-      );
-  }
-}

@@ -4,6 +4,7 @@ import type { Rng } from '../core/rng.ts';
 import type { Data, Tensor } from '../core/tensor.ts';
 import type { Controller, Hooks } from '../nn/hooks.ts';
 import type { Batch, Calls, Kind, Layer, Model, Weights } from '../nn/layer.ts';
+import type { AnyTakes } from './options.ts';
 import type { Site, Where } from './site.ts';
 
 /** Tensors by name; a list where the number is a hyper-parameter (experts). */
@@ -93,6 +94,8 @@ export interface AnyMethod {
   readonly paper: string;
   readonly at: Kind;
   readonly defaults: { readonly where: Where };
+  /** What options take whose default does not say all. */
+  readonly takes?: AnyTakes;
   readonly mergeable: boolean;
   readonly needsPreparing: boolean;
   readonly count: (sites: readonly Site<Kind>[], c: unknown, prepared?: unknown) => { readonly train: number; readonly stored: number };

@@ -11,6 +11,8 @@ import { layers } from '../nn/tree.ts';
 
 /** Which sites: names (`'q'`, `'attn.q'`, a whole path), a regular expression over paths, or a function of the path. */
 export type Where = string | readonly string[] | RegExp | ((path: string) => boolean);
+/** The kinds of value that it is (options.ts). */
+export const PLACES = [String, Array, Object] as const;
 
 export interface Site<K extends Kind> {
   readonly path: string;

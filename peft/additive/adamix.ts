@@ -6,6 +6,7 @@ import type { Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { wholeNumber } from '../check.ts';
 import {
+  ADAPTER,
   type Bottleneck,
   type BottleneckConfig,
   type BottleneckInit,
@@ -43,6 +44,7 @@ export const adamix = defineMethod<'branch', AdamixConfig, Experts>({
     ...{ experts: 4, bottleneck: 48, reduction: 16, activation: 'gelu', shareDown: false, shareUp: false, init: 'bert' },
     where: 'mlp',
   },
+  takes: ADAPTER,
   check: (_, c) => {
     wholeNumber('adamix', 'experts', c.experts);
     checkBottleneck('adamix', c);

@@ -8,6 +8,8 @@ import { max, square } from '../../core/ops/map.ts';
 import { type Param, paramOf, type Tensor } from '../../core/tensor.ts';
 import { type Configurable, defineMethod } from '../attach.ts';
 import { dropoutFits, wholeNumber } from '../check.ts';
+import { checkOptions } from '../options.ts';
+import { TAKES } from './bottleneck.ts';
 import { type AdapterFusionConfig, type Fusion, type Knowledge, scored } from './fusionAttention.ts';
 import { newFusion } from './fusionStart.ts';
 import { reading } from './pfeiffer.ts';
@@ -27,7 +29,10 @@ export const fusionOver = (known: ReadonlyMap<string, Knowledge & Partial<Fusion
     check: (site, c) => {
       if (c.adapters.length === 0)
         throw new RangeError(`adapterFusion at ${site.path}: there is nothing to fuse; give at least one adapter`);
-      for (const a of c.adapters) wholeNumber('adapterFusion', 'bottleneck', a.bottleneck);
+      for (const [k, a] of c.adapters.entries()) {
+        checkOptions(`adapterFusion: adapters[${k}]`, { bottleneck: 48, activation: 'relu' }, TAKES, a);
+        wholeNumber('adapterFusion', 'bottleneck', a.bottleneck);
+      }
       dropoutFits('adapterFusion', c.dropout);
       if (!(c.regularization >= 0)) throw new RangeError(`adapterFusion: regularization ${c.regularization} must be 0 or more`);
     },

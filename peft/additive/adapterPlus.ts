@@ -5,6 +5,7 @@ import { param, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { between } from '../check.ts';
 import {
+  ADAPTER,
   type Bottleneck,
   type BottleneckConfig,
   type BottleneckInit,
@@ -29,6 +30,7 @@ export const adapterPlus = defineMethod<'block', AdapterPlusConfig, Bottleneck &
   paper: 'arXiv:2406.06820',
   at: 'block',
   defaults: { bottleneck: null, reduction: 96, activation: 'gelu', init: 'houlsby', stochasticDepth: 0.1, where: /./ },
+  takes: ADAPTER,
   check: (_, c) => {
     checkBottleneck('adapterPlus', c);
     between('adapterPlus', 'stochasticDepth', c.stochasticDepth, 0, 1);

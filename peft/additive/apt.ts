@@ -21,7 +21,6 @@ export interface AptConfig {
 }
 /** For each block: keys and values [p, Hk·D] in turn, the gate's W [p, d] and λ [1]. */
 type Apt = Record<'table' | 'gate' | 'scale', readonly Tensor[]>;
-
 /**
  * Read in extracts of the paper: each row of a prefix is scored by a gate, and a scale then weighs each layer's prefix against the text; in
  * notes on it: the gate reads what the layer below computed. The equation is from memory of it and not verified, nor are: of which token (an
@@ -35,6 +34,7 @@ export const apt = defineMethod<'trunk', AptConfig, Apt>({
   paper: 'arXiv:2305.15212',
   at: 'trunk',
   defaults: { length: 20, reads: 'first', where: 'trunk' },
+  takes: { reads: ['first', 'mean'] },
   check: (site, c) => {
     lengthFits('apt', site, c.length);
     wholeNumber('apt', 'length', c.length);

@@ -32,10 +32,10 @@ export const biAdapter = defineMethod<'branch', BiAdapterConfig, Bi>({
   paper: 'arXiv:2307.16867',
   at: 'branch',
   defaults: { bottleneck: 32, bits: 1, scale: 1, dropout: 0.1, where: 'mlp' },
+  takes: { bits: [1, 2, 4] },
   check: (_, c) => {
     wholeNumber('biAdapter', 'bottleneck', c.bottleneck);
     dropoutFits('biAdapter', c.dropout);
-    if (![1, 2, 4].includes(c.bits)) throw new RangeError(`biAdapter: bits ${c.bits} must be 1, 2 or 4`);
   },
   init: (site, { bottleneck: m }, r) => {
     const d = site.dim('width');

@@ -1,7 +1,7 @@
 // The small network inside every adapter: W_up σ(W_down x + b_down) + b_up, with W_down [m, d] and W_up [d, m].
 import type { Rng } from '../../core/rng.ts';
 import { param, type Tensor } from '../../core/tensor.ts';
-import { type Activation, activations } from '../../nn/mlp.ts';
+import { ACTIVATIONS, type Activation, activations } from '../../nn/mlp.ts';
 import { wholeNumber } from '../check.ts';
 
 export type Bottleneck = { readonly down: Tensor; readonly downBias: Tensor; readonly up: Tensor; readonly upBias: Tensor };
@@ -11,6 +11,8 @@ export interface BottleneckConfig {
   readonly reduction: number;
   readonly activation: Activation; // σ
 }
+/** What the two options take that are not just numbers. */
+export const TAKES = { bottleneck: [null, Number], activation: ACTIVATIONS } as const;
 
 /**
  * How the two matrices start; biases always start at 0.
@@ -19,6 +21,10 @@ export interface BottleneckConfig {
  * `zero`: W_down ~ U(±1/√d), W_up = 0, so that a fresh adapter adds nothing.
  */
 export type BottleneckInit = 'bert' | 'houlsby' | 'zero' | number;
+export interface AdapterConfig extends BottleneckConfig {
+  readonly init: BottleneckInit;
+}
+export const ADAPTER = { ...TAKES, init: ['bert', 'houlsby', 'zero', Number] } as const;
 
 /** m for a layer of width d. */
 export const widthOf = (c: BottleneckConfig, d: number): number => c.bottleneck ?? Math.max(1, Math.floor(d / c.reduction));
@@ -27,8 +33,8 @@ export const widthOf = (c: BottleneckConfig, d: number): number => c.bottleneck 
 export const sizeOf = (c: BottleneckConfig, d: number): number => 2 * widthOf(c, d) * d + widthOf(c, d) + d;
 
 /** Throws unless m is a whole number ≥ 1 and the adapter can learn from where it starts. */
-export function checkBottleneck(method: string, c: BottleneckConfig & { readonly init: BottleneckInit }): void {
-  if (typeof c.init === 'number' && !(c.init > 0 && Number.isFinite(c.init)))
+export function checkBottleneck(method: string, c: AdapterConfig): void {
+  if (typeof c.init === 'number' && !(c.init > 0))
     throw new RangeError(
       `${method}: init ${c.init} is a standard deviation and must be more than 0; 'zero' starts as the base and still learns`,
     );
@@ -48,6 +54,10 @@ export const listOf = (all: readonly Bottleneck[]): { readonly [K in keyof Bottl
 /** W_up σ(W_down x + b_down) + b_up.  x [B, T, d] → [B, T, d] */
 export const throughBottleneck = (x: Tensor, p: Bottleneck, activation: Activation): Tensor =>
   activations[activation](x.matmul(p.down.T).add(p.downBias)).matmul(p.up.T).add(p.upBias);
+
+/** The same through the k-th of several. */
+export const throughKth = (x: Tensor, p: ReturnType<typeof listOf>, k: number, activation: Activation): Tensor =>
+  throughBottleneck(x, { down: p.down[k]!, downBias: p.downBias[k]!, up: p.up[k]!, upBias: p.upBias[k]! }, activation);
 
 export function newBottleneck(c: BottleneckConfig, d: number, init: BottleneckInit, r: Rng): Bottleneck {
   const m = widthOf(c, d);

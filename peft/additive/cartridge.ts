@@ -6,7 +6,7 @@ import type { Numbers } from '../../core/plan.ts';
 import { leaf, param, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { idsFit, lengthFits } from '../check.ts';
-import type { Where } from '../site.ts';
+import { PLACES, type Where } from '../site.ts';
 import { prefixed, tableWidths } from './prefixAttention.ts';
 import { fromText } from './prefixFromText.ts';
 
@@ -29,6 +29,7 @@ export const cartridge = defineMethod<'trunk', CartridgeConfig, Cartridge, null,
   paper: 'arXiv:2506.06266',
   at: 'trunk',
   defaults: { length: 20, frozen: 1, init: 'normal', attend: 'attend', where: 'trunk' },
+  takes: { init: ['normal', Object], attend: PLACES },
   check: (site, { length, frozen, init, attend }) => {
     lengthFits('cartridge', site, length);
     if (!Number.isInteger(frozen) || frozen < 0 || frozen >= length)

@@ -10,20 +10,11 @@ import { substitute } from '../../nn/tree.ts';
 import { defineMethod } from '../attach.ts';
 import { between, wholeNumber } from '../check.ts';
 import { bare } from '../site.ts';
-import {
-  type Bottleneck,
-  type BottleneckConfig,
-  type BottleneckInit,
-  checkBottleneck,
-  newBottleneck,
-  sizeOf,
-  throughBottleneck,
-} from './bottleneck.ts';
+import { ADAPTER, type AdapterConfig, type Bottleneck, checkBottleneck, newBottleneck, sizeOf, throughBottleneck } from './bottleneck.ts';
 import { realTokens } from './reading.ts';
 import { picked, type TopK } from './softTopK.ts';
 
-export interface CodaConfig extends BottleneckConfig, TopK {
-  readonly init: BottleneckInit;
+export interface CodaConfig extends AdapterConfig, TopK {
   readonly tokens: number; // share of the tokens that are picked: k = ⌈tokens·n⌉
 }
 
@@ -40,6 +31,7 @@ export const coda = defineMethod<'block', CodaConfig, Bottleneck & { readonly w:
   paper: 'arXiv:2304.04947',
   at: 'block',
   defaults: { bottleneck: 64, reduction: 16, activation: 'relu', init: 'zero', tokens: 1 / 3, epsilon: 0.03, turns: 20, where: /./ },
+  takes: ADAPTER,
   check: (site, c) => {
     checkBottleneck('coda', c);
     between('coda', 'tokens', c.tokens, Number.MIN_VALUE, 1, true);

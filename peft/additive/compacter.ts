@@ -8,7 +8,7 @@ import { defineMethod } from '../attach.ts';
 import { wholeNumber } from '../check.ts';
 import { hybrid } from '../combine.ts';
 import type { Options, Transform } from '../method.ts';
-import { type BottleneckConfig, checkBottleneck, widthOf } from './bottleneck.ts';
+import { type BottleneckConfig, checkBottleneck, TAKES, widthOf } from './bottleneck.ts';
 import { reading } from './pfeiffer.ts';
 import { glorot, phm } from './phm.ts';
 
@@ -19,7 +19,6 @@ export interface CompacterConfig extends BottleneckConfig {
   readonly init: 'glorotUniform' | 'glorotNormal'; // of each S_i and T_i
   readonly reads: 'answer' | 'sum'; // h, or the (normalised) sum of h and the stream, as Pfeiffer's adapter
 }
-
 /** A [n, n, n]; S [n, in/n, k] and T [n, k, out/n] of each projection. */
 type Compacter = { A: Tensor; downS: Tensor; downT: Tensor; downBias: Tensor; upS: Tensor; upT: Tensor; upBias: Tensor };
 
@@ -37,6 +36,7 @@ export const compacter = defineMethod<'branch', CompacterConfig, Compacter, Tens
     ...{ n: 4, rank: 1, bottleneck: null, reduction: 32, activation: 'gelu', std: 1e-4, init: 'glorotUniform', reads: 'answer' },
     where: ['attn', 'mlp'],
   },
+  takes: { ...TAKES, init: ['glorotUniform', 'glorotNormal'], reads: ['answer', 'sum'] },
   check: (site, c) => {
     checkBottleneck('compacter', { ...c, init: 'bert' });
     for (const name of ['n', 'rank'] as const) wholeNumber('compacter', name, c[name]);

@@ -7,7 +7,7 @@ import { reshape } from '../../core/ops/move.ts';
 import { ShapeError } from '../../core/shape.ts';
 import { param, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
-import { lengthFits, wholeNumber } from '../check.ts';
+import { between, lengthFits, wholeNumber } from '../check.ts';
 import { promptInFront } from './promptRows.ts';
 
 export interface DeptConfig {
@@ -30,10 +30,12 @@ export const dept = defineMethod<'trunk', DeptConfig, { readonly P: Tensor; read
   paper: 'arXiv:2309.05173',
   at: 'trunk',
   defaults: { length: 60, rank: 30, tokens: 256, alpha: 8, matrixRate: 0.003, where: 'trunk' },
+  takes: { alpha: [null, Number] },
   check: (site, c) => {
     lengthFits('dept', site, c.length);
     for (const name of ['length', 'rank', 'tokens'] as const) wholeNumber('dept', name, c[name]);
     if (c.alpha !== null && !(c.alpha > 0)) throw new RangeError(`dept: alpha ${c.alpha} must be positive, or null for a scale of 1`);
+    between('dept', 'matrixRate', c.matrixRate, 0, Number.MAX_VALUE);
     const most = Math.min(c.tokens, site.dim('width'));
     if (c.rank > most) throw new RangeError(`dept: rank ${c.rank} at ${site.path} must be at most ${most}, the smaller side of A B`);
   },

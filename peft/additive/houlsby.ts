@@ -3,6 +3,7 @@
 // Houlsby et al. 2019, arXiv 1902.00751, §2.1.
 import { defineMethod } from '../attach.ts';
 import {
+  ADAPTER,
   type Bottleneck,
   type BottleneckConfig,
   type BottleneckInit,
@@ -28,6 +29,7 @@ export const houlsby = defineMethod<'branch', HoulsbyConfig, Bottleneck>({
   paper: 'arXiv:1902.00751',
   at: 'branch',
   defaults: { bottleneck: null, reduction: 16, activation: 'silu', init: 'bert', where: ['attn', 'mlp'] },
+  takes: ADAPTER,
   check: (_, c) => checkBottleneck('houlsby', c),
   init: (site, c, r) => ({ train: newBottleneck(c, site.dim('width'), c.init, r) }),
   around: (call, p, c) => (x, ctx) => {

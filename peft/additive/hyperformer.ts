@@ -8,7 +8,7 @@ import { leaf } from '../../core/tensor.ts';
 import { activations } from '../../nn/mlp.ts';
 import { defineMethod } from '../attach.ts';
 import { wholeNumber } from '../check.ts';
-import { checkBottleneck, widthOf } from './bottleneck.ts';
+import { checkBottleneck, TAKES, widthOf } from './bottleneck.ts';
 import { type Hyper, type HyperformerConfig, maker, networkSize, newNetworks } from './hyperformerNetwork.ts';
 
 /**
@@ -25,6 +25,7 @@ export const hyperformer = defineMethod<'branch', HyperformerConfig, Hyper, Read
     ...{ bottleneck: null, reduction: 32, activation: 'geluTanh', tasks: 1, embedding: 64, hidden: 128, projected: 64 },
     where: ['attn', 'mlp'],
   },
+  takes: TAKES,
   check: (_, c) => {
     checkBottleneck('hyperformer', { ...c, init: 'bert' });
     for (const name of ['tasks', 'embedding', 'hidden', 'projected'] as const) wholeNumber('hyperformer', name, c[name]);

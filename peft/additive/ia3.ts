@@ -6,7 +6,7 @@ import { concat, reshape } from '../../core/ops/move.ts';
 import { param, type Tensor } from '../../core/tensor.ts';
 import type { Kind } from '../../nn/layer.ts';
 import { defineMethod } from '../attach.ts';
-import { matches, type Site, type Where } from '../site.ts';
+import { matches, PLACES, type Site, type Where } from '../site.ts';
 
 export interface Ia3Config {
   readonly feedforward: Where; // sites whose input is rescaled; elsewhere it is the output, after the bias
@@ -34,6 +34,7 @@ export const ia3 = defineMethod<'linear', Ia3Config, { readonly l: Tensor }>({
   paper: 'arXiv:2205.05638',
   at: 'linear',
   defaults: { feedforward: 'down', queries: false, where: ['k', 'v', 'down'] },
+  takes: { feedforward: PLACES },
   otherwise: "Where queries, keys and values are one layer, write where: ['qkv', 'down'].",
   init: (site, c) => {
     const n = sizeAt(site, c);

@@ -4,7 +4,7 @@
 import { stopGradient } from '../../core/ops/map.ts';
 import { reshape } from '../../core/ops/move.ts';
 import { param, type Tensor } from '../../core/tensor.ts';
-import { type Activation, activations } from '../../nn/mlp.ts';
+import { ACTIVATIONS, type Activation, activations } from '../../nn/mlp.ts';
 import { defineMethod } from '../attach.ts';
 import { lengthFits, wholeNumber } from '../check.ts';
 import { promptInFront } from './promptRows.ts';
@@ -29,6 +29,7 @@ export const idpg = defineMethod<'trunk', IdpgConfig, Idpg>({
   paper: 'arXiv:2204.04497',
   at: 'trunk',
   defaults: { length: 5, hidden: 16, activation: 'relu', reads: 'first', where: 'trunk' },
+  takes: { activation: ACTIVATIONS, reads: ['first', 'mean', 'embedding'] },
   check: (site, c) => {
     lengthFits('idpg', site, c.length);
     for (const name of ['length', 'hidden'] as const) wholeNumber('idpg', name, c[name]);

@@ -2,7 +2,7 @@
 //   o₁ = e₁ + F(e₂),  o₂ = e₂ + G(o₁);   undone: e₂ = o₂ − G(o₁),  e₁ = o₁ − F(e₂);   F, G: a linear layer, σ, a linear layer
 // Pfeiffer et al. 2020, arXiv 2005.00052, §3.2.3; the coupling is NICE's (Dinh et al. 2015, arXiv 1410.8516).
 import { BASE, layer } from '../../nn/layer.ts';
-import type { Activation } from '../../nn/mlp.ts';
+import { ACTIVATIONS, type Activation } from '../../nn/mlp.ts';
 import { substitute } from '../../nn/tree.ts';
 import { defineMethod } from '../attach.ts';
 import { type Coupling, coupled, newNet, parts, uncoupled } from './coupling.ts';
@@ -29,6 +29,7 @@ export const invertible = defineMethod<'trunk', InvertibleConfig, Coupling>({
   paper: 'arXiv:2005.00052',
   at: 'trunk',
   defaults: { reduction: 2, activation: 'relu', inverse: true, init: 'bert', where: 'trunk' },
+  takes: { activation: ACTIVATIONS, init: ['bert', 'zero'] },
   check: (site, c) => {
     const [half] = parts(site.dim('width'));
     if (!(c.reduction > 0 && units(half, c) >= 1))

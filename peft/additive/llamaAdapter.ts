@@ -34,6 +34,7 @@ export const llamaAdapter = defineMethod<'branch', LlamaAdapterConfig, Prompt>({
   paper: 'arXiv:2303.16199',
   at: 'branch',
   defaults: { length: 10, gate: 'heads', project: true, where: 'attn' },
+  takes: { gate: ['heads', 'one'] },
   check: (site, c) => {
     wholeNumber('llamaAdapter', 'length', c.length);
     if (site.within('attend').length === 0)

@@ -9,6 +9,7 @@ import { defineMethod } from '../attach.ts';
 import type { Site } from '../site.ts';
 import {
   checkGenerator,
+  GENERATOR,
   type Generator,
   type GeneratorConfig,
   generated,
@@ -35,6 +36,7 @@ export const lpt = defineMethod<'trunk', LptConfig, Generator>({
   paper: 'arXiv:2210.11292',
   at: 'trunk',
   defaults: { length: 20, after: null, generator: null, hidden: 256, reads: 'first', dropout: 0.1, where: 'trunk' },
+  takes: { ...GENERATOR, after: [null, Number] },
   check: (site, c) => {
     checkGenerator('lpt', site, c);
     const [k, blocks] = [late(site, c), site.within('block').length];

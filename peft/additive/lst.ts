@@ -21,6 +21,7 @@ export const lst = defineMethod<'trunk', LstConfig, Ladder>({
   paper: 'arXiv:2206.06522',
   at: 'trunk',
   defaults: { reduction: 8, temperature: 0.1, bias: true, blocks: null, where: 'trunk' },
+  takes: { blocks: [null, Array] },
   check: (site, c) => {
     wholeNumber('lst', 'reduction', c.reduction);
     if (!(c.temperature > 0)) throw new RangeError(`lst: temperature ${c.temperature} must be above 0`);

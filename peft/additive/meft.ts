@@ -10,13 +10,13 @@ import { substitute } from '../../nn/tree.ts';
 import { defineMethod } from '../attach.ts';
 import type { Site } from '../site.ts';
 import { beside } from './beside.ts';
-import { type Bottleneck, type BottleneckConfig, checkBottleneck, listOf, newBottleneck, sizeOf, throughBottleneck } from './bottleneck.ts';
+import { type BottleneckConfig, checkBottleneck, listOf, newBottleneck, sizeOf, TAKES, throughKth } from './bottleneck.ts';
 import { both, coupledBlock, entered, type Streams, type StreamsConfig } from './meftStreams.ts';
 
 export interface MeftConfig extends BottleneckConfig, StreamsConfig {
-  readonly form: 1 | 2;
+  readonly form: 1 | 2; // F is the block, or G is
 }
-type Adapters = { readonly [K in keyof Bottleneck]: readonly Tensor[] }; // beside feed-forward 0, beside block 0, …
+type Adapters = ReturnType<typeof listOf>; // beside feed-forward 0, beside block 0, …
 
 const blocks = (site: Site<'trunk'>): readonly Site<'block'>[] => site.within('block');
 
@@ -33,9 +33,9 @@ export const meft = defineMethod<'trunk', MeftConfig, Adapters>({
   paper: 'arXiv:2306.00477',
   at: 'trunk',
   defaults: { bottleneck: 8, reduction: 16, activation: 'gelu', form: 1, lambda: 0.1, beta: 1, keeps: 'streams', where: 'trunk' },
+  takes: { ...TAKES, keeps: ['last', 'streams', 'all'], form: [1, 2] },
   check: (site, c) => {
     checkBottleneck('meft', { ...c, init: 'bert' });
-    if (c.form !== 1 && c.form !== 2) throw new RangeError(`meft: form ${c.form} must be 1 (F is the block) or 2 (G is the block)`);
     for (const name of ['lambda', 'beta'] as const)
       if (!(c[name] > 0)) throw new RangeError(`meft: ${name} ${c[name]} must be above 0, or a block could not be reversed`);
     for (const b of blocks(site)) b.within('branch', 'mlp');
@@ -46,8 +46,7 @@ export const meft = defineMethod<'trunk', MeftConfig, Adapters>({
     ),
   }),
   around: (call, p, c, site) => (h, ctx) => {
-    const adapter = (k: number) => (x: Tensor) =>
-      throughBottleneck(x, { down: p.down[k]!, downBias: p.downBias[k]!, up: p.up[k]!, upBias: p.upBias[k]! }, c.activation);
+    const adapter = (k: number) => (x: Tensor) => throughKth(x, p, k, c.activation);
     const paths = blocks(site).map((b) => b.path);
     let last: Streams | null = null;
     const coupled = substitute(

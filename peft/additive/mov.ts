@@ -4,7 +4,7 @@
 import { param, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { between, wholeNumber } from '../check.ts';
-import { matches, type Site, type Where } from '../site.ts';
+import { matches, PLACES, type Site, type Where } from '../site.ts';
 import { newRouter, type RouterConfig, routed } from './router.ts';
 
 export interface MovConfig extends RouterConfig {
@@ -24,6 +24,7 @@ export const mov = defineMethod<'linear', MovConfig, { readonly l: Tensor; reado
   paper: 'arXiv:2309.05444',
   at: 'linear',
   defaults: { experts: 10, balance: 0, feedforward: 'down', where: ['k', 'v', 'down'] },
+  takes: { feedforward: PLACES },
   otherwise: "Where queries, keys and values are one layer, write where: ['qkv', 'down']; its queries are then rescaled too.",
   check: (_, c) => {
     wholeNumber('mov', 'experts', c.experts);

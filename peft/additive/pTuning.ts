@@ -3,7 +3,7 @@
 // Liu et al. 2021, arXiv 2103.10385, §3, in Hugging Face's form. The encoder is for training: `finish` leaves the rows it makes.
 import { defineMethod } from '../attach.ts';
 import { lengthFits, wholeNumber } from '../check.ts';
-import { type Encoder, type EncoderConfig, encoded, encoderSize, newEncoder } from './promptEncoder.ts';
+import { ENCODER, type Encoder, type EncoderConfig, encoded, encoderSize, newEncoder } from './promptEncoder.ts';
 import { promptInFront } from './promptRows.ts';
 
 export const checkEncoder = (method: string, c: EncoderConfig, d: number): void => {
@@ -25,6 +25,7 @@ export const pTuning = defineMethod<'trunk', EncoderConfig, Encoder>({
   paper: 'arXiv:2103.10385',
   at: 'trunk',
   defaults: { ...defaults, where: 'trunk' },
+  takes: ENCODER,
   check: (site, c) => {
     lengthFits('pTuning', site, c.length);
     checkEncoder('pTuning', c, site.dim('width'));

@@ -6,7 +6,7 @@ import { reshape } from '../../core/ops/move.ts';
 import { leaf } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { idsFit } from '../check.ts';
-import { type Encoder, type EncoderConfig, encoded, encoderSize, newEncoder } from './promptEncoder.ts';
+import { ENCODER, type Encoder, type EncoderConfig, encoded, encoderSize, newEncoder } from './promptEncoder.ts';
 import { checkEncoder, defaults } from './pTuning.ts';
 
 export interface TemplateConfig extends Omit<EncoderConfig, 'length'> {
@@ -26,6 +26,7 @@ export const pTuningTemplate = defineMethod<'embedding', TemplateConfig, Encoder
   paper: 'arXiv:2103.10385',
   at: 'embedding',
   defaults: { ...defaults, encoder: 'lstm', pseudoTokens: [], where: 'embed' },
+  takes: ENCODER,
   check: (site, c) => {
     idsFit('pTuningTemplate', site, c.pseudoTokens);
     if (new Set(c.pseudoTokens).size !== c.pseudoTokens.length)

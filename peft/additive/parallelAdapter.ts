@@ -4,6 +4,7 @@
 import { param, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import {
+  ADAPTER,
   type Bottleneck,
   type BottleneckConfig,
   type BottleneckInit,
@@ -34,11 +35,8 @@ export const parallelAdapter = defineMethod<'branch', ParallelAdapterConfig, Bot
   paper: 'arXiv:2110.04366',
   at: 'branch',
   defaults: { bottleneck: null, reduction: 2, activation: 'relu', scale: 4, init: 'zero', input: 'sublayer', where: 'mlp' },
-  check: (site, c) => {
-    checkBottleneck('parallelAdapter', c);
-    if (typeof c.scale === 'number' && !Number.isFinite(c.scale))
-      throw new RangeError(`parallelAdapter: scale ${c.scale} at ${site.path} must be a number, 'learned' or 'channels'`);
-  },
+  takes: { ...ADAPTER, scale: ['learned', 'channels', Number], input: ['sublayer', 'stream'] },
+  check: (_, c) => checkBottleneck('parallelAdapter', c),
   init: (site, c, r) => {
     const d = site.dim('width');
     const n = scales(c, d);

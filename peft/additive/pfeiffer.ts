@@ -6,6 +6,7 @@ import type { Tensor } from '../../core/tensor.ts';
 import type { Context } from '../../nn/context.ts';
 import { defineMethod } from '../attach.ts';
 import {
+  ADAPTER,
   type Bottleneck,
   type BottleneckConfig,
   type BottleneckInit,
@@ -38,6 +39,7 @@ export const pfeiffer = defineMethod<'branch', PfeifferConfig, Bottleneck>({
   paper: 'arXiv:2005.00247',
   at: 'branch',
   defaults: { bottleneck: null, reduction: 16, activation: 'relu', init: 'bert', where: 'mlp' },
+  takes: ADAPTER,
   check: (_, c) => checkBottleneck('pfeiffer', c),
   init: (site, c, r) => ({ train: newBottleneck(c, site.dim('width'), c.init, r) }),
   around: (call, p, c, site) => (x, ctx) => {

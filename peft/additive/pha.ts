@@ -10,7 +10,7 @@ import { defineMethod } from '../attach.ts';
 import { between, wholeNumber } from '../check.ts';
 import type { Site } from '../site.ts';
 import { beside } from './beside.ts';
-import { checkBottleneck } from './bottleneck.ts';
+import { checkBottleneck, TAKES } from './bottleneck.ts';
 import { instanceLoss, prototypeLoss, retrieved } from './phaLoss.ts';
 import { adapterOf, newPha, type Pha, type PhaConfig, phaSize } from './phaNetwork.ts';
 import { realTokens } from './reading.ts';
@@ -33,6 +33,7 @@ export const pha = defineMethod<'trunk', PhaConfig, Pha>({
     ...{ bottleneck: 64, reduction: 16, activation: 'relu', tasks: 1, embedding: 64, hidden: 128, weight: 0.1, temperature: 0.1 },
     where: 'trunk',
   },
+  takes: TAKES,
   check: (site, c) => {
     checkBottleneck('pha', { ...c, init: 'bert' });
     for (const name of ['tasks', 'embedding', 'hidden'] as const) wholeNumber('pha', name, c[name]);

@@ -6,7 +6,7 @@ import { dropout } from '../../core/ops/fused.ts';
 import type { Numbers } from '../../core/plan.ts';
 import { defineMethod } from '../attach.ts';
 import { dropoutFits, lengthFits, wholeNumber } from '../check.ts';
-import type { Site, Where } from '../site.ts';
+import { PLACES, type Site, type Where } from '../site.ts';
 import { flatten, newPrefix, newPrefixHidden, type Prefix, prefixFrom, prefixHiddenSize, prefixSize } from './prefix.ts';
 import { type DropHeads, prefixed, tableWidths } from './prefixAttention.ts';
 import { checkText, fromText } from './prefixFromText.ts';
@@ -33,6 +33,7 @@ export const prefixTuning = defineMethod<'trunk', PrefixTuningConfig, Prefix, nu
   paper: 'arXiv:2101.00190',
   at: 'trunk',
   defaults: { length: 10, bottleneck: 512, init: 'normal', attend: 'attend', dropout: 0, shift: true, where: 'trunk' },
+  takes: { bottleneck: [null, Number], init: ['normal', 'zero', Object], attend: PLACES },
   check: (site, c) => {
     if (c.shift || c.length === 0) lengthFits('prefixTuning', site, c.length);
     else wholeNumber('prefixTuning', 'length', c.length);

@@ -14,6 +14,7 @@ export interface EncoderConfig {
   readonly hidden: number | null; // h; null: the width d for the MLP, d/2 for each direction of the LSTM
   readonly layers: number; // of the LSTM
 }
+export const ENCODER = { encoder: ['mlp', 'lstm'], hidden: [null, Number] } as const;
 
 /** E [p, d]; weights and biases in order: of the linear layers, and Wx, Wh, bx, bh for each layer and direction. Or P alone, finished. */
 export type Encoder =

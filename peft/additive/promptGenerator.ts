@@ -22,6 +22,7 @@ export interface GeneratorConfig {
   readonly reads: 'first' | 'last'; // the token a naive generator reads
   readonly dropout: number; // of what a generator makes
 }
+export const GENERATOR = { generator: [null, 'naive', 'average', 'max'], reads: ['first', 'last'] } as const;
 /** P [p, d] alone, or a generator. */
 export type Generator = { readonly P?: Tensor } & Partial<Record<'W1' | 'b1' | 'W2' | 'b2', Tensor>>;
 

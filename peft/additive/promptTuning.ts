@@ -35,6 +35,7 @@ export const promptTuning = defineMethod<'trunk', PromptTuningConfig, { readonly
   paper: 'arXiv:2104.08691',
   at: 'trunk',
   defaults: { length: 20, init: 'normal', place: 'embedding', where: 'trunk' },
+  takes: { init: ['normal', 'uniform', Object], place: ['embedding', 'blocks'] },
   check: (site, c) => {
     if (c.place === 'embedding' || c.length === 0) lengthFits('promptTuning', site, c.length);
     else wholeNumber('promptTuning', 'length', c.length);

@@ -10,12 +10,12 @@ import { substitute } from '../../nn/tree.ts';
 import { defineMethod } from '../attach.ts';
 import type { Site } from '../site.ts';
 import { lastRows } from './blocksHeard.ts';
-import { type Bottleneck, type BottleneckConfig, checkBottleneck, listOf, sizeOf, throughBottleneck, widthOf } from './bottleneck.ts';
+import { type Bottleneck, type BottleneckConfig, checkBottleneck, listOf, sizeOf, TAKES, throughKth, widthOf } from './bottleneck.ts';
 
 export interface ResTuningConfig extends BottleneckConfig {
   readonly zeroLast: boolean; // W₂ of the last block's two tuners starts at 0
 }
-type Bypass = { readonly [K in keyof Bottleneck]: readonly Tensor[] }; // L₁, V₁, L₂, V₂, …
+type Bypass = ReturnType<typeof listOf>; // L₁, V₁, L₂, V₂, …
 
 /** W ~ U(±√(6/(d + m))) (Xavier), biases N(0, 10⁻¹²). */
 function newTuner(m: number, d: number, zero: boolean, r: Rng): Bottleneck {
@@ -41,6 +41,7 @@ export const resTuning = defineMethod<'trunk', ResTuningConfig, Bypass>({
   paper: 'arXiv:2310.19859',
   at: 'trunk',
   defaults: { bottleneck: 10, reduction: 16, activation: 'gelu', zeroLast: false, where: 'trunk' },
+  takes: TAKES,
   check: (_, c) => checkBottleneck('resTuning', { ...c, init: 'bert' }),
   init: (site, c, r) => {
     const [d, n] = [site.dim('width'), blocks(site)];
@@ -49,8 +50,7 @@ export const resTuning = defineMethod<'trunk', ResTuningConfig, Bypass>({
     };
   },
   around: (call, p, c, site) => (h, ctx) => {
-    const tuned = (x: Tensor, k: number): Tensor =>
-      x.add(throughBottleneck(x, { down: p.down[k]!, downBias: p.downBias[k]!, up: p.up[k]!, upBias: p.upBias[k]! }, c.activation));
+    const tuned = (x: Tensor, k: number): Tensor => x.add(throughKth(x, p, k, c.activation));
     const seen: Tensor[] = []; // b_i so far
     const last = blocks(site) - 1;
     const beside = substitute(call, 'block', (l) =>

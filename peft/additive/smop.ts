@@ -36,7 +36,7 @@ export const smop = defineMethod<'trunk', SmopConfig, Smop>({
     for (const name of ['experts', 'length'] as const) wholeNumber('smop', name, c[name]);
     if (c.experts > site.dim('width'))
       throw new RangeError(
-        `smop: ${c.experts} prompts at ${site.path}, but only ${site.dim('width')}, its width, can have orthonormal routes; use fewer`,
+        `smop: experts ${c.experts} at ${site.path}, but only ${site.dim('width')}, its width, can have orthonormal routes; use fewer`,
       );
     for (const name of ['noise', 'balance'] as const) between('smop', name, c[name], 0, Number.MAX_VALUE);
     readsWhole('smop', site);

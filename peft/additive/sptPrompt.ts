@@ -10,7 +10,7 @@ import { substitute } from '../../nn/tree.ts';
 import { defineMethod } from '../attach.ts';
 import { between } from '../check.ts';
 import type { Site } from '../site.ts';
-import { checkGenerator, generated, generatorSize, inserted } from './promptGenerator.ts';
+import { checkGenerator, GENERATOR, generated, generatorSize, inserted } from './promptGenerator.ts';
 import { rowsBefore } from './reading.ts';
 import { gateOf, generatorOf, newRows, prompted, type SptPrompt, type SptPromptConfig } from './sptRows.ts';
 
@@ -27,6 +27,7 @@ export const sptPrompt = defineMethod<'trunk', SptPromptConfig, SptPrompt>({
   paper: 'arXiv:2310.20127',
   at: 'trunk',
   defaults: { length: 10, tau: 1, kept: [], generator: null, hidden: 256, reads: 'first', dropout: 0.1, where: 'trunk' },
+  takes: GENERATOR,
   check: (site, c) => {
     checkGenerator('sptPrompt', site, c);
     between('sptPrompt', 'tau', c.tau, Number.MIN_VALUE, 1, true);

@@ -44,6 +44,7 @@ export const ssfLinear = defineMethod<'linear', SsfConfig, Ssf>({
   name: 'ssfLinear',
   at: 'linear',
   defaults: { init: 'normal', where: /\bblocks\./ },
+  takes: { init: ['normal', 'identity'] },
   ...equation,
   around:
     (call, { gamma, beta }) =>
@@ -55,6 +56,7 @@ export const ssfNorm = defineMethod<'norm', SsfConfig, Ssf>({
   name: 'ssfNorm',
   at: 'norm',
   defaults: { init: 'normal', where: /./ },
+  takes: { init: ['normal', 'identity'] },
   ...equation,
   around:
     (call, { gamma, beta }) =>

@@ -26,6 +26,7 @@ export const tpt = defineMethod<'trunk', TptConfig, Tpt>({
   paper: 'arXiv:2111.06719',
   at: 'trunk',
   defaults: { length: 100, sourceWidth: null, hidden: 768, activation: 'leakyRelu', norm: true, where: 'trunk' },
+  takes: { sourceWidth: [null, Number], activation: ['leakyRelu', 'tanh'] },
   check: (site, c) => {
     lengthFits('tpt', site, c.length);
     for (const name of ['length', 'hidden'] as const) wholeNumber('tpt', name, c[name]);

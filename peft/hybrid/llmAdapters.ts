@@ -1,6 +1,7 @@
 // LLM-Adapters: the four placements of a comparison on LLaMA, each where it found the method to work best.
 //   prefix: keys and values;  series: an adapter after the feed-forward layer;  parallel: one beside it;  lora: attention and feed-forward
 // Hu et al. 2023, arXiv 2304.01933, §4.2.
+import { nearest } from '../../core/nearest.ts';
 import { houlsby } from '../additive/houlsby.ts';
 import { parallelAdapter } from '../additive/parallelAdapter.ts';
 import { prefixTuning } from '../additive/prefixTuning.ts';
@@ -31,5 +32,9 @@ export function llmAdapters(placement: Placement, options: Partial<LlmAdaptersCo
     parallel: () => parallelAdapter({ bottleneck, scale: 1, where: 'mlp', seed }),
     lora: () => lora({ rank, alpha, dropout, where: ['q', 'k', 'v', 'up', 'down'], seed }),
   };
+  if (!Object.hasOwn(placements, placement))
+    throw new RangeError(
+      `llmAdapters: there is no placement '${placement}'; nearest: ${nearest(placement, Object.keys(placements)).join(', ')}`,
+    );
   return hybrid(`llmAdapters ${placement}`, placements[placement]());
 }

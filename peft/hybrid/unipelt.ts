@@ -2,7 +2,7 @@
 //   q = W_q x + g_q·B_q A_q x (v alike);   attend(q, [g_p P_k; k], [g_p P_v; v]);   y = h + g_a·(W_up σ(W_down h + b_down) + b_up), h = mlp(x)
 //   g = sigmoid(w·x + b) of each token, or the mean of that over the tokens; the adapter's gate reads h
 // Mao et al. 2022, arXiv 2110.07577, §3. Its parts: unipeltAttention.ts, unipeltAdapter.ts, unipeltGates.ts.
-import { checkBottleneck } from '../additive/bottleneck.ts';
+import { ADAPTER, checkBottleneck } from '../additive/bottleneck.ts';
 import { flatten, newPrefixHidden, type PrefixHidden, prefixHiddenSize } from '../additive/prefix.ts';
 import { defineMethod } from '../attach.ts';
 import { rankFits, wholeNumber } from '../check.ts';
@@ -31,6 +31,7 @@ export const unipelt = defineMethod<'branch', UnipeltConfig, OnAttention | OnFee
     ...{ bottleneck: null, reduction: 16, activation: 'relu', init: 'bert', reads: 'answer' },
     where: ['attn', 'mlp'],
   },
+  takes: { ...ADAPTER, gate: ['token', 'example'], reads: ['answer', 'sum'], prefixBottleneck: [null, Number] },
   check: (site, c) => {
     if (!isAttention(site)) return checkBottleneck('unipelt', c);
     if (!Number.isInteger(c.length) || c.length < 0)

@@ -35,7 +35,8 @@ export const adalora = defineMethod<'linear', AdaloraConfig, Adalora>({
     for (const name of ['targetRank', 'deltaT'] as const) wholeNumber('adalora', name, c[name]);
     between('adalora', 'targetRank', c.targetRank, 1, c.rank, true); // the budget shrinks
     for (const name of ['beta1', 'beta2'] as const) between('adalora', name, c[name], 0, 1);
-    for (const name of ['tinit', 'tfinal', 'orthogonality'] as const) between('adalora', name, c[name], 0, Number.MAX_VALUE);
+    for (const name of ['tinit', 'tfinal'] as const) wholeNumber('adalora', name, c[name], 0);
+    between('adalora', 'orthogonality', c.orthogonality, 0, Number.MAX_VALUE);
   },
   init: ({ shape: [out, into] }, { rank: k }, r) => ({
     train: {

@@ -36,6 +36,7 @@ export const adamssOver = (known: ReadonlyMap<string, Start> | null): Configurab
     paper: 'https://openreview.net/forum?id=8ZdWmpYxT0',
     at: 'linear',
     defaults: { directions: 100, subspaces: 5, rank: 1, threshold: null, budget: null, where: ['q', 'v'] },
+    takes: { threshold: [null, Number], budget: [null, Object] },
     check: (_, c) => {
       for (const name of ['directions', 'subspaces', 'rank'] as const) wholeNumber('adamss', name, c[name]);
       if (c.threshold !== null) between('adamss', 'threshold', c.threshold, 0, 1);

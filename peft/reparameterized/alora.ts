@@ -4,7 +4,7 @@
 // adapted when the whole invocation stands before it or ends with it. There is no one weight to merge into.
 import { defineMethod } from '../attach.ts';
 import { active } from './aloraInvocation.ts';
-import { checkUpdate, dropped, type Factors, factors, type LoraConfig, scaling, update } from './lora.ts';
+import { checkUpdate, dropped, type Factors, factors, type LoraConfig, STARTS, scaling, update } from './lora.ts';
 
 export interface AloraConfig extends LoraConfig {
   readonly invocation: readonly number[]; // w
@@ -27,6 +27,7 @@ export const alora = defineMethod<'linear', AloraConfig, Factors>({
     absent: 'base',
     where: ['q', 'k', 'v'],
   },
+  takes: { init: STARTS, absent: ['base', 'all'] },
   check: (site, c) => {
     checkUpdate('alora')(site, c);
     if (site.block === null)

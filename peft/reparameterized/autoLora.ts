@@ -5,7 +5,7 @@
 import { softmax } from '../../core/ops/fused.ts';
 import { param, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
-import { checkUpdate, dropped, type Factors, factors, type LoraConfig, scaling, update } from './lora.ts';
+import { checkUpdate, dropped, type Factors, factors, type LoraConfig, STARTS, scaling, update } from './lora.ts';
 
 export type AutoLora = Factors & { selection: Tensor }; // α [r]
 
@@ -18,6 +18,7 @@ export const autoLora = defineMethod<'linear', LoraConfig, AutoLora>({
   paper: 'arXiv:2403.09113',
   at: 'linear',
   defaults: { rank: 8, alpha: 16, rankStabilized: false, dropout: 0, init: 'kaiming', where: ['q', 'v'] },
+  takes: { init: STARTS },
   check: checkUpdate('autoLora'),
   init: (site, c, r) => ({
     train: { ...factors(site, c, r), selection: param(new Float32Array(c.rank).fill(1), [c.rank], { decay: false }) },

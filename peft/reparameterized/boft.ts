@@ -47,7 +47,7 @@ export const boft = defineMethod<'linear', BoftConfig, Boft>({
     between('boft', 'dropout', dropout, 0, 1);
     if (factors > 1 && blockSize % 2 !== 0)
       throw new RangeError(
-        `boft: blocks of ${blockSize} at ${site.path} have no halves to exchange; with more than one factor they must be even`,
+        `boft: blockSize ${blockSize} at ${site.path} must be even and above 0: with more than one factor, blocks exchange halves`,
       );
     blockFits('boft', site, blockSize, 2 ** (factors - 1));
     site.bias(); // refused here where a method beneath cannot be folded: its bias is not to be told apart

@@ -25,6 +25,7 @@ export const c3a = defineMethod<'linear', C3aConfig, C3a>({
   paper: 'arXiv:2407.19342',
   at: 'linear',
   defaults: { blockSize: 256, init: 'xavier', where: ['q', 'v'] },
+  takes: { init: ['xavier', 'kaiming', 'gaussian', 'zero'] },
   check: ({ path, shape }, { blockSize: b }) => {
     wholeNumber('c3a', 'blockSize', b);
     if (shape.some((n) => n % b !== 0))

@@ -58,6 +58,7 @@ export const capaBoost = defineMethod<'linear', CapaBoostConfig, Factors>({
   check: (site, c) => {
     checkUpdate('capaBoost')(site, c);
     wholeNumber('capaBoost', 'parallel', c.parallel);
+    wholeNumber('capaBoost', 'masks', c.masks, 0);
     between('capaBoost', 'density', c.density, 0, 1, true);
     if (Math.floor(Math.min(...site.shape) * c.rank * c.density) < 1)
       throw new RangeError(`capaBoost: density ${c.density} at ${site.path} leaves a factor without a single number; choose more`);

@@ -32,6 +32,7 @@ export const corda = defineMethod<'linear', CordaConfig, Factors, null, readonly
   paper: 'arXiv:2406.05223',
   at: 'linear',
   defaults: { rank: 8, alpha: 8, rankStabilized: false, dropout: 0, keep: 'first', where: ['q', 'v'] },
+  takes: { keep: ['first', 'last'] },
   readsWeight: true,
   check: checkTaken('corda'),
   prepare: async (sites, _, env) => {

@@ -32,6 +32,7 @@ export const deft = defineMethod<'weight', DeftConfig, Deft>({
   paper: 'https://huggingface.co/docs/peft/package_reference/deft',
   at: 'weight',
   defaults: { rank: 8, alpha: null, removal: false, decomposition: 'relu', where: ['q.weight', 'v.weight'] },
+  takes: { alpha: [null, Number], decomposition: ['relu', 'qr'] },
   readsWeight: true,
   check: (site, { rank, alpha }) => {
     if (site.shape.length !== 2) throw new RangeError(`deft: ${site.path} is a vector; DEFT changes matrices`);

@@ -5,8 +5,8 @@
 import { stopGradient } from '../../core/ops/map.ts';
 import { type Data, type Param, param, paramOf, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
-import { between } from '../check.ts';
-import { checkUpdate, type Factors, factors, type LoraConfig, scaling, update } from './lora.ts';
+import { between, wholeNumber } from '../check.ts';
+import { checkUpdate, type Factors, factors, type LoraConfig, STARTS, scaling, update } from './lora.ts';
 
 export interface DeltaLoraConfig extends Omit<LoraConfig, 'dropout'> {
   readonly lambda: number; // λ
@@ -26,9 +26,11 @@ export const deltaLora = defineMethod<'linear', DeltaLoraConfig, DeltaLora>({
   paper: 'arXiv:2309.02411',
   at: 'linear',
   defaults: { rank: 8, alpha: 8, rankStabilized: false, init: 'kaiming', lambda: 0.5, warmup: 500, where: ['q', 'v'] },
+  takes: { init: STARTS },
   check: (site, c) => {
     checkUpdate('deltaLora')(site, loraOf(c));
-    for (const name of ['lambda', 'warmup'] as const) between('deltaLora', name, c[name], 0, Number.POSITIVE_INFINITY, true);
+    between('deltaLora', 'lambda', c.lambda, 0, Number.MAX_VALUE);
+    wholeNumber('deltaLora', 'warmup', c.warmup, 0);
   },
   init: (site, c, r) => {
     const { A, B } = factors(site, loraOf(c), r);

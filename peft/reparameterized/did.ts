@@ -34,7 +34,10 @@ export const did = defineMethod<'weight', DidConfig, { z: Tensor }, Tensor>({
   paper: 'arXiv:2012.13255',
   at: 'weight',
   defaults: { dim: 200, projection: 0, where: /\bblocks\./ },
-  check: (_, { dim }) => wholeNumber('did', 'dim', dim),
+  check: (_, c) => {
+    wholeNumber('did', 'dim', c.dim);
+    wholeNumber('did', 'projection', c.projection, 0);
+  },
   shared: (_, { dim }) => param(new Float32Array(dim), [dim], { decay: false }),
   init: (_site, _c, _r, { shared }) => ({ train: { z: shared } }),
   around: (call, { z }, c, { path }) => {

@@ -7,7 +7,7 @@ import { param, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { rowLengths } from '../linalg.ts';
 import { effective } from '../site.ts';
-import { checkUpdate, dropped, factors, type LoraConfig, scaling, update } from './lora.ts';
+import { checkUpdate, dropped, factors, type LoraConfig, STARTS, scaling, update } from './lora.ts';
 
 export interface NormConfig {
   readonly norm: 'constant' | 'differentiated'; // n for the gradient: §4.3's shortcut, or a function of V as it is in the equation
@@ -28,6 +28,7 @@ export const dora = defineMethod<'linear', LoraConfig & NormConfig, { A: Tensor;
   paper: 'arXiv:2402.09353',
   at: 'linear',
   defaults: { rank: 8, alpha: 8, rankStabilized: false, dropout: 0, init: 'kaiming', norm: 'constant', where: ['q', 'v'] },
+  takes: { init: STARTS, norm: ['constant', 'differentiated'] },
   readsWeight: true,
   check: checkUpdate('dora'),
   init: (site, c, r, { weight }) => {

@@ -24,6 +24,7 @@ export const dvora = defineMethod<'linear', Omit<VeraConfig, 'dropout'> & NormCo
   paper: 'arXiv:2402.09353',
   at: 'linear',
   defaults: { rank: 256, dInitial: 0.1, norm: 'constant', where: ['q', 'v'] },
+  takes: { norm: ['constant', 'differentiated'] },
   readsWeight: true,
   check: (_, { rank }) => wholeNumber('dvora', 'rank', rank),
   shared: (sites, { rank }, r) => shared(sites, rank, r),

@@ -8,7 +8,7 @@ import type { Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { between, wholeNumber } from '../check.ts';
 import { drawn } from './dyloraDraw.ts';
-import { checkUpdate, dropped, type Factors, factors, type LoraConfig, update } from './lora.ts';
+import { checkUpdate, dropped, type Factors, factors, type LoraConfig, STARTS, update } from './lora.ts';
 
 export interface DyloraConfig extends Omit<LoraConfig, 'rankStabilized'> {
   readonly rankMin: number;
@@ -41,6 +41,7 @@ export const dylora = defineMethod<'linear', DyloraConfig, Factors>({
     inferenceRank: null,
     where: ['q', 'v'],
   },
+  takes: { init: STARTS, ranks: [null, Array], inferenceRank: [null, Number] },
   check: (site, c) => {
     checkUpdate('dylora')(site, { ...c, rankStabilized: false });
     for (const b of c.ranks ?? []) between('dylora', 'each of ranks', b, 1, c.rank, true);

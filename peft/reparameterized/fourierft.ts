@@ -36,6 +36,7 @@ export const fourierft = defineMethod<'linear', FourierConfig, Fourier>({
   paper: 'arXiv:2405.03003',
   at: 'linear',
   defaults: { coefficients: 1000, scaling: 150, init: 'normal', where: ['q', 'v'] },
+  takes: { init: ['normal', 'zero'] },
   check: ({ path, shape: [out, into] }, { coefficients: n }) => {
     if (!Number.isInteger(n) || n < 1 || n > out! * into!)
       throw new RangeError(`fourierft: ${n} coefficients at ${path}: its spectrum has ${out! * into!} places [${out}, ${into}]`);

@@ -9,7 +9,7 @@ import type { Weights } from '../../nn/layer.ts';
 import { defineMethod } from '../attach.ts';
 import { rankFits } from '../check.ts';
 import { effective } from '../site.ts';
-import { type Form, type Glora, numbers, tensorsOf, used, value } from './gloraParts.ts';
+import { FORMS, type Form, type Glora, numbers, tensorsOf, used, value } from './gloraParts.ts';
 
 export interface GloraConfig {
   readonly rank: number;
@@ -39,6 +39,7 @@ export const glora = defineMethod<'linear', GloraConfig, Glora>({
   paper: 'arXiv:2306.07967',
   at: 'linear',
   defaults: { rank: 8, A: 'lora', B: 'lora', C: 'lora', D: 'constant', E: 'constant', where: ['q', 'v'] },
+  takes: { A: FORMS, B: FORMS, C: ['lora', 'vector', 'none'], D: ['vector', 'constant', 'none'], E: ['vector', 'constant', 'none'] },
   check: (site, c) => {
     rankFits('glora', site, c.rank);
     if (used(site.bias() !== null).every((part) => c[part] === 'none'))

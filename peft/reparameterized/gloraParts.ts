@@ -5,6 +5,7 @@ import type { Site } from '../site.ts';
 import type { GloraConfig } from './glora.ts';
 
 export type Form = 'lora' | 'vector' | 'constant' | 'none';
+export const FORMS = ['lora', 'vector', 'constant', 'none'] as const;
 export type Part = 'A' | 'B' | 'C' | 'D' | 'E';
 export type Glora = Record<Part | `${Part}up`, Tensor>; // `up` is the second factor, where low-rank
 

@@ -5,7 +5,7 @@
 import type { Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { rankFits } from '../check.ts';
-import { type Factors, factors, type LoraConfig } from './lora.ts';
+import { type Factors, factors, type LoraConfig, STARTS } from './lora.ts';
 
 export type HiraConfig = Pick<LoraConfig, 'rank' | 'init'>;
 const changed = (w: Tensor, { A, B }: Factors): Tensor => w.add(w.mul(B.matmul(A)));
@@ -16,6 +16,7 @@ export const hira = defineMethod<'weight', HiraConfig, Factors>({
   paper: 'https://openreview.net/forum?id=TwJrTz9cRS',
   at: 'weight',
   defaults: { rank: 32, init: 'kaiming', where: ['q.weight', 'v.weight'] },
+  takes: { init: STARTS },
   check: (site, { rank }) => {
     if (site.shape.length !== 2)
       throw new RangeError(`hira: ${site.path} is [${site.shape.join(', ')}], and HiRA changes matrices; choose weights of linear layers`);

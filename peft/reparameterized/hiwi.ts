@@ -4,7 +4,7 @@
 // Liao et al. 2023 (ACL), arXiv 2305.16742, §4: at the biases of both feed-forward layers. From the paper's abstract, its figure's note on
 // storage and METHODS; not verified: the start of D, σ (`activation`, here relu), and by which side a matrix is read.
 import { param, type Tensor } from '../../core/tensor.ts';
-import { type Activation, activations } from '../../nn/mlp.ts';
+import { ACTIVATIONS, type Activation, activations } from '../../nn/mlp.ts';
 import { defineMethod } from '../attach.ts';
 import { wholeNumber } from '../check.ts';
 
@@ -31,6 +31,7 @@ export const hiwi = defineMethod<'weight', HiwiConfig, Hiwi>({
   paper: 'arXiv:2305.16742',
   at: 'weight',
   defaults: { bottleneck: 16, activation: 'relu', where: ['up.bias', 'down.bias'] },
+  takes: { activation: ACTIVATIONS },
   otherwise: "A network without biases has its weights: write where: ['up.weight', 'down.weight'].",
   check: (_, { bottleneck }) => wholeNumber('hiwi', 'bottleneck', bottleneck),
   init: ({ shape }, { bottleneck: r }, draw) => {

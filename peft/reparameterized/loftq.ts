@@ -42,10 +42,12 @@ export const loftq = defineMethod<'linear', LoftqConfig, Factors>({
   paper: 'arXiv:2310.08659',
   at: 'linear',
   defaults: { ...DEFAULTS, where: ['q', 'v'] },
+  takes: { power: [null, Number] },
   readsWeight: true,
   check: (site, c) => {
     checkTaken('loftq')(site, c);
     wholeNumber('loftq', 'iterations', c.iterations);
+    if (c.power !== null) wholeNumber('loftq', 'power', c.power, 0);
   },
   init: (site, c, r, given) => {
     const { own, packed } = started(site, given.weight(), c, r);

@@ -48,6 +48,7 @@ export const lokr = defineMethod<'linear', LokrConfig, Lokr>({
     init: 'zero',
     where: ['q', 'v'],
   },
+  takes: { init: ['zero', 'lycoris'] },
   check: (site, c) => {
     checkLycoris('lokr', site, c);
     if (!Number.isInteger(c.factor) || (c.factor < 1 && c.factor !== -1))

@@ -20,6 +20,7 @@ export interface UpdateConfig {
 export interface LoraConfig extends UpdateConfig {
   readonly init: 'kaiming' | 'gaussian'; // A ~ U(±1/√in), or N(0, 1/r²)
 }
+export const STARTS = ['kaiming', 'gaussian'] as const;
 export type Factors = { A: Tensor; B: Tensor };
 
 export const scaling = (c: Omit<UpdateConfig, 'dropout'>): number => c.alpha / (c.rankStabilized ? Math.sqrt(c.rank) : c.rank);
@@ -29,13 +30,11 @@ export const factors = (
   { shape: [out, into] }: { readonly shape: Shape },
   { rank, init }: Pick<LoraConfig, 'rank' | 'init'>,
   r: Rng,
-): Factors => ({
-  A: param(init === 'gaussian' ? r.normal(rank * into!, 1 / rank) : r.uniform(rank * into!, -1 / Math.sqrt(into!), 1 / Math.sqrt(into!)), [
-    rank,
-    into!,
-  ]),
-  B: param(new Float32Array(out! * rank), [out!, rank]),
-});
+): Factors => {
+  const bound = 1 / Math.sqrt(into!);
+  const A = init === 'gaussian' ? r.normal(rank * into!, 1 / rank) : r.uniform(rank * into!, -bound, bound);
+  return { A: param(A, [rank, into!]), B: param(new Float32Array(out! * rank), [out!, rank]) };
+};
 
 /** The branch's input: x with a share of its elements dropped in training. */
 export function dropped(x: Tensor, { dropout: p }: { readonly dropout: number }, { field }: Site<'linear'>, ctx: Context): Tensor {
@@ -71,6 +70,7 @@ export const lora = defineMethod<'linear', LoraConfig, Factors>({
   paper: 'arXiv:2106.09685',
   at: 'linear',
   defaults: { rank: 8, alpha: 8, rankStabilized: false, dropout: 0, init: 'kaiming', where: ['q', 'v'] },
+  takes: { init: STARTS },
   check: checkUpdate('lora'),
   init: (site, c, r) => ({ train: factors(site, c, r) }),
   ...update,

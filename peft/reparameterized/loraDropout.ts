@@ -7,7 +7,7 @@ import { type Context, stochastic } from '../../nn/context.ts';
 import { layer, type Model } from '../../nn/layer.ts';
 import { defineMethod } from '../attach.ts';
 import { wholeNumber } from '../check.ts';
-import { checkUpdate, type Factors, factors, type LoraConfig, scaling, update } from './lora.ts';
+import { checkUpdate, type Factors, factors, type LoraConfig, STARTS, scaling, update } from './lora.ts';
 
 /** x with a share p of its last dimension dropped, the same columns everywhere. */
 function columns(x: Tensor, p: number, name: string, ctx: Context): Tensor {
@@ -21,6 +21,7 @@ export const loraDropout = defineMethod<'linear', LoraConfig, Factors>({
   paper: 'arXiv:2404.09610',
   at: 'linear',
   defaults: { rank: 8, alpha: 8, rankStabilized: false, dropout: 0.5, init: 'kaiming', where: ['q', 'v'] },
+  takes: { init: STARTS },
   check: checkUpdate('loraDropout'),
   init: (site, c, r) => ({ train: factors(site, c, r) }),
   around:

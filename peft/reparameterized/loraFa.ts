@@ -8,7 +8,7 @@ import { leaf, paramOf, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { inverse, product, transposed } from '../linalg.ts';
 import { atHand } from '../site.ts';
-import { checkUpdate, type Factors, factors, type LoraConfig, scaling, update } from './lora.ts';
+import { checkUpdate, type Factors, factors, type LoraConfig, STARTS, scaling, update } from './lora.ts';
 
 export interface LoraFaConfig extends LoraConfig {
   readonly preconditioned: boolean;
@@ -32,6 +32,7 @@ export const loraFa = defineMethod<'linear', LoraFaConfig, Factors>({
   paper: 'arXiv:2308.03303',
   at: 'linear',
   defaults: { rank: 8, alpha: 8, rankStabilized: false, dropout: 0, init: 'kaiming', preconditioned: true, where: ['q', 'v'] },
+  takes: { init: STARTS },
   check: checkUpdate('loraFa'),
   init: (site, c, r) => {
     const { A, B } = factors(site, c, r);

@@ -4,7 +4,7 @@
 import { param, paramOf } from '../../core/tensor.ts';
 import type { Group } from '../../optim/groups.ts';
 import { defineMethod } from '../attach.ts';
-import { checkUpdate, type Factors, factors, type LoraConfig, update } from './lora.ts';
+import { checkUpdate, type Factors, factors, type LoraConfig, STARTS, update } from './lora.ts';
 
 export interface LoraPlusConfig extends LoraConfig {
   readonly ratio: number; // λ; the paper finds 2 to 16 good, and a large one wants the optimizer's own rate lower
@@ -24,6 +24,7 @@ export const loraPlus = defineMethod<'linear', LoraPlusConfig, Factors>({
   paper: 'arXiv:2402.12354',
   at: 'linear',
   defaults: { rank: 8, alpha: 8, rankStabilized: false, dropout: 0, init: 'kaiming', ratio: 16, where: ['q', 'v'] },
+  takes: { init: STARTS },
   check: (site, c) => {
     checkUpdate('loraPlus')(site, c);
     ratioFits(c.ratio);

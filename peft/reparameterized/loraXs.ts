@@ -3,6 +3,7 @@
 // Bałazy et al. 2024, arXiv 2405.17604, §3; `split: 'both'` gives each side √S_r instead. σ = 1e-5, so it does not start as the base.
 import { leaf, param, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
+import { between } from '../check.ts';
 import { svd } from '../linalg.ts';
 import { checkUpdate, dropped, type Factors, scaling, type UpdateConfig, update } from './lora.ts';
 import { halved } from './residual.ts';
@@ -18,8 +19,12 @@ export const loraXs = defineMethod<'linear', LoraXsConfig, Factors & { R: Tensor
   paper: 'arXiv:2405.17604',
   at: 'linear',
   defaults: { rank: 8, alpha: 8, rankStabilized: false, dropout: 0, sigma: 1e-5, split: 'input', where: ['q', 'v'] },
+  takes: { split: ['input', 'both'] },
   readsWeight: true,
-  check: checkUpdate('loraXs'),
+  check: (site, c) => {
+    checkUpdate('loraXs')(site, c);
+    between('loraXs', 'sigma', c.sigma, 0, Number.MAX_VALUE);
+  },
   init: ({ shape: [out, into] }, c, r, given) => {
     const { u, s, vt } = svd(given.weight(), out!, into!, c.rank);
     const { a, b } = c.split === 'both' ? halved(u, s, vt, 1) : { a: vt.map((v, k) => v * s[Math.floor(k / into!)]!), b: u };

@@ -40,7 +40,13 @@ export async function chosen(sites: readonly Site<'linear'>[], c: LqLoraConfig, 
     c.schemes.map((scheme) => split(weights[i]!, shapes[i]!, c, scheme, weighed?.[i] ?? null, r.split(s.path))),
   );
   const bits = splits.map((all, i) => all.map(({ kept }, k) => bitsOf(c.schemes[k]!.pack(kept, shapes[i]!))));
-  const budget = c.bits === null ? Number.POSITIVE_INFINITY : c.bits * shapes.reduce((n, shape) => n + size(shape), 0);
+  const numbers = shapes.reduce((n, shape) => n + size(shape), 0);
+  const budget = c.bits === null ? Number.POSITIVE_INFINITY : c.bits * numbers;
+  const least = bits.reduce((n, of) => n + Math.min(...of), 0);
+  if (budget < least)
+    throw new RangeError(
+      `lqLora: bits ${c.bits} for each number is less than the smallest of the schemes need, ${(least / numbers).toFixed(2)}; give that or more, or smaller schemes`,
+    );
   const best = allocate(
     splits.map((all) => all.map((s) => s.error)),
     bits,

@@ -40,9 +40,11 @@ export const lqLora = defineMethod<'linear', LqLoraConfig, Factors, null, Readon
     where: inBlocks,
     schemes: ([2, 4, 8] as const).flatMap((bits) => [16, 32, 64].map((block) => normalFloat({ bits, block, scales: doubleQuant() }))),
   },
+  takes: { power: [null, Number], bits: [null, Number] },
   check: (site, c) => {
     checkTaken('lqLora')(site, c);
     wholeNumber('lqLora', 'iterations', c.iterations);
+    if (c.power !== null) wholeNumber('lqLora', 'power', c.power, 0);
     if (c.schemes.length === 0) throw new RangeError('lqLora: schemes is empty; give at least one way to pack a weight');
   },
   prepare: chosen,

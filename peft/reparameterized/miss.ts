@@ -22,6 +22,7 @@ export const miss = defineMethod<'linear', MissConfig, { M: Tensor }>({
   paper: 'arXiv:2409.15371',
   at: 'linear',
   defaults: { rank: 64, miniRank: null, dropout: 0, where: ['q', 'v'] },
+  takes: { miniRank: [null, Number] },
   check: ({ path, shape: [out, into] }, { rank, miniRank, dropout }) => {
     wholeNumber('miss', 'rank', rank);
     if (rank > into!) throw new RangeError(`miss: rank ${rank} at ${path} is above the input's width ${into}; choose at most that`);

@@ -28,6 +28,7 @@ export const moelora = defineMethod<'linear', MoeloraConfig, Factors & Gate, Gat
     ...{ experts: 8, tasks: 1, taskWidth: 64, gates: 'one' },
     where: ['q', 'v'],
   },
+  takes: { gates: ['one', 'each'] },
   check: (site, c) => {
     checkUpdate('moelora')(site, c);
     for (const name of ['experts', 'tasks', 'taskWidth'] as const) wholeNumber('moelora', name, c[name]);

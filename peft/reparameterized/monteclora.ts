@@ -9,7 +9,7 @@ import { exp, square } from '../../core/ops/map.ts';
 import { param, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { between, wholeNumber } from '../check.ts';
-import { checkUpdate, dropped, type Factors, factors, type LoraConfig, scaling, update } from './lora.ts';
+import { checkUpdate, dropped, type Factors, factors, type LoraConfig, STARTS, scaling, update } from './lora.ts';
 import { dirichlet, gaussians, wishart } from './montecloraDivergence.ts';
 import { mixture } from './montecloraMixture.ts';
 
@@ -34,6 +34,7 @@ export const monteclora = defineMethod<'linear', MontecloraConfig, Monteclora>({
     ...{ samples: 8, sampleScale: 1e-4, prior: 0.1, klWeight: 1e-5, entropy: false, divergence: 'peft' },
     where: ['q', 'v'],
   },
+  takes: { init: STARTS, divergence: ['peft', 'exact'] },
   check: (site, c) => {
     checkUpdate('monteclora')(site, c);
     wholeNumber('monteclora', 'samples', c.samples);

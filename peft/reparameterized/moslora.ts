@@ -16,6 +16,7 @@ export const moslora = defineMethod<'linear', MosloraConfig, Factors & { M: Tens
   paper: 'arXiv:2406.11909',
   at: 'linear',
   defaults: { rank: 8, alpha: 8, rankStabilized: false, dropout: 0, mixer: 'kaiming', where: ['q', 'v'] },
+  takes: { mixer: ['kaiming', 'orthogonal'] },
   check: checkUpdate('moslora'),
   init: (site, c, r) => {
     const [k, bound, at] = [c.rank, 1 / Math.sqrt(c.rank), r.split('M')];

@@ -33,6 +33,7 @@ export const mtlLora = defineMethod<'linear', MtlLoraConfig, MtlLora>({
   check: (site, c) => {
     rankFits('mtlLora', site, c.rank);
     for (const name of ['tasks', 'ups'] as const) wholeNumber('mtlLora', name, c[name]);
+    if (!(c.alpha > 0)) throw new RangeError(`mtlLora: alpha ${c.alpha} must be positive; it is usually 1 or 2 times the rank`);
     if (!(c.sharpness > 0)) throw new RangeError(`mtlLora: sharpness ${c.sharpness} divides the weights of the B and must be above 0`);
   },
   init: ({ shape: [out, into] }, { rank: r, tasks, ups }, draw) => ({

@@ -42,6 +42,7 @@ export const nola = defineMethod<'linear', NolaConfig, Nola>({
   check: (site, c) => {
     checkUpdate('nola')(site, c);
     wholeNumber('nola', 'basis', c.basis);
+    wholeNumber('nola', 'projection', c.projection, 0);
   },
   init: (_, { basis }) => {
     const zeros = (): Tensor => param(new Float32Array(basis), [basis], { decay: false });

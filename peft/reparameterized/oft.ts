@@ -41,6 +41,7 @@ export const oft = defineMethod<'linear', OftConfig, Oft>({
   paper: 'arXiv:2306.07280',
   at: 'linear',
   defaults: { blockSize: 32, share: false, neumann: 0, epsilon: null, dropout: 0, where: ['q', 'v'] },
+  takes: { epsilon: [null, Number] },
   check: (site, c) => {
     blockFits('oft', site, c.blockSize);
     between('oft', 'dropout', c.dropout, 0, 1);

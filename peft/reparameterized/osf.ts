@@ -26,6 +26,7 @@ export const osf = defineMethod<'linear', OsfConfig, Osf>({
   paper: 'arXiv:2504.07097',
   at: 'linear',
   defaults: { kept: null, where: /\bblocks\b/ },
+  takes: { kept: [null, Number] },
   readsWeight: true,
   check: (site, c) => {
     replaceable(site.layer);

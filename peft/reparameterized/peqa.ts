@@ -44,10 +44,10 @@ export const peqa = defineMethod<'weight', PeqaConfig, { delta: Tensor }>({
   paper: 'arXiv:2305.14152',
   at: 'weight',
   defaults: { bits: 4, group: null, where: /\bblocks\.\d+\..*\.weight$/ },
+  takes: { bits: [2, 4], group: [null, Number] },
   readsWeight: true,
-  check: (site, { bits, group }) => {
+  check: (site, { group }) => {
     if (group !== null) wholeNumber('peqa', 'group', group);
-    if (bits !== 2 && bits !== 4) throw new RangeError(`peqa: bits ${bits} must be 2 or 4`);
     if (site.shape.length === 2) replaceable(site.layer);
   },
   init: (site, c, _r, { weight }) => {

@@ -9,7 +9,7 @@ import { rng } from '../../core/rng.ts';
 import { type Data, type Param, param, paramOf, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { wholeNumber } from '../check.ts';
-import { checkUpdate, dropped, type Factors, factors, type LoraConfig, scaling, update } from './lora.ts';
+import { checkUpdate, dropped, type Factors, factors, type LoraConfig, STARTS, scaling, update } from './lora.ts';
 
 export interface PeriodicLoraConfig extends LoraConfig {
   readonly period: number; // steps of a stage
@@ -33,10 +33,11 @@ export const periodicLora = defineMethod<'linear', PeriodicLoraConfig, Periodic>
     ...{ period: 500, stages: 4, restart: 0 },
     where: ['q', 'v'],
   },
+  takes: { init: STARTS },
   check: (site, c) => {
     checkUpdate('periodicLora')(site, c);
-    wholeNumber('periodicLora', 'period', c.period);
-    wholeNumber('periodicLora', 'stages', c.stages);
+    for (const name of ['period', 'stages'] as const) wholeNumber('periodicLora', name, c[name]);
+    wholeNumber('periodicLora', 'restart', c.restart, 0);
     if (c.stages < 2) throw new RangeError(`periodicLora: ${c.stages} stage at ${site.path} is LoRA; take 2 or more`);
   },
   init: (site, c, r) => {

@@ -7,6 +7,7 @@ import { leaf } from '../../core/tensor.ts';
 import { type AnyLayer, BASE, isLayer, type Model } from '../../nn/layer.ts';
 import { layers, rewrite } from '../../nn/tree.ts';
 import { defineMethod } from '../attach.ts';
+import { wholeNumber } from '../check.ts';
 import { randomizedSvd, svd } from '../linalg.ts';
 import { atHand, effective } from '../site.ts';
 import { type Factors, scaling, type UpdateConfig, update } from './lora.ts';
@@ -23,8 +24,12 @@ export const pissa = defineMethod<'linear', PissaConfig, Factors>({
   paper: 'arXiv:2404.02948',
   at: 'linear',
   defaults: { rank: 8, alpha: 8, rankStabilized: false, dropout: 0, iterations: null, where: ['q', 'v'] },
+  takes: { iterations: [null, Number] },
   readsWeight: true,
-  check: checkTaken('pissa'),
+  check: (site, c) => {
+    checkTaken('pissa')(site, c);
+    if (c.iterations !== null) wholeNumber('pissa', 'iterations', c.iterations, 0);
+  },
   init: (site, c, r, given) => {
     const [w, [out, into]] = [given.weight(), site.shape as [number, number]];
     const { u, s, vt } = c.iterations === null ? svd(w, out, into, c.rank) : randomizedSvd(w, out, into, c.rank, c.iterations, r);

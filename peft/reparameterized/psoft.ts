@@ -28,6 +28,7 @@ export const psoft = defineMethod<'linear', PsoftConfig, Psoft>({
   paper: 'arXiv:2505.11235',
   at: 'linear',
   defaults: { rank: 32, alpha: 32, rankStabilized: false, dropout: 0, split: 'output', neumann: 0, where: ['q', 'v'] },
+  takes: { split: ['output', 'both'] },
   readsWeight: true,
   check: (site, c) => {
     checkUpdate('psoft')(site, c);

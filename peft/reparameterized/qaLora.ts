@@ -35,6 +35,7 @@ export const qaLora = defineMethod<'linear', QaLoraConfig, Factors>({
   paper: 'arXiv:2309.14717',
   at: 'linear',
   defaults: { rank: 8, alpha: 8, rankStabilized: false, dropout: 0, group: 32, pool: 'mean', where: ['q', 'v'] },
+  takes: { pool: ['mean', 'peft'] },
   check: (site, c) => {
     checkUpdate('qaLora')(site, c);
     wholeNumber('qaLora', 'group', c.group);

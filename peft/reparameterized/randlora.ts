@@ -37,6 +37,7 @@ export const randlora = defineMethod<'linear', RandloraConfig, Randlora, Pick<Ra
   paper: 'arXiv:2502.00987',
   at: 'linear',
   defaults: { rank: 32, alpha: 640, bases: 'dense', dropout: 0, where: ['q', 'v'] },
+  takes: { bases: ['dense', 'sparse', 'verySparse'] },
   check: (site, c) => {
     rankFits('randlora', site, c.rank);
     dropoutFits('randlora', c.dropout);

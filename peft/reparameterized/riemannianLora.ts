@@ -6,7 +6,7 @@ import { paramOf, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { between } from '../check.ts';
 import { identity, inverseOfPositive } from '../transforms.ts';
-import { checkUpdate, type Factors, factors, type LoraConfig, update } from './lora.ts';
+import { checkUpdate, type Factors, factors, type LoraConfig, STARTS, update } from './lora.ts';
 
 export interface RiemannianLoraConfig extends LoraConfig {
   readonly damping: number; // δ
@@ -19,6 +19,7 @@ export const riemannianLora = defineMethod<'linear', RiemannianLoraConfig, Facto
   paper: 'arXiv:2402.02347',
   at: 'linear',
   defaults: { rank: 8, alpha: 8, rankStabilized: false, dropout: 0, init: 'kaiming', damping: 0.01, where: ['q', 'v'] },
+  takes: { init: STARTS },
   check: (site, c) => {
     checkUpdate('riemannianLora')(site, c);
     between('riemannianLora', 'damping', c.damping, Number.MIN_VALUE, Number.MAX_VALUE);

@@ -41,6 +41,7 @@ export const road = defineMethod<'linear', RoadConfig, Road>({
   paper: 'arXiv:2409.00119',
   at: 'linear',
   defaults: { variant: 1, groupSize: 64, where: ['q', 'v'] },
+  takes: { variant: [1, 2, 4] },
   check: ({ path, shape: [out] }, { groupSize: g }) => {
     if (!Number.isInteger(g) || g < 2 || g % 2 !== 0 || out! % g !== 0)
       throw new RangeError(`road: groupSize ${g} must be even and divide the ${out} outputs of ${path}`);

@@ -10,7 +10,7 @@ export function blockFits(method: string, { path, shape: [, into] }: Site<'linea
   const sizes = Array.from({ length: into! / of }, (_, k) => k + 1).filter((b) => b > 1 && into! % (b * of) === 0);
   if (!sizes.includes(blockSize))
     throw new RangeError(
-      `${method}: blocks of ${blockSize} do not divide the input of ${path}, which has ${into} features${of > 1 ? ` and takes ${of} blocks at a time` : ''}; sizes that do: ${sizes.slice(0, 12).join(', ') || 'none'}`,
+      `${method}: blockSize ${blockSize} does not divide the input of ${path}, which has ${into} features${of > 1 ? ` and takes ${of} blocks at a time` : ''}; sizes that do: ${sizes.slice(0, 12).join(', ') || 'none'}`,
     );
 }
 

@@ -37,6 +37,7 @@ export const said = defineMethod<'weight', SaidConfig, Said, Tensor>({
   defaults: { dim: 20_000, projection: 0, where: /\bblocks\./ },
   check: (site, c) => {
     wholeNumber('said', 'dim', c.dim);
+    wholeNumber('said', 'projection', c.projection, 0);
     if (left(site, c) < 1)
       throw new RangeError(`said: dim ${c.dim} leaves nothing beside one gain for each of ${site.of} weights; take more than ${site.of}`);
     if (size(site.shape) >= 2 ** 23)

@@ -27,6 +27,7 @@ export const sora = defineMethod<'linear', SoraConfig, Sora>({
   paper: 'arXiv:2311.11696',
   at: 'linear',
   defaults: { rank: 8, alpha: 16, rankStabilized: false, dropout: 0, xi: 3e-4, threshold: 'authors', where: ['q', 'v'] },
+  takes: { threshold: ['authors', 'soft'] },
   check: (site, c) => {
     checkUpdate('sora')(site, c);
     between('sora', 'xi', c.xi, 0, Number.MAX_VALUE);

@@ -33,6 +33,7 @@ export const tinyLora = defineMethod<'linear', TinyLoraConfig, TinyLora, Readonl
   paper: 'arXiv:2602.04118',
   at: 'linear',
   defaults: { rank: 2, size: 64, tying: 0, init: 'zero', dropout: 0, where: ['q', 'v'] },
+  takes: { init: ['zero', 'uniform'] },
   readsWeight: true,
   check: (site, c) => {
     rankFits('tinyLora', site, c.rank);

@@ -28,6 +28,7 @@ export const vblora = defineMethod<'linear', VbloraConfig, Vblora, { bank: Tenso
     for (const name of ['vectors', 'vectorLength'] as const) wholeNumber('vblora', name, c[name]);
     wholeNumber('vblora', 'topK', c.topK);
     between('vblora', 'topK', c.topK, 2, c.vectors, true); // with one, no logit would have a gradient
+    between('vblora', 'logitsRate', c.logitsRate, 0, Number.MAX_VALUE);
     dropoutFits('vblora', c.dropout);
     if (site.shape.some((n) => n % c.vectorLength !== 0))
       throw new RangeError(

@@ -8,7 +8,7 @@ import { leaf, type Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
 import { between, wholeNumber } from '../check.ts';
 import { length } from '../linalg.ts';
-import { checkUpdate, dropped, type Factors, factors, type LoraConfig, scaling, update } from './lora.ts';
+import { checkUpdate, dropped, type Factors, factors, type LoraConfig, STARTS, scaling, update } from './lora.ts';
 import { compressed } from './veloraProduct.ts';
 
 export interface VeloraConfig extends LoraConfig {
@@ -30,6 +30,7 @@ export const velora = defineMethod<'linear', VeloraConfig, Velora>({
     ...{ rank: 8, alpha: 8, rankStabilized: false, dropout: 0, init: 'kaiming', groups: 64, scale: 1, direction: 'average' },
     where: ['q', 'v'],
   },
+  takes: { init: STARTS, direction: ['average', 'random'] },
   check: (site, c) => {
     checkUpdate('velora')(site, c);
     wholeNumber('velora', 'groups', c.groups);

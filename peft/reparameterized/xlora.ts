@@ -8,7 +8,7 @@ import { stopGradient } from '../../core/ops/map.ts';
 import type { Tensor } from '../../core/tensor.ts';
 import { type Configurable, defineMethod } from '../attach.ts';
 import { between, dropoutFits, wholeNumber } from '../check.ts';
-import type { Where } from '../site.ts';
+import { PLACES, type Where } from '../site.ts';
 import type { Factors } from './lora.ts';
 import { type ExpertConfig, expertsFit, expertsSize, type LoraExperts, opened, placeholders } from './loraExperts.ts';
 import { withEqual, withExperts } from './xloraExperts.ts';
@@ -31,7 +31,6 @@ export interface XloraConfig {
 }
 /** The MLP's weights and biases; A [r, in] and B [out, r] of expert e at layer l at place l·E + e. */
 export type Xlora = Record<'weights' | 'biases' | 'A' | 'B', readonly Tensor[]>;
-
 /** The method over given experts by path; without them they are placeholders, to be filled from a file. */
 export const xloraOver = (known: LoraExperts['at'] | null): Configurable<XloraConfig> =>
   defineMethod<'trunk', XloraConfig, Xlora>({
@@ -44,12 +43,13 @@ export const xloraOver = (known: LoraExperts['at'] | null): Configurable<XloraCo
       ...{ linears: ['q', 'v'], depth: 1, hidden: 2048, dropout: 0.2, layerwise: false, softmax: true, temperature: 1 },
       ...{ topK: null, topKSoftmax: false, weight: 1, firstPass: 0, trainExperts: false, where: 'trunk' },
     },
+    takes: { linears: PLACES, topK: [null, Number] },
     check: (site, c) => {
       for (const s of site.within('linear', c.linears)) expertsFit('xlora', s, c.experts);
       for (const name of ['depth', 'hidden'] as const) wholeNumber('xlora', name, c[name]);
       dropoutFits('xlora', c.dropout);
       between('xlora', 'temperature', c.temperature, Number.MIN_VALUE, Number.MAX_VALUE);
-      if (c.topK !== null) between('xlora', 'topK', c.topK, 1, c.experts.length, true);
+      if (c.topK !== null) wholeNumber('xlora', 'topK', c.topK, 1, c.experts.length);
       if (c.firstPass !== 0 && c.topK !== null)
         throw new RangeError('xlora: in a first pass of equal scalings none is the largest; with topK set firstPass to 0');
       if (c.topKSoftmax && c.topK === null) throw new RangeError('xlora: topKSoftmax is a softmax over the topK experts; set topK');

@@ -42,9 +42,11 @@ export const diffPruning = defineMethod<'weight', DiffPruningConfig, Diff>({
   paper: 'arXiv:2012.07463',
   at: 'weight',
   defaults: { density: 0.005, lambda: 1.25e-7, alphaInit: 5, alphaRate: 100, gates: 0.5, group: 'none', where: /\bblocks\./ },
+  takes: { group: ['none', 'row', 'tensor'] },
   check: (_, c) => {
     between('diffPruning', 'density', c.density, Number.MIN_VALUE, 1, true);
     between('diffPruning', 'gates', c.gates, Number.MIN_VALUE, 1);
+    for (const name of ['lambda', 'alphaRate'] as const) between('diffPruning', name, c[name], 0, Number.MAX_VALUE);
   },
   init: ({ shape }, c) => {
     const logits = (s: Shape): Tensor => param(new Float32Array(size(s)).fill(c.alphaInit), s, { lr: c.alphaRate, decay: false });

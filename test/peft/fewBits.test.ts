@@ -300,7 +300,9 @@ describe('lqLora', () => {
     expect(await bitsAt(null)).toBe(12); // 8 + 32/8
     expect(await bitsAt(9)).toBeLessThanOrEqual(9);
     expect(await bitsAt(9)).toBeGreaterThan(8);
-    await expect(lqLora({ ...options, bits: 5 }).prepare(net.base, { engine })).rejects.toThrow('the smallest choices need');
+    await expect(lqLora({ ...options, bits: 5 }).prepare(net.base, { engine })).rejects.toThrow(
+      /lqLora: bits 5 for each number is less than the smallest of the schemes need, \d/,
+    );
     await expect(lqLora({ ...options, dataAware: true }).prepare(net.base, { engine })).rejects.toThrow('lqLora: it chooses by gradients');
     const model = (await lqLora({ ...options, bits: null, where: Q }).prepare(net.base, { engine }))(net.base);
     const [w, p, x] = [await own(engine, net.base, Q), await own(engine, model, Q), random(4, [1, 3, 8])];

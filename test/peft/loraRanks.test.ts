@@ -71,7 +71,7 @@ describe('deltaLora', () => {
   it('with K beyond the training it is LoRA; with K = 0 the weight moves from the first step', async () => {
     const start = (warmup: number): Model => deltaLora({ ...config, warmup })(base);
     const A = async (m: Model, method: string) => rows((await own(engine, await trained(engine, net, m, { total: 3 }), Q))[`${method}.A`]!);
-    const never = await A(start(Number.POSITIVE_INFINITY), 'deltaLora');
+    const never = await A(start(Number.MAX_SAFE_INTEGER), 'deltaLora');
     const factors = new Map(
       [...layers(start(9))].flatMap(({ path, layer: l }) => (l.attached === null ? [] : [[path, l.fields.deltaLora as Factors] as const])),
     );

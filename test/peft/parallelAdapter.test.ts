@@ -73,5 +73,7 @@ test('starts as the base, at the width it was asked for, whatever s', async () =
 test('refused: half a unit, a scale that is not a number', () => {
   const { base } = gpt2Network(1);
   expect(() => parallelAdapter({ bottleneck: 1.5 })(base)).toThrow(/parallelAdapter: bottleneck 1.5 must be a whole number/);
-  expect(() => parallelAdapter({ scale: Number.NaN })(base)).toThrow(/scale NaN at trunk.blocks.0.mlp must be a number/);
+  expect(() => parallelAdapter({ scale: Number.NaN })(base)).toThrow(
+    /parallelAdapter: scale NaN must be 'learned', 'channels' or a finite number/,
+  );
 });

@@ -96,7 +96,7 @@ test('a prompt made of the whole text is refused in a language model, and welcom
     const reads = m(classifier(llamaNetwork(1).base, { classes: 2 }, rng(1)));
     expect(reads({ ids: leaf([1, 2, 3, 4], [2, 2]) }, context(2)).shape).toEqual([2, 2]);
   }
-  expect(() => smop({ length: 2, experts: 9 })(net.base)).toThrow(/9 prompts at trunk, but only 8/);
+  expect(() => smop({ length: 2, experts: 9 })(net.base)).toThrow(/smop: experts 9 at trunk, but only 8/);
 });
 
 test('DePT: a short prompt, and α/√r·A B added to the embedded text by position', async () => {

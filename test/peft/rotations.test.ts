@@ -80,7 +80,7 @@ describe('oft', () => {
   it('counts n·b(b − 1)/2, and refuses blocks that do not divide', () => {
     expect(oft.method.count(llama3B('linear'), { ...oft.method.defaults, blockSize: 96 }).train).toBe(8_171_520);
     expect(() => oft({ blockSize: 3, where: 'q' })(base)).toThrow(
-      /oft: blocks of 3 do not divide the input of trunk\.blocks\.0\.attn\.q, which has 8 features; sizes that do: 2, 4, 8/,
+      /oft: blockSize 3 does not divide the input of trunk\.blocks\.0\.attn\.q, which has 8 features; sizes that do: 2, 4, 8/,
     );
     expect(() => oft({ blockSize: 4, neumann: 2 })(base)).toThrow(/oft: neumann 2 must be 0/);
   });
@@ -133,9 +133,9 @@ describe('boft', () => {
   it('counts m·in·b + out, and refuses what has no butterflies', () => {
     expect(boft.method.count(llama3B('linear'), { ...boft.method.defaults, blockSize: 4 }).train).toBe(802_816);
     expect(() => boft({ blockSize: 4, factors: 3, where: 'q' })(base)).toThrow(
-      /boft: blocks of 4 do not divide.*takes 4 blocks at a time; sizes that do: 2/,
+      /boft: blockSize 4 does not divide.*takes 4 blocks at a time; sizes that do: 2/,
     );
-    expect(() => boft({ blockSize: 1, factors: 2, where: 'q' })(base)).toThrow(/have no halves to exchange/);
+    expect(() => boft({ blockSize: 1, factors: 2, where: 'q' })(base)).toThrow(/boft: blockSize 1 at .* must be even/);
   });
 });
 
