@@ -1,5 +1,5 @@
 // Regular expressions of other people's configurations: Python's notation turned into JavaScript's, and matched within a time limit.
-import { createContext, Script } from 'node:vm';
+import { TimeOver, timeLimit } from '../timeLimit.ts';
 
 /** What one list of names may take; catastrophic patterns need minutes or years. */
 const LIMIT_MS = 300;
@@ -69,23 +69,19 @@ const WHOLE: Around = { before: '^(?:', after: ')$' };
 export function matching(pattern: string, names: readonly string[], { before, after }: Around = WHOLE): ReadonlyMap<string, string> {
   const source = fromPython(pattern);
   const regex = compiled(`${before}${source}${after}`, pattern);
-  const found: [string, string][] = [];
-  const inside = createContext(Object.create(null) as object);
-  Object.assign(inside, { regex, names, found });
+  const found = (): [string, string][] =>
+    names.flatMap((n) => {
+      const m = regex.exec(n);
+      return m === null ? [] : [[n, m.groups?.idx ?? '']];
+    });
   try {
-    new Script("for (const n of names) { const m = regex.exec(n); if (m !== null) found.push([n, m.groups?.idx ?? '']); }").runInContext(
-      inside,
-      {
-        timeout: LIMIT_MS,
-      },
-    );
+    return new Map(timeLimit()(found, LIMIT_MS));
   } catch (e) {
-    if ((e as NodeJS.ErrnoException).code !== 'ERR_SCRIPT_EXECUTION_TIMEOUT') throw e;
+    if (!(e instanceof TimeOver)) throw e;
     throw new PatternError(
-      `the regular expression ${show(pattern)} takes more than ${LIMIT_MS / 1000} s on ${names.length} names: repetition inside repetition, as in (a+)+, tries exponentially many ways. List the modules instead`,
+      `the regular expression ${show(pattern)} ${e.message} on ${names.length} names: repetition inside repetition, as in (a+)+, tries exponentially many ways. List the modules instead`,
     );
   }
-  return new Map(found);
 }
 function compiled(source: string, pattern: string): RegExp {
   try {
