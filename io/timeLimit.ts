@@ -5,7 +5,7 @@ import { createContext, Script } from 'node:vm';
 export class TimeOver extends Error {
   override readonly name = 'TimeOver';
   constructor(readonly ms: number) {
-    super(`takes more than ${ms / 1000} s`);
+    super(`takes more than ${Number((ms / 1000).toPrecision(2))} s`);
   }
 }
 

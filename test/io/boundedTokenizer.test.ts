@@ -29,7 +29,7 @@ test('a pattern that never ends is stopped, and named with its file and what to 
     expect(tokenizer.encode('a word').length).toBeGreaterThan(0);
     const began = performance.now();
     expect(() => tokenizer.encode(`${'a'.repeat(50)}b`)).toThrow(
-      /tokenizer\.json: the tokenizer takes more than 2\.\d+ s on 51 characters; its regular expressions are "\(a\+\)\+\$": .*Write such a pattern without it/,
+      /tokenizer\.json: the tokenizer takes more than 2 s on 51 characters; its regular expressions are "\(a\+\)\+\$": .*Write such a pattern without it/,
     );
     expect(performance.now() - began).toBeLessThan(20_000); // 2 s on a machine with nothing else to do
     expect(tokenizer.encode('a word').length).toBeGreaterThan(0); // and it goes on
