@@ -80,6 +80,32 @@ function parseState(text: string, where: string): State {
   throw new Error(`${where}: ${path.join('.') || 'the state'}: ${message}; this is no four-bit weight of bitsandbytes`);
 }
 
+/** How bitsandbytes calls a way of packing: its table of 16 numbers, and whether scales are packed too. */
+export interface FourBitKind {
+  readonly type: Type;
+  readonly nested: boolean;
+}
+/** What it computes with: consecutive weights that share a scale, and scales that share one of their own. */
+const BLOCKS: readonly number[] = [32, 64, 128, 256, 512, 1024, 2048, 4096];
+const NESTED_BLOCK = 256;
+
+/** How a layer's weight is packed. Throws where bitsandbytes has no file for it, with the reason. */
+export function fourBitKind(layer: AnyLayer, shape: readonly [number, number]): FourBitKind {
+  return kindOf(parts4(layer, shape));
+}
+function parts4(layer: AnyLayer, shape: readonly [number, number]): Packed4 {
+  const parts = partsOf4(layer, shape);
+  if (parts === null) throw new Error('not by nf4 or fp4, and bitsandbytes has no file for other ways');
+  return parts;
+}
+function kindOf({ values, block, scales }: Packed4): FourBitKind {
+  if (!BLOCKS.includes(block)) throw new Error(`in blocks of ${block}, and bitsandbytes has blocks of ${BLOCKS.join(', ')}`);
+  const nested = !(scales instanceof Float32Array);
+  if (nested && scales.block !== NESTED_BLOCK)
+    throw new Error(`with scales in blocks of ${scales.block}, and bitsandbytes has them in blocks of ${NESTED_BLOCK}`);
+  return { type: typeOf(values), nested };
+}
+
 /**
  * The tensors that bitsandbytes has for a weight packed by nf4 or fp4, with or without double quantisation. `dtype` is what the library unpacks to.
  * Throws when the layer is packed in another way.
@@ -90,9 +116,8 @@ export function fourBitTensors(
   shape: readonly [number, number],
   dtype: State['dtype'] = 'float32',
 ): Map<string, Writable> {
-  const parts = partsOf4(layer, shape);
-  if (parts === null) throw new Error(`${name}: is not packed by nf4 or fp4, and bitsandbytes has no file for other ways`);
-  const type = typeOf(parts, name);
+  const parts = parts4(layer, shape);
+  const { type } = kindOf(parts);
   const out = new Map<string, Writable>();
   const put = (suffix: string, data: Data, of: readonly number[]): unknown =>
     out.set(suffix === '' ? name : `${name}.${suffix}`, { data, shape: of });
@@ -117,9 +142,9 @@ export function fourBitTensors(
   return out;
 }
 /** Whose table it is. */
-function typeOf({ values }: Packed4, name: string): Type {
+function typeOf(values: Float32Array): Type {
   const is = (book: ArrayLike<number>): boolean => values.every((v, k) => v === Math.fround(book[k]!));
   if (is(nf4Code.values)) return 'nf4';
   if (is(fp4Code.values)) return 'fp4';
-  throw new Error(`${name}: its table of 16 numbers is neither NF4's nor FP4's, and bitsandbytes has only those`);
+  throw new Error("with a table of 16 numbers that is neither NF4's nor FP4's, and bitsandbytes has only those");
 }

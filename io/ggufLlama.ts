@@ -1,4 +1,4 @@
-// A language model out of a GGUF file: LLaMA's names and metadata become our decoder, with frozen weights.
+// A language model out of a GGUF file: LLaMA's or Qwen2's names and metadata become our decoder, with frozen weights.
 import type { MetadataValue } from '@huggingface/gguf';
 import type { Engine } from '../core/engine.ts';
 import { same, show } from '../core/shape.ts';
@@ -16,50 +16,69 @@ import { decodeBlocks } from './ggufBlocks.ts';
 import type { GgufEntry } from './ggufHeader.ts';
 import { packedWeight } from './ggufPacked.ts';
 
-/** The sizes in a file's metadata, every one checked. Throws where the file holds a model that this decoder does not describe. */
-export function ggufConfig({ path, metadata, entries }: Pick<GgufFile, 'path' | 'metadata' | 'entries'>): DecoderConfig {
+/**
+ * Architectures of GGUF that are this decoder: the biases they have, and whether their files keep the two numbers of a rotated pair side by side
+ * (llama.cpp rotates qwen2 as transformers does, and its converter leaves the rows where they were).
+ */
+const ARCHITECTURES = {
+  llama: { bias: { qkv: false, o: false, mlp: false }, pairs: true },
+  qwen2: { bias: { qkv: true, o: false, mlp: false }, pairs: false },
+} as const;
+type GgufArchitecture = keyof typeof ARCHITECTURES;
+
+/** The architecture and sizes in a file's metadata, every one checked. Throws where the file holds a model that this decoder does not describe. */
+export function ggufConfig({ path, metadata, entries }: Pick<GgufFile, 'path' | 'metadata' | 'entries'>): {
+  readonly architecture: GgufArchitecture;
+  readonly sizes: DecoderConfig;
+} {
   const refuse = (what: string): never => {
     throw new Error(`${path}: ${what}`);
   };
   const kind = metadata.get('general.architecture');
-  if (kind !== 'llama') refuse(`general.architecture is ${told(kind)}; this loader knows llama`);
+  if (typeof kind !== 'string' || !Object.hasOwn(ARCHITECTURES, kind))
+    return refuse(`general.architecture is ${told(kind)}; this loader knows ${Object.keys(ARCHITECTURES).join(' and ')}`);
+  const architecture = kind as GgufArchitecture;
   const number = (key: string, otherwise: number | null, fits: (n: number) => boolean, must: string): number => {
-    const v = metadata.get(`llama.${key}`) ?? otherwise;
+    const v = metadata.get(`${architecture}.${key}`) ?? otherwise;
     const n = typeof v === 'bigint' ? Number(v) : v;
-    return typeof n === 'number' && fits(n) ? n : refuse(`llama.${key} is ${told(v)}; it must be ${must}`);
+    return typeof n === 'number' && fits(n) ? n : refuse(`${architecture}.${key} is ${told(v)}; it must be ${must}`);
   };
   const count = (key: string, otherwise: number | null = null): number =>
     number(key, otherwise, (n) => Number.isSafeInteger(n) && n >= 1, 'a whole number from 1');
   const [width, heads] = [count('embedding_length'), count('attention.head_count')];
   const kvHeads = count('attention.head_count_kv', heads);
-  if (width % heads !== 0) refuse(`llama.embedding_length ${width} does not divide into ${heads} heads`);
-  if (heads % kvHeads !== 0) refuse(`llama.attention.head_count ${heads} does not divide among ${kvHeads} key heads`);
+  if (width % heads !== 0) refuse(`${architecture}.embedding_length ${width} does not divide into ${heads} heads`);
+  if (heads % kvHeads !== 0) refuse(`${architecture}.attention.head_count ${heads} does not divide among ${kvHeads} key heads`);
   const each = width / heads;
   if (each % 2 !== 0)
-    refuse(`heads of ${each} numbers cannot be rotated: llama.embedding_length / llama.attention.head_count must be even`);
+    refuse(
+      `heads of ${each} numbers cannot be rotated: ${architecture}.embedding_length / ${architecture}.attention.head_count must be even`,
+    );
   for (const key of ['rope.dimension_count', 'attention.key_length', 'attention.value_length'])
     if (count(key, each) !== each)
-      refuse(`llama.${key} is ${count(key)}, but heads are ${each} wide; only heads rotated as a whole are supported`);
-  if ((metadata.get('llama.expert_count') ?? 0) !== 0) refuse('holds a mixture of experts; only dense models are supported');
+      refuse(`${architecture}.${key} is ${count(key)}, but heads are ${each} wide; only heads rotated as a whole are supported`);
+  if ((metadata.get(`${architecture}.expert_count`) ?? 0) !== 0) refuse('holds a mixture of experts; only dense models are supported');
   const vocabulary = entries.get('token_embd.weight')?.shape[0] ?? refuse('has no tensor token_embd.weight');
-  return llama({
+  const sizes = llama({
     ...{ vocabulary, width, heads, kvHeads },
     layers: count('block_count'),
     inner: count('feed_forward_length'),
     positions: count('context_length'),
     rope: {
       base: number('rope.freq_base', 10000, (n) => Number.isFinite(n) && n > 0, 'a number above 0'),
-      scale: 1 / scalingFactor(metadata, entries, refuse),
+      scale: 1 / scalingFactor(architecture, metadata, entries, refuse),
     },
     eps: number('attention.layer_norm_rms_epsilon', null, (n) => Number.isFinite(n) && n >= 0, 'a number from 0'),
     tied: !entries.has('output.weight'),
   });
+  return { architecture, sizes: { ...sizes, bias: ARCHITECTURES[architecture].bias } };
 }
 const told = (v: MetadataValue | null | undefined): string =>
   typeof v === 'bigint' ? String(v) : (JSON.stringify(v ?? undefined) ?? 'missing');
 
 /** How far positions are stretched: by one factor for all frequencies, which is what our rotation knows. */
 function scalingFactor(
+  architecture: GgufArchitecture,
   metadata: ReadonlyMap<string, MetadataValue>,
   entries: ReadonlyMap<string, GgufEntry>,
   refuse: (what: string) => never,
@@ -68,15 +87,15 @@ function scalingFactor(
     return refuse(
       'scales every frequency of its rotary positions on its own (rope_freqs.weight, as Llama 3.1 does), which is not supported',
     );
-  const kind = metadata.get('llama.rope.scaling.type') ?? 'none';
-  const factor = metadata.get('llama.rope.scaling.factor') ?? metadata.get('llama.rope.scale_linear') ?? 1;
-  if (kind !== 'linear' && kind !== 'none') return refuse(`llama.rope.scaling.type is ${told(kind)}; known are none and linear`);
+  const kind = metadata.get(`${architecture}.rope.scaling.type`) ?? 'none';
+  const factor = metadata.get(`${architecture}.rope.scaling.factor`) ?? metadata.get(`${architecture}.rope.scale_linear`) ?? 1;
+  if (kind !== 'linear' && kind !== 'none') return refuse(`${architecture}.rope.scaling.type is ${told(kind)}; known are none and linear`);
   if (typeof factor !== 'number' || !(factor >= 0))
-    return refuse(`llama.rope.scaling.factor is ${told(factor)}; it must be a number above 0`);
+    return refuse(`${architecture}.rope.scaling.factor is ${told(factor)}; it must be a number above 0`);
   return factor === 0 ? 1 : factor;
 }
 
-/** Our place → the name GGUF's llama has for it. */
+/** Our place → the name GGUF has for it. */
 const PLACES: readonly (readonly [RegExp, string])[] = [
   [/^embed\b/, 'token_embd'],
   [/^head\b/, 'output'],
@@ -121,16 +140,18 @@ export interface GgufModelOptions {
 export async function readGgufModel(
   file: GgufFile,
   { dtype = 'keep', quantize, engine = {} }: GgufModelOptions = {},
-): Promise<{ readonly model: Model; readonly config: DecoderConfig }> {
-  const config = ggufConfig(file);
-  const network = skeleton({ architecture: 'llama', head: 'language', classes: 0, sizes: config });
+): Promise<{ readonly model: Model; readonly architecture: GgufArchitecture; readonly config: DecoderConfig }> {
+  const { architecture, sizes: config } = ggufConfig(file);
+  const { pairs } = ARCHITECTURES[architecture];
+  const network = skeleton({ architecture, head: 'language', classes: 0, sizes: config });
   const holes = new Map<Tensor, { readonly name: string; readonly path: string }>(); // a tied head is the embedding's
   for (const { path, tensor } of tensors(network)) if (!holes.has(tensor)) holes.set(tensor, { name: nameOf(path), path });
   check(file, holes);
   const made = new Map<Field, Layer<'weight'>>();
   for (const [hole, { name, path }] of holes) {
     const { format } = file.entry(name);
-    const heads = path.endsWith('.attn.q.weight') ? config.heads : path.endsWith('.attn.k.weight') ? config.kvHeads : null;
+    const rotated = path.endsWith('.attn.q.weight') ? config.heads : path.endsWith('.attn.k.weight') ? config.kvHeads : null;
+    const heads = pairs ? rotated : null;
     const stored = await file.bytes(name);
     const bytes = heads === null ? stored : pairsApart(stored, hole.shape[0]!, heads);
     const [rows, cols] = hole.shape;
@@ -142,7 +163,7 @@ export async function readGgufModel(
       put(kept ?? weight(leaf(decodeBlocks(bytes, format), hole.shape)));
     }
   }
-  return { config, model: substitute(network, 'weight', (l) => made.get(l.fields.value ?? null) ?? null) };
+  return { architecture, config, model: substitute(network, 'weight', (l) => made.get(l.fields.value ?? null) ?? null) };
 }
 
 function check(file: GgufFile, holes: ReadonlyMap<Tensor, { readonly name: string }>): void {

@@ -3,10 +3,24 @@ import type { MetadataValue } from '@huggingface/gguf';
 import { Tokenizer } from '@huggingface/tokenizers';
 import type { TextTokenizer } from './tokenizer.ts';
 
-/** How a text is cut before pairs are merged, by the file's name for it: always as bytes, GPT-2's way; SmolLM has every digit alone, ² and ½ too. */
+const bytes = (use_regex: boolean): object => ({ type: 'ByteLevel', add_prefix_space: false, trim_offsets: true, use_regex });
+const split = (Regex: string): object => ({ type: 'Split', pattern: { Regex }, behavior: 'Isolated', invert: false });
+/**
+ * How a text is cut before pairs are merged, by the file's name for it: always as bytes, GPT-2's way; SmolLM has every digit alone, ² and ½ too. Qwen2 has a way of its own:
+ * digits alone, a sign may lead a word, lines end where they break.
+ */
 const CUTS: ReadonlyMap<string, readonly object[]> = new Map([
-  ['gpt-2', []],
-  ['smollm', [{ type: 'Split', pattern: { Regex: '\\p{N}' }, behavior: 'Isolated', invert: false }]],
+  ['gpt-2', [bytes(true)]],
+  ['smollm', [split('\\p{N}'), bytes(true)]],
+  [
+    'qwen2',
+    [
+      split(
+        "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
+      ),
+      bytes(false),
+    ],
+  ],
 ]);
 /** Kinds of tokens in `tokenizer.ggml.token_type` that stand for themselves in a text: control tokens, and a user's own. */
 const WHOLE: ReadonlySet<unknown> = new Set([3, 4]);
@@ -52,14 +66,13 @@ export function ggufTokenizer(metadata: ReadonlyMap<string, MetadataValue>, long
   const begin = metadata.get('tokenizer.ggml.add_bos_token') === true ? id('bos_token_id') : null;
   const whole = tokens.flatMap((content, k) => (WHOLE.has((types as readonly unknown[])[k]) ? [{ id: k, content }] : []));
   const flags = { single_word: false, lstrip: false, rstrip: false, normalized: false, special: true };
-  const bytes = { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true, use_regex: true };
   const tokenizer = new Tokenizer(
     {
       model: { type: 'BPE', vocab: Object.fromEntries(vocabulary), merges },
       normalizer: null,
-      pre_tokenizer: { type: 'Sequence', pretokenizers: [...cut, bytes] },
+      pre_tokenizer: { type: 'Sequence', pretokenizers: cut },
       post_processor: null,
-      decoder: bytes,
+      decoder: bytes(true),
       added_tokens: whole.map((t) => ({ ...t, ...flags })),
     },
     {},

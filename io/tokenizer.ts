@@ -1,8 +1,8 @@
 // Texts as ids by a checkpoint's own tokenizer.json, and ids as text.
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { Tokenizer } from '@huggingface/tokenizers';
 import { isJsonObject } from './adapterJson.ts';
+import { boundedTokenizer } from './boundedTokenizer.ts';
 import { fileOf } from './checkpoints/folder.ts';
 
 export interface TextTokenizer {
@@ -34,34 +34,17 @@ export async function readTokenizer(folder: string, longest: number): Promise<Te
   };
   const own = json('tokenizer.json', await fileOf(folder, 'tokenizer.json'));
   const settings = json('tokenizer_config.json', await readFile(join(folder, 'tokenizer_config.json'), 'utf8').catch(() => '{}')); // many folders have none
-  const trying = <T>(what: () => T): T => {
-    try {
-      return what();
-    } catch (cause) {
-      throw new Error(
-        `${join(folder, 'tokenizer.json')}: is no tokenizer that can be used (${(cause as Error).message}); fetch the file again`,
-        {
-          cause,
-        },
-      );
-    }
-  };
-  const tokenizer = trying(() => new Tokenizer({ ...own, padding: null, truncation: null }, settings));
-  const idsOf = (text: string, special: boolean): readonly number[] =>
-    trying(() => tokenizer.encode(text, { add_special_tokens: special }).ids);
+  const bounded = boundedTokenizer(own, settings, join(folder, 'tokenizer.json'));
   const eos = isJsonObject(settings.eos_token) ? settings.eos_token.content : settings.eos_token;
   return {
     longest,
-    end: typeof eos === 'string' ? (tokenizer.token_to_id(eos) ?? null) : null,
-    plain: (text) => Int32Array.from(idsOf(text, false)),
-    decode: (ids, special = false) =>
-      ids.length === 0
-        ? ''
-        : trying(() => tokenizer.decode([...ids], { skip_special_tokens: !special, clean_up_tokenization_spaces: false })),
+    end: typeof eos === 'string' ? bounded.idOf(eos) : null,
+    plain: (text) => Int32Array.from(bounded.ids(text, false)),
+    decode: (ids, special = false) => bounded.text(ids, special),
     encode: (text) => {
-      const ids = idsOf(text, true);
+      const ids = bounded.ids(text, true);
       if (ids.length <= longest) return Int32Array.from(ids);
-      const tail = ids.length - endOf(ids, idsOf(text, false));
+      const tail = ids.length - endOf(ids, bounded.ids(text, false));
       return Int32Array.from(tail === 0 ? ids.slice(0, longest) : [...ids.slice(0, Math.max(0, longest - tail)), ...ids.slice(-tail)]);
     },
   };

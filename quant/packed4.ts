@@ -82,10 +82,10 @@ export function partsOf4(l: AnyLayer, shape: readonly [number, number]): Packed4
     },
   };
 }
-/** The power of two that cuts n numbers into so many blocks; `otherwise` where several do. */
+/** The power of two that cuts n numbers into so many blocks. Where one block has them all, many do and none makes a difference: `otherwise`, or the least. */
 function blockOf(n: number, blocks: number, otherwise = 64): number {
   const fits = Array.from({ length: 20 }, (_, k) => 2 ** k).filter((b) => Math.ceil(n / b) === blocks);
   if (fits.includes(otherwise)) return otherwise;
   if (fits.length === 0) throw new ShapeError(`partsOf4: ${blocks} scales for ${n} numbers: no power of two is the block`);
-  return fits.at(-1)!;
+  return fits[0]!;
 }

@@ -14,7 +14,7 @@ const text = z.string().min(1);
 export const TrainSchema = z
   .strictObject({
     $schema: z.string().optional().describe('where this schema is, for editors'),
-    model: text.describe('a folder with config.json and .safetensors, a repository (organisation/name), or a .gguf file'),
+    model: text.describe('a folder with config.json and .safetensors, a repository (organisation/name, or gpt2), or a .gguf file'),
     data: text.describe('.jsonl, .csv, .tsv, .txt or .md'),
     evalData: text.nullable().default(null).describe('texts to measure on; without them, a share of the data is kept aside'),
     held: z.number().min(0).max(0.5).default(0.1).describe('share of the data kept aside where evalData is null'),

@@ -57,10 +57,10 @@ export const packed = (model: Model, how: Packing): Model => (how === 'none' ? m
 export async function openModel(source: string, dtype: 'float32' | 'keep' = 'float32'): Promise<Opened> {
   if (source.endsWith('.gguf')) {
     await using file = await openGguf(source);
-    const { model, config } = await readGgufModel(file, { dtype });
+    const { model, architecture, config } = await readGgufModel(file, { dtype });
     const template = file.metadata.get('tokenizer.chat_template');
     const chat = typeof template === 'string' ? chatOf(template, specialOf(file.metadata), source) : null;
-    const sizes: CheckpointConfig = { architecture: 'llama', head: 'language', classes: 0, sizes: config };
+    const sizes: CheckpointConfig = { architecture, head: 'language', classes: 0, sizes: config };
     return { model, tokenizer: ggufTokenizer(file.metadata, config.positions, source), chat, config: sizes, checkpoint: null };
   }
   const checkpoint = await openCheckpoint(source, { dtype });

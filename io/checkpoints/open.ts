@@ -27,7 +27,7 @@ export interface OpenOptions extends HubOptions {
 const TOKENIZER = ['tokenizer.json', 'tokenizer_config.json', 'chat_template.jinja', 'generation_config.json'];
 
 /**
- * The pretrained network in a folder, or in a repository of the Hugging Face hub (`org/name`; a folder of that name comes first). Files
+ * The pretrained network in a folder, or in a repository of the Hugging Face hub (`org/name`, or `gpt2` from before there were organisations; a folder of that name comes first). Files
  * of a repository are fetched into the cache that Hugging Face's own library uses; the configuration first, so that what cannot be
  * loaded is refused before its weights are fetched. Every field and tensor is checked; errors say what to do.
  */
@@ -70,6 +70,7 @@ async function named(source: string): Promise<string> {
       `${source}: a save was interrupted between two renames; what was there before is whole in ${join(parent, aside)}, rename it`,
     );
   if (await exists(source)) throw new Error(`${source}: is a file; a checkpoint is a folder with config.json and .safetensors files`);
-  if (!isRepository(source)) throw new Error(`${source}: no such folder, and not the name of a repository either (organisation/name)`);
+  if (!isRepository(source))
+    throw new Error(`${source}: no such folder, and not the name of a repository either (organisation/name, or a name alone as gpt2 has)`);
   return source;
 }

@@ -1,7 +1,7 @@
 // Which tensor of a checkpoint belongs where in a model: names, shapes and orientation, for reading and for writing.
 import type { Shape } from '../../core/shape.ts';
 import type { Data, Tensor } from '../../core/tensor.ts';
-import { isLayer, type Model } from '../../nn/layer.ts';
+import { isLayer, type Kind, type Model } from '../../nn/layer.ts';
 import { join, tensors } from '../../nn/tree.ts';
 import { bare } from '../../peft/site.ts';
 import { namesOf, type Rows } from '../names.ts';
@@ -13,6 +13,7 @@ export interface Slot {
   readonly name: string; // model.layers.0.self_attn.q_proj.weight
   readonly path: string; // trunk.blocks.0.attn.q.weight
   readonly tensor: Tensor;
+  readonly kind: Kind; // of the layer it is in
   readonly shape: Shape; // of theirs, whole
   readonly turned: boolean; // theirs is [in, out], ours [out, in]
   readonly rows: Rows | null; // of theirs, once it is turned to [out, in]
@@ -30,7 +31,7 @@ export function slotsOf(model: Model, c: CheckpointConfig): Slots {
   const names = namesOf(model, family);
   const slots: Slot[] = [];
   const seen = new Set<Tensor>();
-  for (const { path, module, layer, rows, turned } of names.places) {
+  for (const { path, module, kind, layer, rows, turned } of names.places) {
     for (const part of ['weight', 'bias']) {
       const w = layer.fields[part];
       if (!isLayer(w)) continue;
@@ -41,7 +42,7 @@ export function slotsOf(model: Model, c: CheckpointConfig): Slots {
       const [first = 1, ...rest] = tensor.shape;
       const whole = [rows?.of ?? first, ...rest];
       slots.push({
-        ...{ name: `${module}.${part}`, path: join(path, part), tensor, rows },
+        ...{ name: `${module}.${part}`, path: join(path, part), tensor, kind, rows },
         shape: turned ? whole.toReversed() : whole,
         turned: turned && whole.length === 2,
       });

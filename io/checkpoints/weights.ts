@@ -174,8 +174,8 @@ function check(
     const e = held.get(name)?.entry;
     if (e === undefined) continue;
     if (packed.has(e.name)) {
-      if (s.turned || s.rows !== null || s.shape.length !== 2)
-        wrong.push(`${e.name} is packed in four bits, which is only read for linear layers as they are`);
+      if (s.rows !== null || s.kind !== 'linear' || s.shape.length !== 2)
+        wrong.push(`${e.name} is packed in four bits, which is only read for whole linear layers`);
     } else if (!same(e.shape, s.shape)) wrong.push(`${e.name} is ${show(e.shape)}, by config.json it should be ${show(s.shape)}`);
     else if (!e.dtype.includes('F')) wrong.push(`${e.name} holds ${e.dtype}, not floating-point numbers`);
   }
@@ -187,7 +187,7 @@ async function equal(a: Held, b: Held): Promise<boolean> {
 }
 
 /** A weight in bitsandbytes' four bits, which stays packed; its parts may be in several files. */
-async function unpackedBy(weights: Weights, name: string, { shape }: Slot): Promise<Layer<'weight'>> {
+async function unpackedBy(weights: Weights, name: string, { tensor: { shape } }: Slot): Promise<Layer<'weight'>> {
   const of = (n: string): Held => weights.entries.get(n)!; // asked for only where it is there
   const layer = await readFourBit(
     {

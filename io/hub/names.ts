@@ -13,7 +13,7 @@ export const isRepository = (id: string): boolean => {
 export function checkRepository(id: string): string {
   if (!isRepository(id))
     throw new RangeError(
-      `${JSON.stringify(id)} is not the name of a repository: it is organisation/name, of letters, digits, '-', '_' and '.', without '--' or '..'`,
+      `${JSON.stringify(id)} is not the name of a repository: it is organisation/name, or a name alone as gpt2 has, of letters, digits, '-', '_' and '.', without '--' or '..'`,
     );
   return id;
 }

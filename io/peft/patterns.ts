@@ -1,8 +1,8 @@
 // Regular expressions of other people's configurations: Python's notation turned into JavaScript's, and matched within a time limit.
-import { createContext, Script } from 'node:vm';
+import { TimeOver, timeLimit } from '../timeLimit.ts';
 
-/** What one list of names may take; catastrophic patterns need minutes or years. A second try, because a busy machine may stop an honest one for as long as the first. */
-const LIMITS_MS = [300, 2000];
+/** What one list of names may take: a busy machine stops an honest pattern for some 300 ms; catastrophic ones need minutes or years. */
+const LIMIT_MS = 2000;
 const LONGEST = 10_000;
 
 /** A pattern that cannot be used, with what to do. */
@@ -69,28 +69,19 @@ const WHOLE: Around = { before: '^(?:', after: ')$' };
 export function matching(pattern: string, names: readonly string[], { before, after }: Around = WHOLE): ReadonlyMap<string, string> {
   const source = fromPython(pattern);
   const regex = compiled(`${before}${source}${after}`, pattern);
-  for (const limit of LIMITS_MS) {
-    const found = withinLimit(regex, names, limit);
-    if (found !== null) return found;
-  }
-  throw new PatternError(
-    `the regular expression ${show(pattern)} takes more than ${LIMITS_MS.at(-1)! / 1000} s on ${names.length} names: repetition inside repetition, as in (a+)+, tries exponentially many ways. List the modules instead`,
-  );
-}
-function withinLimit(regex: RegExp, names: readonly string[], timeout: number): ReadonlyMap<string, string> | null {
-  const found: [string, string][] = [];
-  const inside = createContext(Object.create(null) as object);
-  Object.assign(inside, { regex, names, found });
+  const found = (): [string, string][] =>
+    names.flatMap((n) => {
+      const m = regex.exec(n);
+      return m === null ? [] : [[n, m.groups?.idx ?? '']];
+    });
   try {
-    new Script("for (const n of names) { const m = regex.exec(n); if (m !== null) found.push([n, m.groups?.idx ?? '']); }").runInContext(
-      inside,
-      { timeout },
-    );
+    return new Map(timeLimit()(found, LIMIT_MS));
   } catch (e) {
-    if ((e as NodeJS.ErrnoException).code === 'ERR_SCRIPT_EXECUTION_TIMEOUT') return null;
-    throw e;
+    if (!(e instanceof TimeOver)) throw e;
+    throw new PatternError(
+      `the regular expression ${show(pattern)} ${e.message} on ${names.length} names: repetition inside repetition, as in (a+)+, tries exponentially many ways. List the modules instead`,
+    );
   }
-  return new Map(found);
 }
 function compiled(source: string, pattern: string): RegExp {
   try {

@@ -6,10 +6,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import fc from 'fast-check';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { float64 } from '../../core/engines/float64.ts';
 import { rng } from '../../core/rng.ts';
 import { leaf } from '../../core/tensor.ts';
+import { boundedTokenizer } from '../../io/boundedTokenizer.ts';
 import { parseConfig } from '../../io/checkpoints/architectures.ts';
 import { openCheckpoint } from '../../io/checkpoints/open.ts';
 import { parseIndex } from '../../io/checkpoints/weights.ts';
@@ -119,20 +120,35 @@ test('1,000 folders with damaged JSON: opened, or refused; nothing hangs, nothin
   expect(process.memoryUsage().arrayBuffers - before).toBeLessThan(200e6);
 });
 
+/** A tokenizer with a step of most kinds, for places to damage. */
+const manySteps = (text: string): string => {
+  const replace = { type: 'Replace', pattern: { Regex: '\\s+' }, content: ' ' };
+  const bytes = { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true, use_regex: true };
+  const split = { type: 'Split', pattern: { Regex: '\\p{N}{1,3}|[^\\s\\p{L}]?\\p{L}+' }, behavior: 'Isolated', invert: false };
+  const whole = { type: 'FixedLength', length: 100 };
+  const space = { type: 'Metaspace', replacement: '▁', prepend_scheme: 'first' };
+  return JSON.stringify({
+    normalizer: { type: 'Sequence', normalizers: [{ type: 'NFKC' }, { type: 'Prepend', prepend: ' ' }, replace, { type: 'Lowercase' }] },
+    pre_tokenizer: { type: 'Sequence', pretokenizers: [split, { type: 'Digits', individual_digits: true }, whole, space, bytes] },
+    decoder: { type: 'Sequence', decoders: [bytes, replace, { type: 'Fuse' }, { type: 'Strip', content: ' ', start: 1, stop: 0 }] },
+    ...(({ normalizer, pre_tokenizer, decoder, ...rest }) => rest)(JSON.parse(text) as Record<string, unknown>),
+  });
+};
 test('10,000 damaged tokenizers: used, or refused', async () => {
   const at = await mkdtemp(join(root, 't-'));
   const text = await readFile(join(FIXTURES, 'smollm', 'tokenizer.json'), 'utf8');
   await copyFile(join(FIXTURES, 'smollm', 'tokenizer_config.json'), join(at, 'tokenizer_config.json'));
   const outcomes = { read: 0, refused: 0 };
+  const warned = vi.spyOn(console, 'warn').mockImplementation(() => {}); // the library tells of patterns that are none
   await fc.assert(
-    fc.asyncProperty(damaged(text), async (t) => {
+    fc.asyncProperty(fc.oneof(damaged(text), damaged(manySteps(text))), async (t) => {
       await writeFile(join(at, 'tokenizer.json'), t);
       try {
         const tokenizer = await readTokenizer(at, 16);
-        outcomes.read++;
         const ids = tokenizer.encode('the weights of the model');
         expect(ids.length).toBeLessThanOrEqual(16);
         tokenizer.decode([...ids]);
+        outcomes.read++;
       } catch (e) {
         said(e, 'tokenizer.json');
         outcomes.refused++;
@@ -140,5 +156,70 @@ test('10,000 damaged tokenizers: used, or refused', async () => {
     }),
     { numRuns: 10_000 },
   );
+  warned.mockRestore();
   console.log(`tokenizer.json: ${outcomes.read} read, ${outcomes.refused} refused`);
+  expect(Math.min(outcomes.read, outcomes.refused)).toBeGreaterThan(1000);
+});
+
+/** Patterns with repetition inside repetition, and with alternatives that overlap. */
+const { pattern } = fc.letrec<{ pattern: string; part: string }>((tie) => ({
+  pattern: fc.array(tie('part'), { minLength: 1, maxLength: 3 }).map((p) => p.join('')),
+  part: fc.oneof(
+    { maxDepth: 4, depthSize: 'medium' },
+    fc.constantFrom('a', '[ab]', '.', '\\w', '\\p{L}', 'aa?', '[^b]', '\\s*', ' ', 'b', '$', '^'),
+    fc.tuple(tie('pattern'), fc.constantFrom('+', '*', '{2,}', '+?', '{1,40}')).map(([p, q]) => `(?:${p})${q}`),
+    fc.tuple(tie('pattern'), tie('pattern')).map(([p, q]) => `(${p}|${q})`),
+    tie('pattern').map((p) => `(?=${p})`),
+  ),
+}));
+test('3,000 tokenizers with hostile patterns and chains: an end within the limit, or an answer, and memory in proportion to the text', async () => {
+  const own = JSON.parse(await readFile(join(FIXTURES, 'smollm', 'tokenizer.json'), 'utf8')) as Record<string, unknown>;
+  const replace = fc.record({
+    type: fc.constant('Replace'),
+    pattern: fc.record({ Regex: pattern }),
+    content: fc.constantFrom('', 'a', 'aa', 'ab a'),
+  });
+  const splits = fc.record({
+    ...{ type: fc.constant('Split'), pattern: fc.record({ Regex: pattern }) },
+    ...{ behavior: fc.constantFrom('Isolated', 'Removed', 'MergedWithNext'), invert: fc.boolean() },
+  });
+  const bytes = fc.constant({ type: 'ByteLevel', use_regex: false });
+  const chains = fc.record({
+    normalizers: fc.oneof(
+      fc.array(replace, { maxLength: 3 }),
+      replace.map((r) => Array.from({ length: 50 }, () => r)),
+    ),
+    pretokenizers: fc.oneof(
+      fc.array(splits, { maxLength: 3 }),
+      bytes.map((b) => Array.from({ length: 50 }, () => b)),
+    ),
+  });
+  const text = fc.array(fc.constantFrom('a', 'aaaa', 'b', ' ', 'é', 'a'.repeat(40)), { maxLength: 30 }).map((p) => p.join(''));
+  const outcomes = { read: 0, stopped: 0, grown: 0, refused: 0 };
+  let [slowest, largest] = [0, 0];
+  const patience = 20;
+  fc.assert(
+    fc.property(chains, text, ({ normalizers, pretokenizers }, t) => {
+      const json = { ...own, normalizer: { type: 'Sequence', normalizers }, pre_tokenizer: { type: 'Sequence', pretokenizers } };
+      const began = performance.now();
+      try {
+        boundedTokenizer(json, {}, 'tokenizer.json', patience).ids(t, true);
+        outcomes.read++;
+      } catch (e) {
+        said(e, 'tokenizer.json');
+        const { message } = e as Error;
+        outcomes[message.includes('takes more than') ? 'stopped' : message.includes('times longer') ? 'grown' : 'refused']++;
+      }
+      slowest = Math.max(slowest, performance.now() - began);
+      largest = Math.max(largest, process.memoryUsage().rss);
+    }),
+    { numRuns: 3000 },
+  );
+  const said4 = Object.entries(outcomes).map(([what, n]) => `${n} ${what}`);
+  console.log(
+    `hostile tokenizers: ${said4.join(', ')}; the slowest took ${slowest.toFixed(0)} ms; ${(largest / 1e6).toFixed(0)} MB resident at most`,
+  );
+  expect(Math.min(outcomes.read, outcomes.stopped, outcomes.grown)).toBeGreaterThan(100);
+  expect(slowest).toBeLessThan(5000); // 20 ms and what the machine was busy with
+  expect(largest).toBeLessThan(1.5e9);
 });

@@ -99,6 +99,38 @@ describe("a LLaMA in GGUF, as llama.cpp's converter lays it out", () => {
   });
 });
 
+describe('a Qwen2 in GGUF', () => {
+  const qwen = join(import.meta.dirname, '../oracle/fixtures/tiny-qwen2.gguf');
+  const theirs = fixture<{
+    readonly ids: number[][];
+    readonly logits: Table;
+    readonly texts: readonly { readonly text: string; readonly ids: number[] }[];
+  }>('gguf-qwen2');
+  test('has the logits that transformers reads in it: biases, and rows of q and k where they are', async () => {
+    await using file = await openGguf(qwen);
+    const { model, config, architecture } = await readGgufModel(file);
+    expect([architecture, config.bias]).toEqual(['qwen2', { qkv: true, o: false, mlp: false }]);
+    expect(packedPaths(model)).toHaveLength(16); // halves stay halves: 14 layers, the embedding and the head
+    const y = await float64().read(model({ ids: rows(theirs.ids) }, context(8)));
+    expect(off(y, theirs.logits)).toBeLessThan(2e-6); // norms and rotations are float32 there
+  });
+  test('whose rows were moved as those of a LLaMA would answer something else', async () => {
+    await using file = await openGguf(qwen);
+    const moved = {
+      ...file,
+      bytes: async (n: string) => (/attn_q\.weight/.test(n) ? pairsApart(await file.bytes(n), 32, 4) : file.bytes(n)),
+      entry: (n: string) => file.entry(n),
+    };
+    const { model } = await readGgufModel(moved as typeof file);
+    const y = await float64().read(model({ ids: rows(theirs.ids) }, context(8)));
+    expect(off(y, theirs.logits)).toBeGreaterThan(1e-2);
+  });
+  test.each(theirs.texts)('cuts $text as transformers does', async ({ text, ids }) => {
+    await using file = await openGguf(qwen);
+    expect([...ggufTokenizer(file.metadata, 64, qwen).encode(text)]).toEqual(ids);
+  });
+});
+
 describe('files that are not what they say', () => {
   const refused = (bytes: Uint8Array): Promise<GgufError> =>
     readAll(bytes).then(
@@ -184,7 +216,7 @@ describe('models that the decoder does not describe are refused by name', () => 
     return () => ggufConfig({ ...file, metadata });
   };
   test.each([
-    ['general.architecture', 'mamba', 'general.architecture is "mamba"; this loader knows llama'],
+    ['general.architecture', 'mamba', 'general.architecture is "mamba"; this loader knows llama and qwen2'],
     ['llama.block_count', 0, 'llama.block_count is 0; it must be a whole number from 1'],
     ['llama.block_count', undefined, 'llama.block_count is missing'],
     ['llama.attention.head_count', 3, 'llama.embedding_length 16 does not divide into 3 heads'],
@@ -196,7 +228,7 @@ describe('models that the decoder does not describe are refused by name', () => 
   test('stretched positions are scaled', async () => {
     await using file = await openGguf(path);
     const metadata = new Map([...file.metadata, ['llama.rope.scaling.type', 'linear'], ['llama.rope.scaling.factor', 4]] as const);
-    expect(ggufConfig({ ...file, metadata }).rope).toEqual({ base: 10000, scale: 0.25 });
+    expect(ggufConfig({ ...file, metadata }).sizes.rope).toEqual({ base: 10000, scale: 0.25 });
   });
   test('missing, unknown and misshapen tensors are named together', async () => {
     await using file = await openGguf(path);

@@ -65,6 +65,21 @@ describe('fetched into the standard layout', () => {
     expect(h.asked.filter((a) => a.method === 'GET')).toEqual([]);
   });
 
+  test.each(['gpt2', 'bert-base-uncased'])(
+    '%s, a name without an organisation: redirected by the hub, and in the cache under its own name',
+    async (id) => {
+      const from = fileURLToPath(new URL('../oracle/fixtures/checkpoints/gpt2', import.meta.url));
+      const names = (await readdir(from)).filter((f) => /^(config\.json|model\.safetensors)$/.test(f));
+      const files = new Map(await Promise.all(names.map(async (f) => [f, { bytes: await readFile(join(from, f)) }] as const)));
+      await using h = await started({ id: `openai-community/${id}`, files, renamed: id });
+      const cache = await folder();
+      const { config, folder: at } = await openCheckpoint(id, options(h, cache));
+      expect(config.architecture).toBe('gpt2');
+      expect(at).toBe(join(cache, `models--${id}`, 'snapshots', h.commit));
+      expect((await openCheckpoint(id, options(h, cache, { offline: true }))).folder).toBe(at);
+    },
+  );
+
   test('a repository that was renamed, and a revision with a slash', async () => {
     await using h = await started({ renamed: 'old/name' });
     await (await openRepository('old/name', options(h, await folder()))).need('config.json');

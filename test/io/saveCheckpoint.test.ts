@@ -133,7 +133,10 @@ describe('what cannot be written', () => {
     const tuned = lora({ where: ['q'], rank: 2 })(small);
     await refused(tuned, /lora is attached at trunk\.blocks\.0\.attn\.q; save `await realize\(merge\(model\), engine\)`/);
     await refused(merge(tuned), /trunk\.blocks\.0\.attn\.q\.weight is a recipe, not numbers yet; save `await realize\(model, engine\)`/);
-    await refused(quantize(small, inBlocks, int8()), /are packed; save `await realize\(unpacked\(model\), engine\)`/);
+    await refused(
+      quantize(small, inBlocks, int8()),
+      /q\.weight is packed: not by nf4 or fp4.*; save `await realize\(unpacked\(model\), engine\)`/,
+    );
     const to = await fresh();
     const merged = await realize(merge(tuned), engine);
     await saveCheckpoint(merged, to);
