@@ -88,7 +88,7 @@ export function programPage(p: Program): string {
 export const programIndex = (): string[] => [
   '## Programs',
   '',
-  'Recipes of several stages, functions of trained models, and ways to train any method: no single attachment, so that they have no place in a network and no numbers on the one above.',
+  'Recipes of several stages, functions of trained models, ways to train any method, LoRA on a base that is packed first: none is a single attachment, so that they have no numbers on the network above.',
   '',
   '| program | works on | paper | count | merges | starts as base | what it does |',
   '| --- | --- | --- | --- | --- | --- | --- |',
