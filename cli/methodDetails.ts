@@ -23,6 +23,8 @@ export const defaults = (parts: readonly Part[]): string[] =>
   parts.map((p) => `${parts.length > 1 ? `${p.method.name}: ` : ''}${options(p.config)}`);
 
 export const link = (paper: string): string => paper.replace('arXiv:', 'https://arxiv.org/abs/');
+/** The second line of every page. */
+export const WRITTEN = '<!-- written by `npm run methods -- --docs`; not edited by hand -->';
 export const STARTS = {
   bitwise: 'as the base, bit for bit',
   close: 'as the base, up to rounding',
@@ -57,7 +59,7 @@ export function placeOf(m: Listed, model: Model): string {
 }
 
 /** Text in lines of at most `width` characters. */
-function wrapped(text: string, width: number, indent: string): string {
+export function wrapped(text: string, width: number, indent: string): string {
   const lines: string[] = [];
   for (const word of text.split(' ')) {
     const last = lines.at(-1);

@@ -8,17 +8,18 @@ import type { Field, Model } from '../nn/layer.ts';
 import { layers, tensors } from '../nn/tree.ts';
 import { methods } from '../peft/all.ts';
 import type { Listed } from '../peft/listed.ts';
+import { programs } from '../peft/lists/programs.ts';
 import { meanAndDeviation } from './interval.ts';
 import { COMPOSABLE, composing } from './methodComposes.ts';
-import { COMPOSES, defaults, equationsOf, link, placeOf } from './methodDetails.ts';
+import { COMPOSES, defaults, equationsOf, link, placeOf, WRITTEN } from './methodDetails.ts';
 import { figure, small, smallAttached } from './methodFigure.ts';
 import { notes, reported } from './methodNotes.ts';
 import { number, REFERENCE_NAME, type Row, referenceModel, rowOf, sourceOf } from './methodRows.ts';
 import { docstringOf, headerOf } from './methodSource.ts';
 import { type Outcome, pageName, readTrained } from './methodTrained.ts';
+import { programIndex, programPage } from './programDocs.ts';
 
 const FOLDER = fileURLToPath(new URL('../docs/', import.meta.url));
-const WRITTEN = '<!-- written by `npm run methods -- --docs`; not edited by hand -->';
 const figureName = (name: string): string => pageName(name).replace('.md', '.svg');
 
 const BEGINS = {
@@ -135,7 +136,7 @@ export async function page(m: Listed, o: ReturnType<typeof ingredients>): Promis
   ].join('\n');
 }
 
-/** The list of all methods. */
+/** The list of all methods and programs. */
 export function index(rows: readonly Row[]): string {
   const families = [...new Set(rows.map((r) => r.family))];
   const line = (r: Row): string =>
@@ -145,7 +146,7 @@ export function index(rows: readonly Row[]): string {
     '',
     WRITTEN,
     '',
-    `${rows.length} methods. Scalars trained with the defaults on ${REFERENCE_NAME}. All of them trained side by side: [every method on one task](methods-trained.md).`,
+    `${rows.length} methods, and [${programs.length} programs](#programs) made of them. Scalars trained with the defaults on ${REFERENCE_NAME}. All of them trained side by side: [every method on one task](methods-trained.md).`,
     '',
     ...families.flatMap((f) => [
       `## ${f[0]!.toUpperCase()}${f.slice(1)}`,
@@ -155,6 +156,7 @@ export function index(rows: readonly Row[]): string {
       ...rows.filter((r) => r.family === f).map(line),
       '',
     ]),
+    ...programIndex(),
   ].join('\n');
 }
 
@@ -162,7 +164,7 @@ export function index(rows: readonly Row[]): string {
 export function withTable(readme: string, rows: readonly Pick<Row, 'name' | 'family'>[]): string {
   const families = [...new Set(rows.map((r) => r.family))];
   const table = [
-    `${rows.length} methods, one page each; [\`docs/methods.md\`](docs/methods.md) has them all with equation, figure, start, count, merge and source.`,
+    `${rows.length} methods, one page each; [\`docs/methods.md\`](docs/methods.md) has them all with equation, figure, start, count, merge and source. Programs are recipes of several stages and functions of trained models.`,
     '',
     '| family | methods |',
     '|---|---|',
@@ -170,6 +172,7 @@ export function withTable(readme: string, rows: readonly Pick<Row, 'name' | 'fam
       const names = rows.filter((r) => r.family === f).map((r) => `\`${r.name}\``);
       return `| **${f}** (${names.length}) | ${names.join(' ')} |`;
     }),
+    `| **programs** (${programs.length}) | ${programs.map((p) => `\`${p.name}\``).join(' ')} |`,
   ].join('\n');
   return readme.replace(/(<!-- methods -->\n)[\s\S]*?(\n<!-- \/methods -->)/, (_, from: string, to: string) => `${from}${table}${to}`);
 }
@@ -177,21 +180,24 @@ export function withTable(readme: string, rows: readonly Pick<Row, 'name' | 'fam
 /** What the pages are made from, built once. */
 export const ingredients = () => ({ reference: referenceModel(), base: small(), trained: readTrained(), composes: composing() });
 
-/** Writes index, pages and figures, and removes pages of methods that are gone. */
+/** Writes index, pages and figures, and removes pages of what is gone. */
 export async function writeDocs(): Promise<void> {
   const o = ingredients();
   const folder = join(FOLDER, 'methods');
   await mkdir(folder, { recursive: true });
-  const wanted = new Set(methods.flatMap((m) => [pageName(m.name), figureName(m.name)]));
+  const wanted = new Set([...methods.flatMap((m) => [pageName(m.name), figureName(m.name)]), ...programs.map((p) => pageName(p.name))]);
   for (const file of await readdir(folder)) if (!wanted.has(file)) await rm(join(folder, file));
   for (const m of methods) {
     await writeFile(join(folder, pageName(m.name)), await page(m, o));
     await writeFile(join(folder, figureName(m.name)), await figure(m, o.base));
   }
+  for (const p of programs) await writeFile(join(folder, pageName(p.name)), programPage(p));
   const rows: Row[] = [];
   for (const m of methods) rows.push(await rowOf(m, o.reference, o.composes));
   await writeFile(join(FOLDER, 'methods.md'), index(rows));
   const readme = fileURLToPath(new URL('../README.md', import.meta.url));
   await writeFile(readme, withTable(await readFile(readme, 'utf8'), rows));
-  console.log(`wrote docs/methods.md, the README's table, and ${methods.length} pages with figures in docs/methods/`);
+  console.log(
+    `wrote docs/methods.md, the README's table, ${methods.length} pages with figures and ${programs.length} of programs in docs/methods/`,
+  );
 }

@@ -39,7 +39,7 @@ export interface Row {
   readonly startsAsBase: Start;
 }
 
-export const sourceOf = (m: Listed): string => readFileSync(fileURLToPath(new URL(`../${m.file}`, import.meta.url)), 'utf8');
+export const sourceOf = (m: Pick<Listed, 'file'>): string => readFileSync(fileURLToPath(new URL(`../${m.file}`, import.meta.url)), 'utf8');
 
 /** `composes` comes from `composing()`: making it is the larger part of the work. */
 export async function rowOf(m: Listed, model: Model, composes: (m: Listed) => Promise<Composable>): Promise<Row> {

@@ -31,9 +31,9 @@ export function headerOf(source: string): Header {
 /** The name a method is exported under. */
 const exported = (name: string): string => name.replace('++', 'PlusPlus');
 
-/** The comment before the export of a method, as one line; null where it has none. */
+/** The comment before the export of a method or program, as one line; null where it has none. */
 export function docstringOf(source: string, name: string): string | null {
-  const at = source.search(new RegExp(`^export (const|function) ${exported(name)}\\b`, 'm'));
+  const at = source.search(new RegExp(`^export (const|(async )?function) ${exported(name)}\\b`, 'm'));
   const before = at < 0 ? '' : source.slice(0, at).trimEnd();
   if (!before.endsWith('*/')) return null;
   return before

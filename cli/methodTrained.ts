@@ -123,6 +123,8 @@ export function trainedPage(o: Outcome): string {
     '<!-- written by `npm run methods -- --train`; not edited by hand -->',
     '',
     ...explained(o).flatMap((p) => [p, '']),
+    'The [programs](methods.md#programs) have no rows: a row is one training of one attachment, and they are of several stages or several models, ways to train any method, or LoRA on a packed base, which [has a table of its own](qlora.md).',
+    '',
     '![loss against trained scalars](methods-trained.svg)',
     '',
     row(HEADING),

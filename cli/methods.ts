@@ -6,6 +6,7 @@ import { programs } from '../peft/lists/programs.ts';
 import { composing } from './methodComposes.ts';
 import { details } from './methodDetails.ts';
 import { keeps, programRow, programTable, type Row, referenceModel, rowOf, table } from './methodRows.ts';
+import { programDetails } from './programDocs.ts';
 
 const help = `npm run methods -- [show NAME] [--family NAME] [--place KIND] [--mergeable] [--max-params N] [--json]
 npm run methods -- --train [--steps N] [--seeds N] [--only A,B] [--quick] [--resume] [--docs]
@@ -15,7 +16,7 @@ npm run methods -- --docs
   number, whether it merges into plain weights, whether it can be put on top of other methods, and whether a fresh
   attachment computes the same as the base. Numbers are for the defaults on the reference model named below the table.
 
-  show NAME        one method: equation, where it sits, defaults, counts, merging, its file
+  show NAME        one method: equation, where it sits, defaults, counts, merging, its file; or one program, and its tests
   --family NAME    additive, selective, reparameterized or hybrid
   --place KIND     the kind of layer it attaches to: weight, linear, norm, embedding, branch, block, trunk
   --mergeable      those that merge into plain weights
@@ -29,7 +30,7 @@ npm run methods -- --docs
   --quick          a few methods of each family, fewer steps, one seed: under a minute; written to out/methods/
   --resume         keep what an interrupted run has finished
 
-  --docs           writes docs/methods.md and a page with a figure for every method into docs/methods/
+  --docs           writes docs/methods.md, and a page for every method (with a figure) and program into docs/methods/
   --help           this text`;
 
 /** A mistake of whoever typed the command. */
@@ -71,10 +72,23 @@ function oneOf(what: string, value: string | undefined, known: readonly string[]
   if (value !== undefined && !known.includes(value)) throw new Wrong(`there is no ${what} ${value}; there are ${known.join(', ')}`);
   return value;
 }
-const names = methods.map((m) => m.name);
-function known(name: string): string {
-  if (!names.includes(name)) throw new Wrong(`there is no method ${name}. Nearest: ${nearest(name, names).join(', ')}`);
-  return name;
+const program = (name: string) => programs.find((p) => p.name === name);
+/** The method of a name; where there is none, the nearest of `names`. */
+function method(name: string, names: readonly { readonly name: string }[]) {
+  const found = methods.find((m) => m.name === name);
+  const near = (): string[] =>
+    nearest(
+      name,
+      names.map((m) => m.name),
+    );
+  if (found === undefined) throw new Wrong(`there is no method ${name}. Nearest: ${near().join(', ')}`);
+  return found;
+}
+/** A method that --train trains. */
+function trained(name: string): string {
+  if (program(name) !== undefined)
+    throw new Wrong(`${name} is a program and no single attachment; --train trains methods: show ${name} says more`);
+  return method(name, methods).name;
 }
 
 async function main(): Promise<void> {
@@ -90,7 +104,7 @@ async function main(): Promise<void> {
     mergeable: v.mergeable,
     maxParams: whole('max-params', v['max-params'], 0),
   };
-  const [steps, seeds, only] = [whole('steps', v.steps, 1), whole('seeds', v.seeds, 1), v.only?.split(',').map(known)];
+  const [steps, seeds, only] = [whole('steps', v.steps, 1), whole('seeds', v.seeds, 1), v.only?.split(',').map(trained)];
   if (!v.train && (steps ?? seeds ?? only ?? (v.quick || v.resume || undefined)) !== undefined)
     throw new Wrong('--steps, --seeds, --only, --quick and --resume are for --train');
   if (v.train) {
@@ -103,9 +117,12 @@ async function main(): Promise<void> {
     await writeDocs();
   }
   if (v.train || v.docs) return;
+  const shownProgram = name === undefined ? undefined : program(name);
+  if (shownProgram !== undefined)
+    return console.log(v.json ? JSON.stringify(programRow(shownProgram), null, 2) : programDetails(shownProgram));
   const model = referenceModel();
   if (name !== undefined) {
-    const m = methods.find((o) => o.name === known(name))!;
+    const m = method(name, [...methods, ...programs]);
     return console.log(v.json ? JSON.stringify(await rowOf(m, model, composing()), null, 2) : await details(m, model));
   }
   const [composes, rows]: [ReturnType<typeof composing>, Row[]] = [composing(), []];

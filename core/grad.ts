@@ -1,4 +1,7 @@
 // Reverse mode: from a recipe for a number to recipes for its gradients. Runs nothing.
+//   dx = Σ (∂y/∂x)ᵀ dy,  over all y that are computed from x, from the loss backwards
+//   y = checkpoint(f, x):  forward keeps x;  backward computes the inside of f again from x, and dx = (∂f/∂x)ᵀ dy at what comes out
+// Checkpoints: Chen et al. 2016, arXiv 1604.06174.
 
 import { reapply, zip } from './op.ts';
 import { add, full } from './ops/map.ts';

@@ -21,3 +21,16 @@ export const PAIR = 'r(in + out) at each layer';
 export const abstract = (finding: string): string => `${finding} (the paper’s abstract)`;
 /** A finding that an abstract states without a figure. */
 export const claim = (finding: string): string => `${finding} (the paper’s abstract, which gives no figure)`;
+
+/** Tests that judge a program: those of a file whose full names (group and title) begin with a word; all of the file without one. */
+export interface Judge {
+  readonly file: `test/${string}.test.ts`;
+  readonly tests?: string;
+}
+export interface ProgramNote extends Note {
+  /** Whether and where what comes out folds into plain weights. */
+  readonly merging: string;
+  /** Which laws of methods cannot be asked of it, why, and what keeps them instead. */
+  readonly laws: string;
+  readonly judges: readonly Judge[];
+}

@@ -6,6 +6,7 @@ import { ingredients, page } from '../../cli/methodDocs.ts';
 import { figure } from '../../cli/methodFigure.ts';
 import { pageName } from '../../cli/methodTrained.ts';
 import { methods } from '../../peft/all.ts';
+import { programs } from '../../peft/lists/programs.ts';
 
 const folder = fileURLToPath(new URL('../../docs/methods/', import.meta.url));
 const advice = 'run `npm run methods -- --docs` and commit docs/';
@@ -14,8 +15,9 @@ const o = ingredients();
 const texts = (svg: string): string[] => [...svg.matchAll(/<text[^>]*>([^<]*)<\/text>/g)].map((m) => m[1]!).sort();
 
 describe('docs/methods', () => {
-  it('has a page and a figure for every method, and no others', () => {
-    const wanted = methods.flatMap((m) => [pageName(m.name), pageName(m.name).replace('.md', '.svg')]);
+  it('has a page and a figure for every method, a page for every program, and no others', () => {
+    const figures = methods.map((m) => pageName(m.name).replace('.md', '.svg'));
+    const wanted = [...figures, ...[...methods, ...programs].map((m) => pageName(m.name))];
     expect(readdirSync(folder).sort(), advice).toEqual(wanted.sort());
   });
   for (const m of methods)
