@@ -1,0 +1,63 @@
+// Defaults that the demo's small encoder, or its one task, cannot take, and what is taken for them.
+import type { Model } from '../nn/layer.ts';
+import { compacter, compacterPlusPlus } from '../peft/additive/compacter.ts';
+import { type CptConfig, cpt } from '../peft/additive/cpt.ts';
+import { pTuningTemplate } from '../peft/additive/pTuningTemplate.ts';
+import type { Transform } from '../peft/method.ts';
+import { arrow } from '../peft/reparameterized/arrow.ts';
+import { c3a } from '../peft/reparameterized/c3a.ts';
+import { lora } from '../peft/reparameterized/lora.ts';
+import { mixtureOfLoras } from '../peft/reparameterized/moleStages.ts';
+import { vblora } from '../peft/reparameterized/vblora.ts';
+import { xlora } from '../peft/reparameterized/xlora.ts';
+import { trainableTokens } from '../peft/selective/trainableTokens.ts';
+import { type Demo, SIZES } from './demo.ts';
+
+export interface Adjusted {
+  readonly why: string;
+  /** `train` trains what is trainable in a model on the task, for what has to be trained before. */
+  readonly make: (seed: number, d: Demo, train: (model: Model) => Promise<Model>) => Transform | Promise<Transform>;
+}
+
+/** The first windows of the training text as worked examples: each with its letters hidden, then with all of them, of which the hidden ones are the answer. */
+function examples(d: Demo, seed: number, count: number): Pick<CptConfig, 'ids' | 'types'> {
+  const { ids, targets } = d.train(seed)(1);
+  const one = (k: number): { id: number; type: number }[] => {
+    const at = Array.from({ length: SIZES.tokens }, (_, t) => k * SIZES.tokens + t);
+    const hidden = (n: number): boolean => targets.data[n] !== -100;
+    return [
+      ...at.map((n) => ({ id: ids.data[n]!, type: 4 * k + 2 })),
+      ...at.map((n) => (hidden(n) ? { id: targets.data[n]!, type: 4 * k + 4 } : { id: ids.data[n]!, type: 4 * k + 3 })),
+    ];
+  };
+  const all = Array.from({ length: count }, (_, k) => one(k)).flat();
+  return { ids: all.map(({ id }) => id), types: all.map(({ type }) => type) };
+}
+
+export const ADJUSTED: Readonly<Record<string, Adjusted>> = {
+  compacter: { why: 'bottleneck 4: a 32nd of 64 does not divide by n', make: (seed) => compacter({ bottleneck: 4, seed }) },
+  'compacter++': { why: 'bottleneck 4: a 32nd of 64 does not divide by n', make: (seed) => compacterPlusPlus({ bottleneck: 4, seed }) },
+  vblora: { why: 'vectors of 64: 256 does not divide the width', make: (seed) => vblora({ vectorLength: 64, seed }) },
+  c3a: { why: 'blocks of 16: 256 does not divide the width', make: (seed) => c3a({ blockSize: 16, seed }) },
+  arrow: { why: 'its experts are placeholders here, and trained', make: (seed) => arrow({ trainExperts: true, seed }) },
+  xlora: { why: 'its experts are placeholders here, and trained', make: (seed) => xlora({ trainExperts: true, seed }) },
+  mole: {
+    why: 'of its LoRAs one is trained before and two are not, and no balance is asked for: its gates have to find the one',
+    make: async (seed, d, train) => {
+      const fresh = [0, 1, 2].map((k) => lora({ seed: seed + k })(d.base));
+      return mixtureOfLoras([await train(fresh[0]!), ...fresh.slice(1)], { balance: 0, seed });
+    },
+  },
+  cpt: {
+    why: 'two worked examples of the task; ε 1, for rows of this embedding are about 1 long and 0.1 lets them move by 0.018',
+    make: (seed, d) => cpt({ ...examples(d, seed, 2), epsilon: 1, formatEpsilon: 1, seed }),
+  },
+  trainableTokens: {
+    why: 'the token is the sign for a hidden letter',
+    make: (seed, d) => trainableTokens({ tokens: [d.mask], seed }),
+  },
+  pTuningTemplate: {
+    why: 'the sign for a hidden letter is the template’s trained token',
+    make: (seed, d) => pTuningTemplate({ pseudoTokens: [d.mask], seed }),
+  },
+};
