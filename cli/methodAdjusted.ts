@@ -19,19 +19,15 @@ export interface Adjusted {
   readonly make: (seed: number, d: Demo, train: (model: Model) => Promise<Model>) => Transform | Promise<Transform>;
 }
 
-/** The first windows of the training text as worked examples: each with its letters hidden, then with all of them, of which the hidden ones are the answer. */
-function examples(d: Demo, seed: number, count: number): Pick<CptConfig, 'ids' | 'types'> {
+/** The start of a training text as a worked example: with its letters hidden, then with all of them, of which the hidden ones are the answer. */
+export function workedExample(d: Demo, seed: number): Pick<CptConfig, 'ids' | 'types'> {
   const { ids, targets } = d.train(seed)(1);
-  const one = (k: number): { id: number; type: number }[] => {
-    const at = Array.from({ length: SIZES.tokens }, (_, t) => k * SIZES.tokens + t);
-    const hidden = (n: number): boolean => targets.data[n] !== -100;
-    return [
-      ...at.map((n) => ({ id: ids.data[n]!, type: 4 * k + 2 })),
-      ...at.map((n) => (hidden(n) ? { id: targets.data[n]!, type: 4 * k + 4 } : { id: ids.data[n]!, type: 4 * k + 3 })),
-    ];
+  const at = Array.from({ length: SIZES.tokens / 2 }, (_, t) => t);
+  const answers = at.map((t) => targets.data[t] !== -100);
+  return {
+    ids: [...at.map((t) => ids.data[t]!), ...at.map((t) => (answers[t] ? targets : ids).data[t]!)],
+    types: [...at.map(() => 2), ...at.map((t) => (answers[t] ? 4 : 3))],
   };
-  const all = Array.from({ length: count }, (_, k) => one(k)).flat();
-  return { ids: all.map(({ id }) => id), types: all.map(({ type }) => type) };
 }
 
 export const ADJUSTED: Readonly<Record<string, Adjusted>> = {
@@ -42,15 +38,15 @@ export const ADJUSTED: Readonly<Record<string, Adjusted>> = {
   arrow: { why: 'its experts are placeholders here, and trained', make: (seed) => arrow({ trainExperts: true, seed }) },
   xlora: { why: 'its experts are placeholders here, and trained', make: (seed) => xlora({ trainExperts: true, seed }) },
   mole: {
-    why: 'of its LoRAs one is trained before and two are not, and no balance is asked for: its gates have to find the one',
+    why: 'of its LoRAs one is trained before and three are not, and no balance is asked for: its gates have to find the one',
     make: async (seed, d, train) => {
-      const fresh = [0, 1, 2].map((k) => lora({ seed: seed + k })(d.base));
+      const fresh = [0, 1, 2, 3].map((k) => lora({ seed: seed + k })(d.base));
       return mixtureOfLoras([await train(fresh[0]!), ...fresh.slice(1)], { balance: 0, seed });
     },
   },
   cpt: {
-    why: 'two worked examples of the task; ε 1, for rows of this embedding are about 1 long and 0.1 lets them move by 0.018',
-    make: (seed, d) => cpt({ ...examples(d, seed, 2), epsilon: 1, formatEpsilon: 1, seed }),
+    why: 'a worked example of the task is in front',
+    make: (seed, d) => cpt({ ...workedExample(d, seed), seed }),
   },
   trainableTokens: {
     why: 'the token is the sign for a hidden letter',
