@@ -9,7 +9,8 @@ export const STEPS = 150;
 // The network knows letters, but not that all vowels and nothing else are hidden.
 export const BASE = 1.9; // nats per hidden letter that it has at least
 export const LEARNED = 1.6; // what a method that changes layers must reach; knowing the five vowels' frequencies alone gives about 1.5
-export const NUDGED = 1.92; // what one must reach that only puts tokens in front or moves three positions, and cannot change what layers do
+// What one must reach that leaves the layers as they are but for tokens in front, three positions, or 16 directions.
+export const NUDGED = 1.92;
 
 export interface Learning {
   readonly engine: Engine;
