@@ -18,15 +18,11 @@ import { evaluate } from '../optim/evaluate.ts';
 import { inspect, stepProgram } from '../optim/program.ts';
 import { cosine, warmup } from '../optim/schedule.ts';
 import { type Batch, inputs, NonFiniteError, trainer } from '../optim/trainer.ts';
-import { compacter, compacterPlusPlus } from '../peft/additive/compacter.ts';
-import { pTuningTemplate } from '../peft/additive/pTuningTemplate.ts';
 import { methods } from '../peft/all.ts';
 import type { Listed } from '../peft/listed.ts';
-import type { Env, Transform } from '../peft/method.ts';
-import { arrow } from '../peft/reparameterized/arrow.ts';
-import { c3a } from '../peft/reparameterized/c3a.ts';
-import { vblora } from '../peft/reparameterized/vblora.ts';
+import type { Env } from '../peft/method.ts';
 import { type Demo, demo, type Hidden, PRETRAINING, restore, SIZES } from './demo.ts';
+import { ADJUSTED } from './methodAdjusted.ts';
 import { composing } from './methodComposes.ts';
 import { type Entry, formatTrained, type Outcome, type Settings, writeTrained } from './methodTrained.ts';
 
@@ -35,19 +31,6 @@ export const RATES = [0.002, 0.01, 0.05] as const;
 /** Of the first stage of methods that have one. */
 const STAGE_RATE = 0.002;
 const EXAMPLES = 16; // batches for methods that look at data first
-
-/** Defaults that this small encoder cannot take, and what is taken for them. */
-const ADJUSTED: Readonly<Record<string, { readonly why: string; readonly make: (seed: number, d: Demo) => Transform }>> = {
-  compacter: { why: 'bottleneck 4: a 32nd of 64 does not divide by n', make: (seed) => compacter({ bottleneck: 4, seed }) },
-  'compacter++': { why: 'bottleneck 4: a 32nd of 64 does not divide by n', make: (seed) => compacterPlusPlus({ bottleneck: 4, seed }) },
-  vblora: { why: 'vectors of 64: 256 does not divide the width', make: (seed) => vblora({ vectorLength: 64, seed }) },
-  c3a: { why: 'blocks of 16: 256 does not divide the width', make: (seed) => c3a({ blockSize: 16, seed }) },
-  arrow: { why: 'its experts are placeholders here, and trained', make: (seed) => arrow({ trainExperts: true, seed }) },
-  pTuningTemplate: {
-    why: 'the sign for a hidden letter is the template’s trained token',
-    make: (seed, d) => pTuningTemplate({ pseudoTokens: [d.mask], seed }),
-  },
-};
 
 /** One training: the loss on both parts kept aside. */
 interface Run {
@@ -88,14 +71,15 @@ const tensorsOf = (b: Batch<Hidden>): Hidden => ({
 
 /** A method attached to the base as its paper has it, first stages and passes over data included. */
 export async function attached(m: Listed, d: Demo, o: { engine: Engine; steps: number; seed: number }): Promise<Model> {
-  const transform = ADJUSTED[m.name]?.make(o.seed, d) ?? m.standard(o.seed);
   const batch = d.train(o.seed);
+  const train = async (model: Model): Promise<Model> => (await run(model, d, { ...o, lr: STAGE_RATE }))!.model; // never null: no signal
+  const transform = (await ADJUSTED[m.name]?.make(o.seed, d, train)) ?? m.standard(o.seed);
   const env: Env = {
     engine: o.engine,
     seed: o.seed,
     batches: Array.from({ length: EXAMPLES }, (_, k) => tensorsOf(batch(k + 1))),
     loss: (model, b) => restore(model, b as typeof b & Hidden, context(SIZES.tokens)), // a seam: these batches are those above
-    train: async (model) => (await run(model, d, { ...o, lr: STAGE_RATE }))!.model, // never null: no signal
+    train,
   };
   return (await transform.prepare(d.base, env))(d.base);
 }

@@ -47,10 +47,13 @@ const REMARKS: Readonly<Record<string, string>> = {
   adapterFusion: 'the two adapters that it fuses are fresh, not trained on tasks',
   deltaLora: 'its weight moves only after 500 steps: here it is LoRA',
   far: 'takes as many steps more, before, to choose what is trained',
+  ipt: 'its decoder is random, not learned from prompts of many tasks',
   loraDrop: 'all layers share, because no importance was measured before',
   ltSft: 'takes as many steps more, before, to choose what is trained',
   mpt: 'one task, no teachers',
+  ptp: 'trained with the loss as it is: prompt tuning',
   spot: 'no source prompt: prompt tuning with 100 tokens',
+  tpt: 'the prompt that it projects is random, not of another network',
   xprompt: 'not pruned: prompt tuning',
 };
 
