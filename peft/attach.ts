@@ -18,7 +18,7 @@ import { weight } from '../nn/linear.ts';
 import { layers, substitute, tensors } from '../nn/tree.ts';
 import { replaceable } from './check.ts';
 import type { AnyMethod, Brought, Env, Method, Options, Tensors, Transform } from './method.ts';
-import { atHand, bare, matches, pick, type Site, type Where } from './site.ts';
+import { atHand, bare, matches, orFused, pick, type Site, type Where } from './site.ts';
 
 export interface Configurable<C> {
   (options?: Options<C>): Transform;
@@ -30,7 +30,7 @@ export function defineMethod<K extends Kind, C, T extends Tensors, S = null, P =
   const method: AnyMethod = { ...m, mergeable: m.fold !== undefined, needsPreparing: m.prepare !== undefined } as unknown as AnyMethod; // the seam that forgets K, C and T
   const configured = (options: Options<C> = {}): Transform => {
     const { seed = 0, ...own } = options;
-    const c = { ...m.defaults, ...own } as C & { where: Where };
+    const c = { ...m.defaults, where: orFused(m.defaults.where), ...own } as C & { where: Where };
     const needs = m.prepare !== undefined && (m.prepareIf?.(c) ?? true);
     const transform = (given: P | undefined, weights: ReadonlyMap<string, Data>): Transform =>
       Object.assign(
