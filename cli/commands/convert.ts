@@ -11,6 +11,7 @@ import { unpacked } from '../../quant/quantize.ts';
 import { UsageError } from '../usage.ts';
 import { ENGINE_FLAGS, ENGINE_HELP, HELP_FLAG, needed, parsed } from './flags.ts';
 import { adapterKind, engineFor, LABELS_FILE, labelsOf, openAdapted } from './open.ts';
+import { writePacking } from './packing.ts';
 
 const HELP = `tinypeft convert --model FILE.gguf --out DIR
 tinypeft convert --model DIR|REPO|FILE.gguf --adapter DIR --out DIR
@@ -31,7 +32,7 @@ export async function convertCommand(args: readonly string[]): Promise<void> {
   if (v.adapter === undefined && !source.endsWith('.gguf'))
     throw new UsageError('convert: a checkpoint is one already; name an --adapter, or a .gguf file as --model');
   await using engine = await engineFor(v);
-  const { model } = await openAdapted(source, v.adapter, engine);
+  const { model, packing } = await openAdapted(source, v.adapter, engine);
   if (v.adapter === undefined) {
     const saved = await saveCheckpoint(await realize(unpacked(model), engine), out);
     return console.log(`wrote ${out}: ${saved.files.join(', ')} (${short(saved.bytes, 'B')})`);
@@ -42,6 +43,7 @@ export async function convertCommand(args: readonly string[]): Promise<void> {
     throw new UsageError(`convert: ${out} holds an adapter of the other kind already; choose another folder`);
   const said = kind === 'peft' ? await toOwn(model, out) : await toPeft(model, out, { engine, baseModel: source });
   const labels = await labelsOf(v.adapter);
+  await writePacking(out, packing);
   if (labels !== null) await writeAtomic(join(out, LABELS_FILE), [new TextEncoder().encode(`${JSON.stringify(labels)}\n`)]);
   console.log(said);
 }

@@ -23,13 +23,9 @@ import type { Model } from '../../nn/layer.ts';
 import { newLinear } from '../../nn/linear.ts';
 import { methods } from '../../peft/all.ts';
 import type { AnyMade } from '../../peft/listed.ts';
-import { int2, int4 } from '../../quant/affine.ts';
-import { doubleQuant } from '../../quant/doubleQuant.ts';
-import { int8 } from '../../quant/int8.ts';
-import { fp4, nf4 } from '../../quant/nf4.ts';
-import { inBlocks, quantize, type Scheme } from '../../quant/quantize.ts';
 import { UsageError } from '../usage.ts';
 import { oneOf, type Packing } from './flags.ts';
+import { packed, packingFor } from './packing.ts';
 
 export interface Opened {
   readonly model: Model; // frozen
@@ -40,18 +36,6 @@ export interface Opened {
   /** The checkpoint it is from, for saving one like it; null for GGUF. */
   readonly checkpoint: Checkpoint | null;
 }
-const SCHEMES: Readonly<Record<Exclude<Packing, 'none'>, () => Scheme>> = {
-  nf4: () => nf4(),
-  'nf4-double': () => nf4({ scales: doubleQuant() }),
-  fp4: () => fp4(),
-  int8: () => int8(),
-  int4: () => int4(),
-  int2: () => int2(),
-};
-
-/** The matrices of the blocks packed. */
-export const packed = (model: Model, how: Packing): Model => (how === 'none' ? model : quantize(model, inBlocks, SCHEMES[how]()));
-
 /** A model with its tokenizer. */
 export async function openModel(source: string, dtype: 'float32' | 'keep' = 'float32'): Promise<Opened> {
   if (source.endsWith('.gguf')) {
@@ -134,23 +118,29 @@ export function withHead(model: Model, config: CheckpointConfig, classes: number
 export interface Adapted extends Opened {
   /** The classes of a classifier: of the adapter that tinypeft train made, or of the checkpoint itself. */
   readonly labels: readonly string[] | null;
+  /** What the base was packed in for it. */
+  readonly packing: Packing;
 }
-/** A model with an adapter on it (and beneath the adapter of a classifier the head that it fills), or as it is where none is named. */
+/**
+ * A model with an adapter on it (and beneath the adapter of a classifier the head that it fills), or as it is where none is named. The base is
+ * packed as it was when the adapter was trained, unless `asked` says otherwise.
+ */
 export async function openAdapted(
   source: string,
   adapter: string | undefined,
   engine: Engine,
-  packing: Packing = 'none',
+  asked: Packing | null = null,
 ): Promise<Adapted> {
   const kind = adapter === undefined ? null : await adapterKind(adapter); // before the model is read
+  const packing = await packingFor(adapter, asked);
   // An adapter of our own format is attached without preparing, and then some methods need the weights as numbers.
   const opened = await openModel(source, packing === 'none' && kind !== 'own' ? 'keep' : 'float32');
   const base = packed(opened.model, packing);
   const own = namesOf(opened);
-  if (adapter === undefined) return { ...opened, model: base, labels: own };
+  if (adapter === undefined) return { ...opened, model: base, labels: own, packing };
   const labels = await labelsOf(adapter);
   const headed = labels === null ? base : freeze(withHead(base, opened.config, labels.length, rng(0)));
-  return { ...opened, model: await withAdapter(headed, adapter, engine), labels: labels ?? own };
+  return { ...opened, model: await withAdapter(headed, adapter, engine), labels: labels ?? own, packing };
 }
 
 /** Names of the classes of a checkpoint that is a classifier of texts itself; null for any other. */

@@ -25,12 +25,15 @@ import { qlora } from '../../peft/reparameterized/qlora.ts';
 import { report } from '../../peft/report.ts';
 import { UsageError } from '../usage.ts';
 import type { TrainCall, TrainConfig } from './config.ts';
-import { engineFor, LABELS_FILE, type Opened, openModel, packed, reader } from './open.ts';
+import { engineFor, LABELS_FILE, type Opened, openModel, reader } from './open.ts';
+import { packed, writePacking } from './packing.ts';
 import { type Run, runOf } from './run.ts';
 import { classification, type Job, language, type Texts } from './task.ts';
 
 const CONFIG = 'train.json';
 const STATE = 'state.safetensors';
+/** What `qlora` packs its base in. */
+const QLORA_PACKING = 'nf4-double';
 const QLORA = z.strictObject({ rank: z.int().min(1), alpha: z.number().positive(), dropout: z.number().min(0).max(0.99) }).partial();
 
 /** `args` are said again where a run was interrupted. */
@@ -203,6 +206,7 @@ async function write(run: Run, job: Job, c: TrainConfig, engine: Engine): Promis
   );
   const saved = await replaced(folder, async (fresh) => {
     const answer = await save(run.model, fresh, c, engine, job);
+    await writePacking(fresh, c.method === 'qlora' ? QLORA_PACKING : c.quantize);
     if (job.labels !== null) await writeAtomic(join(fresh, LABELS_FILE), [new TextEncoder().encode(`${JSON.stringify(job.labels)}\n`)]);
     return answer;
   });

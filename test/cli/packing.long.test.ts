@@ -1,0 +1,61 @@
+// The same for more methods, packings and files (packing.test.ts).
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { convertCommand } from '../../cli/commands/convert.ts';
+import { evaluateCommand } from '../../cli/commands/eval.ts';
+import { mergeCommand } from '../../cli/commands/merge.ts';
+import { packingOf } from '../../cli/commands/packing.ts';
+import { train } from '../../cli/commands/train.ts';
+import { called, lastLine, workplace } from './tinypeft.ts';
+
+let root = '';
+beforeAll(async () => {
+  root = await workplace();
+});
+afterAll(() => rm(root, { recursive: true }));
+const at = (name: string): string => join(root, name);
+const trained = async (out: string, ...flags: string[]): Promise<number> => {
+  const on = ['--model', at('model'), '--data', at('pairs.jsonl'), '--eval-data', at('pairs.jsonl')];
+  const { out: said } = await called(train, [...on, '--steps', '3', '--lr', '0.02', '--json', '--out', at(out), ...flags]);
+  return lastLine(said).after as number;
+};
+const measured = async (...flags: string[]): Promise<{ readonly loss: number; readonly err: string }> => {
+  const { out, err } = await called(evaluateCommand, ['--data', at('pairs.jsonl'), '--json', ...flags]);
+  return { loss: lastLine(out).loss as number, err };
+};
+
+describe.each([
+  ['lora', 'int4', 'peft', []],
+  ['lora', 'nf4', 'own', []],
+  ['dora', 'int2', 'peft', []],
+  ['qaLora', 'int2', 'own', ['--option', 'group=16']],
+  ['qlora', 'nf4-double', 'peft', ['--option', 'rank=4']],
+] as const)('%s on %s, %s files', (method, packing, format, options) => {
+  const out = `${method}-${packing}`;
+  test('eval, merge and convert go on from what was trained', async () => {
+    const after = await trained(
+      out,
+      '--method',
+      method,
+      ...(method === 'qlora' ? [] : ['--quantize', packing]),
+      '--format',
+      format,
+      ...options,
+    );
+    const adapter = at(`${out}/adapter`);
+    expect(await packingOf(adapter)).toBe(packing);
+    const model = ['--model', at('model'), '--adapter', adapter];
+    const again = await measured(...model);
+    expect(again.loss).toBeCloseTo(after, 5); // the adapter is stored as float32
+    expect(again.err).toMatch(`base     packed in ${packing}, as the adapter was trained`);
+
+    const { out: said } = await called(mergeCommand, [...model, '--out', at(`${out}-merged`)]);
+    expect(said).toMatch(`merged into the base as ${packing} leaves it`);
+    expect((await measured('--model', at(`${out}-merged`))).loss).toBeCloseTo(after, 5); // weights rounded to float32
+
+    if (method !== 'lora' && method !== 'qlora') return; // Hugging Face PEFT pools otherwise, and our own file of DoRA wants plain weights
+    await called(convertCommand, [...model, '--out', at(`${out}-other`)]);
+    expect((await measured('--model', at('model'), '--adapter', at(`${out}-other`))).loss).toBeCloseTo(after, 5);
+  });
+});
