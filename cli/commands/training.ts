@@ -156,7 +156,7 @@ function split(records: readonly TextRecord[], measured: readonly TextRecord[] |
 }
 
 /** What may differ in a resumed run: it changes no number. */
-const FREE: ReadonlySet<string> = new Set(['save', 'format']);
+const FREE: ReadonlySet<string> = new Set(['save', 'format', 'budget']);
 
 /** Writes down the configuration, or compares it with that of the run to go on with. */
 async function begin(c: TrainConfig, resume: boolean): Promise<void> {

@@ -147,6 +147,19 @@ describe('a language model', () => {
     );
   });
 
+  test('states in pages: the adapter of the optimizer without them, byte for byte, and no page is left', async () => {
+    const on = ['--model', 'model', '--data', 'pairs.jsonl', '--method', 'qlora', '--option', 'rank=4'];
+    for (const [plain, pages] of [
+      ['adamw', 'paged'],
+      ['adamw8bit', 'paged8bit'],
+    ] as const) {
+      await train(...on, '--optimizer', plain, '--out', plain);
+      await train(...on, ...(pages === 'paged' ? [] : ['--optimizer', pages]), '--budget', '1', '--out', pages);
+      expect(await adapterBytes(pages)).toEqual(await adapterBytes(plain));
+      expect((await readdir(join(root, pages))).sort()).toEqual(['adapter', 'curve.svg', 'train.json']);
+    }
+  });
+
   test('full fine-tuning: ours, and a checkpoint by merge', async () => {
     const { err } = await train('--model', 'model', '--data', 'pairs.jsonl', '--method', 'full', '--out', 'full');
     expect(err).toMatch(/full: 23,200 trainable numbers/);
