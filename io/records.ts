@@ -1,7 +1,7 @@
 // Training texts from a file: JSON lines, CSV, TSV or plain text, every record of one kind, errors by line.
 import { readFile } from 'node:fs/promises';
 import { extname } from 'node:path';
-import { CsvError, type Info, parse } from 'csv-parse/sync';
+import { tableRows } from './csv.ts';
 
 export interface Message {
   readonly role: string;
@@ -42,7 +42,7 @@ export function parseRecords(content: string, path: string): readonly TextRecord
       return checked(path, jsonLines(content));
     case '.csv':
     case '.tsv':
-      return checked(path, csvRows(content, path, ending === '.csv' ? ',' : '\t'));
+      return checked(path, tableOf(content, ending === '.csv' ? ',' : '\t'));
     case '.txt':
     case '.md': {
       if (content.trim() === '') throw new Error(`${path}: is empty`);
@@ -53,35 +53,25 @@ export function parseRecords(content: string, path: string): readonly TextRecord
   }
 }
 
-type Row = { readonly line: number; readonly value: unknown };
+type Row = { readonly line: number; readonly value: unknown; readonly wrong?: string };
 function jsonLines(content: string): Row[] {
   return content.split('\n').flatMap((text, k) => {
     if (text.trim() === '') return [];
     try {
       return [{ line: k + 1, value: JSON.parse(text) as unknown }];
     } catch {
-      return [{ line: k + 1, value: undefined }];
+      return [{ line: k + 1, value: undefined, wrong: 'is not JSON' }];
     }
   });
 }
-function csvRows(content: string, path: string, delimiter: string): Row[] {
-  try {
-    const rows = parse(content, { columns: true, delimiter, info: true, bom: true, skip_empty_lines: true, relax_column_count: false }) as {
-      readonly record: Readonly<Record<string, string>>;
-      readonly info: Info;
-    }[];
-    return rows.map(({ record, info }) => ({ line: info.lines, value: record }));
-  } catch (e) {
-    if (!(e instanceof CsvError)) throw e;
-    throw new Error(`${path}: ${e.message}`, { cause: e });
-  }
-}
+const tableOf = (content: string, delimiter: ',' | '\t'): Row[] =>
+  tableRows(content, delimiter).map(({ line, record, wrong }) => ({ line, value: record, ...(record === null ? { wrong } : {}) }));
 
 function checked(path: string, rows: readonly Row[]): readonly TextRecord[] {
   const wrong: string[] = [];
   const found: TextRecord[] = [];
-  for (const { line, value } of rows) {
-    const record = recordOf(value);
+  for (const { line, value, wrong: fault } of rows) {
+    const record = fault ?? recordOf(value);
     if (typeof record === 'string') wrong.push(`line ${line}: ${record}`);
     else if (found.length > 0 && found[0]!.kind !== record.kind)
       wrong.push(`line ${line}: is ${FORMS[record.kind]}, earlier lines are ${FORMS[found[0]!.kind]}; a file holds one kind`);
@@ -97,7 +87,6 @@ function checked(path: string, rows: readonly Row[]): readonly TextRecord[] {
 
 /** The record in a value, or what is wrong with it. Fields that no kind has are ignored. */
 function recordOf(value: unknown): TextRecord | string {
-  if (value === undefined) return 'is not JSON';
   if (typeof value !== 'object' || value === null || Array.isArray(value)) return 'is not an object';
   const { text, label, prompt, completion, messages } = value as { readonly [key: string]: unknown };
   if (messages !== undefined) return chatOf(messages);

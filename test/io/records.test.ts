@@ -66,8 +66,17 @@ describe('what is wrong is named by line', () => {
     ['{"messages":[{"role":"bot","content":"a"}]}', 'f.jsonl', /line 1: message 0: role must be one of system, user, assistant, tool/],
     ['{"messages":[{"role":"user","content":1}]}', 'f.jsonl', /line 1: message 0: content must be a text/],
     ['{"messages":[{"role":"user","content":"a"}]}', 'f.jsonl', /line 1: no message is the assistant/],
-    ['text,label\na,b\nc', 'f.csv', /f.csv: .*line 3/],
-    ['text,label\n"a,b', 'f.csv', /f.csv: .*/],
+    ['text,label\na,b\nc', 'f.csv', /f.csv: one line is no record\n {2}line 3: has 1 field, the header has 2 \(text, label\)/],
+    ['text,label\n"a,b\n\nc,d\n', 'f.csv', /one line is no record\n {2}line 2: the quote before "a,b" is never closed/],
+    [
+      'text,label\n"a"b,c\nd,e,f\n',
+      'f.csv',
+      /line 2: after the quote that closes the field "a\\"b,c" comes "b,c".*\n {2}line 3: has 3 fields/,
+    ],
+    ['text,label\r\n"a\r\nb",c\r\nd\r\n', 'f.csv', /one line is no record\n {2}line 4: has 1 field/],
+    ['text\tlabel\nsay "a"\tb\n', 'f.tsv', /line 2: a quote stands inside the field "say \\"a\\"\\tb"/],
+    ['text,text\na,b\nc', 'f.csv', /one line is no record\n {2}line 1: the header names "text" twice/],
+    ['"text,label\na,b', 'f.csv', /one line is no record\n {2}line 1: the quote before "text,label" is never closed/],
     ['', 'f.jsonl', /there is no record in it/],
     ['text,label\n', 'f.csv', /there is no record in it/],
     [' \n', 'f.txt', /f.txt: is empty/],
@@ -76,6 +85,27 @@ describe('what is wrong is named by line', () => {
   ];
   for (const [content, path, what] of cases)
     test(`${path}: ${JSON.stringify(content).slice(0, 60)}`, () => expect(said(content, path)).toMatch(what));
+
+  test('of a table, every bad line and no other, whatever surrounds it', () => {
+    const wordy = word.map((w) => `w${w}`); // a comma first would end what an open quote before it began: a table like any other
+    const good = fc.tuple(wordy, wordy).map((fields) => ({ text: fields.map(quoted).join(','), bad: false }));
+    const faults = fc.constantFrom('a', 'a,b,c', '"a"b,c', 'say "a",b', '"a,b'); // the last swallows what follows, up to the next quote
+    const bad = faults.map((text) => ({ text, bad: true }));
+    const lines = fc.array(fc.oneof(good, bad, fc.constant({ text: '', bad: false })), { minLength: 1, maxLength: 9 });
+    fc.assert(
+      fc.property(lines, fc.constantFrom('\n', '\r\n'), (all, end) => {
+        const expected: number[] = [];
+        let line = 2;
+        for (const l of all) {
+          if (l.bad) expected.push(line);
+          line += 1 + (l.text.match(/\r\n|\r|\n/g)?.length ?? 0);
+        }
+        const text = said(['text,label', ...all.map((l) => l.text)].join(end), 'f.csv');
+        expect([...text.matchAll(/^ {2}line (\d+):/gm)].map((m) => Number(m[1]))).toEqual(expected);
+      }),
+      { numRuns: 300 },
+    );
+  });
 
   test('of many, the first ten, and how many more', () => {
     const text = said(Array.from({ length: 25 }, () => '0').join('\n'), 'f.jsonl');
