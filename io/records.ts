@@ -28,10 +28,24 @@ const ROLES = ['system', 'user', 'assistant', 'tool'];
  * them) or `.txt`, `.md` (one record of prose). Throws with every bad line (of many, the first ten), and where kinds are mixed.
  */
 export async function readRecords(path: string): Promise<readonly TextRecord[]> {
-  const content = await readFile(path, 'utf8').catch((e: NodeJS.ErrnoException) => {
+  const bytes = await readFile(path).catch((e: NodeJS.ErrnoException) => {
+    if (e.code === 'EISDIR') throw new Error(`${path}: is a folder; name a file of texts`);
     throw e.code === 'ENOENT' ? new Error(`${path}: no such file`) : e;
   });
-  return parseRecords(content, path);
+  return parseRecords(textOf(bytes, path), path);
+}
+
+/** Bytes as UTF-8, without the mark that some editors put in front. Throws with the first byte that begins no character. */
+function textOf(bytes: Uint8Array, path: string): string {
+  const text = new TextDecoder().decode(bytes);
+  const again = new TextEncoder().encode(bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf ? `\ufeff${text}` : text);
+  let at = bytes.findIndex((b, k) => b !== again[k]);
+  if (at < 0) return text;
+  while ((again[at]! & 0xc0) === 0x80) at--; // in what stands for a byte that is none: its first
+  const utf16 = (bytes[0] === 0xff && bytes[1] === 0xfe) || (bytes[0] === 0xfe && bytes[1] === 0xff);
+  throw new Error(
+    `${path}: is not UTF-8: byte ${at} (0x${bytes[at]!.toString(16).padStart(2, '0')}) begins no character${utf16 ? '; it looks like UTF-16' : ''}. Save the file as UTF-8, or convert it: iconv -f ${utf16 ? 'UTF-16' : 'WINDOWS-1252'} -t UTF-8`,
+  );
 }
 
 export function parseRecords(content: string, path: string): readonly TextRecord[] {

@@ -1,7 +1,16 @@
 // Training texts from files: every kind comes back as it was written, and every bad line is named by its number and its fault.
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import fc from 'fast-check';
-import { describe, expect, test } from 'vitest';
-import { parseRecords, type TextRecord } from '../../io/records.ts';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { parseRecords, readRecords, type TextRecord } from '../../io/records.ts';
+
+let folder = '';
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'tinypeft-records-'));
+});
+afterAll(() => rm(folder, { recursive: true }));
 
 const word = fc.string({ unit: 'grapheme', minLength: 1, maxLength: 12 }).filter((s) => s.trim() !== '');
 const message = fc.record({ role: fc.constantFrom('system', 'user', 'assistant', 'tool'), content: fc.string({ unit: 'grapheme' }) });
@@ -42,6 +51,32 @@ describe('what is written is read', () => {
     expect(parseRecords('{"text":"a","label":3,"id":9}', 'f.jsonl')).toEqual([{ kind: 'label', text: 'a', label: '3' }]);
     expect(parseRecords('{"text":"a","label":null}\n{"text":"b","label":""}', 'f.ndjson').map((r) => r.kind)).toEqual(['text', 'text']);
   });
+});
+
+test('bytes that are no UTF-8 are refused with the place of the first one; a mark in front is no text', () =>
+  fc.assert(
+    fc.asyncProperty(
+      fc.string({ unit: 'grapheme' }),
+      fc.constantFrom([0xe9], [0xff], [0xef, 0xbf], [0xc3, 0x28], [0xed, 0xa0, 0x80]),
+      async (s, bad) => {
+        const before = Buffer.from(`a${s}`);
+        const path = join(folder, 'f.txt');
+        await writeFile(path, Buffer.concat([before, Buffer.from(bad), Buffer.from(' and more')]));
+        const at = new RegExp(`f.txt: is not UTF-8: byte ${before.length} \\(0x${bad[0]!.toString(16)}\\) begins no character.*iconv`);
+        await expect(readRecords(path)).rejects.toThrow(at);
+        await writeFile(path, Buffer.concat([Buffer.from([0xef, 0xbb, 0xbf]), before]));
+        expect(await readRecords(path)).toEqual([{ kind: 'text', text: `a${s}` }]);
+      },
+    ),
+    { numRuns: 40 },
+  ));
+test('UTF-16, a folder, nothing', async () => {
+  await writeFile(join(folder, 'f.csv'), Buffer.from('\ufefftext\na', 'utf16le'));
+  await expect(readRecords(join(folder, 'f.csv'))).rejects.toThrow(
+    /byte 0 \(0xff\) begins no character; it looks like UTF-16\. .*iconv -f UTF-16/,
+  );
+  await expect(readRecords(folder)).rejects.toThrow(/is a folder; name a file of texts/);
+  await expect(readRecords(join(folder, 'no.txt'))).rejects.toThrow(/no.txt: no such file/);
 });
 
 describe('what is wrong is named by line', () => {
