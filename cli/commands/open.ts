@@ -75,7 +75,18 @@ export function reader<T extends Opened>(opened: T, source: string): T & Reader 
   const { tokenizer } = opened;
   if (tokenizer === null)
     throw new UsageError(`${source}: has no tokenizer.json, which is needed to read texts; put the model's own there`);
-  return { ...opened, tokenizer };
+  return { ...opened, tokenizer: ofModel(tokenizer, opened.config.sizes.vocabulary, source) };
+}
+/** The tokenizer, refused where it answers an id that the model has no row for: then it is another model's. */
+function ofModel(tokenizer: TextTokenizer, vocabulary: number, source: string): TextTokenizer {
+  const known = (ids: Int32Array): Int32Array => {
+    const strange = ids.find((id) => id >= vocabulary);
+    if (strange === undefined) return ids;
+    throw new UsageError(
+      `${source}: its tokenizer and its weights are of different models: ${JSON.stringify(tokenizer.decode([strange], true))} is token ${strange}, and the model has ${vocabulary} (vocab_size in config.json). Put the model's own tokenizer.json there`,
+    );
+  };
+  return { ...tokenizer, encode: (text) => known(tokenizer.encode(text)), plain: (text) => known(tokenizer.plain(text)) };
 }
 
 export type AdapterKind = 'peft' | 'own';
