@@ -18,7 +18,7 @@ export const TrainSchema = z
     data: text.describe('.jsonl, .csv, .tsv, .txt or .md'),
     evalData: text.nullable().default(null).describe('texts to measure on; without them, a share of the data is kept aside'),
     held: z.number().min(0).max(0.5).default(0.1).describe('share of the data kept aside where evalData is null'),
-    method: text.default('lora').describe('a name of tinypeft methods, or qlora; full trains everything'),
+    method: text.default('lora').describe('a name in the first table of tinypeft methods, or qlora; full trains everything'),
     options: z.record(z.string(), z.json()).default({}).describe('the method’s own options: {"rank": 16, "where": ["q", "v"]}'),
     quantize: z.enum(PACKINGS).default('none').describe('how the frozen base is packed'),
     dtype: z.enum(['float32', 'keep']).default('keep').describe('half-precision weights: widened, or kept in two bytes until used'),

@@ -16,6 +16,7 @@ An adapter that was trained on a packed base is merged into that base, unpacked:
   --quantize NAME packs the base before it is merged into: ${PACKINGS.join(', ')} (as the adapter was trained)
   --dtype NAME    F32, F16 or BF16 (F32)
   --overwrite     replace a folder that exists
+  --json          the result as one JSON object
 ${ENGINE_HELP}`;
 const DTYPES = ['F32', 'F16', 'BF16'] as const;
 
@@ -29,6 +30,7 @@ export async function mergeCommand(args: readonly string[]): Promise<void> {
       quantize: { type: 'string' },
       dtype: { type: 'string', default: 'F32' },
       overwrite: { type: 'boolean', default: false },
+      json: { type: 'boolean', default: false },
       ...ENGINE_FLAGS,
       ...HELP_FLAG,
     },
@@ -46,6 +48,7 @@ export async function mergeCommand(args: readonly string[]): Promise<void> {
     overwrite: v.overwrite,
     ...(checkpoint === null ? {} : { from: { folder: checkpoint.folder, json: { ...checkpoint.json, ...named(labels) } } }),
   });
+  if (v.json) return console.log(JSON.stringify({ out, files: saved.files, bytes: saved.bytes, dtype, quantize: packing }));
   const base = packing === 'none' ? '' : `, merged into the base as ${packing} leaves it`;
   console.log(`wrote ${out}: ${saved.files.join(', ')} (${short(saved.bytes, 'B')})${base}`);
 }

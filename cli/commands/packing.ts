@@ -1,6 +1,6 @@
 // What the frozen base was packed in while an adapter was trained: written beside the adapter, read by whatever uses it.
 // Hugging Face PEFT reads only its own files of a folder, so an adapter in its format keeps this beside them.
-import { readFile } from 'node:fs/promises';
+import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isJsonObject, parseJson } from '../../io/adapterJson.ts';
 import { writeAtomic } from '../../io/files.ts';
@@ -28,7 +28,7 @@ export const PACKING_FILE = 'tinypeft.json';
 
 /** Says beside an adapter what its base was packed in; nothing where it was not. */
 export async function writePacking(folder: string, quantize: Packing): Promise<void> {
-  if (quantize === 'none') return;
+  if (quantize === 'none') return rm(join(folder, PACKING_FILE), { force: true }); // of an adapter that was there before
   await writeAtomic(join(folder, PACKING_FILE), [new TextEncoder().encode(`${JSON.stringify({ quantize })}\n`)]);
 }
 

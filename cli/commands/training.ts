@@ -20,6 +20,7 @@ import { readRecords, type TextRecord } from '../../io/records.ts';
 import { unfreeze } from '../../nn/freeze.ts';
 import type { Model } from '../../nn/layer.ts';
 import { methods } from '../../peft/all.ts';
+import { programs } from '../../peft/lists/programs.ts';
 import type { Transform } from '../../peft/method.ts';
 import { qlora } from '../../peft/reparameterized/qlora.ts';
 import { report } from '../../peft/report.ts';
@@ -35,6 +36,12 @@ const STATE = 'state.safetensors';
 /** What `qlora` packs its base in. */
 const QLORA_PACKING = 'nf4-double';
 const QLORA = z.strictObject({ rank: z.int().min(1), alpha: z.number().positive(), dropout: z.number().min(0).max(0.99) }).partial();
+
+/** What to do with methods that train nothing unless told to. */
+const REMEDY: Readonly<Record<string, string>> = {
+  arrow:
+    'It chooses between LoRAs that are trained already: combine them with arrowOf (peft/reparameterized/arrowOf.ts), or give the folder of such a mixture as --adapter to tinypeft eval or generate. To train experts from the start: --option trainExperts=true',
+};
 
 /** `args` are said again where a run was interrupted. */
 export async function training({ config: c, resume, json }: TrainCall, args: readonly string[]): Promise<void> {
@@ -53,6 +60,10 @@ export async function training({ config: c, resume, json }: TrainCall, args: rea
   console.error(`data     ${job.described}`);
   const model = await prepared(job, opened, transform, c, engine, job.calibration);
   const { total } = report(model);
+  if (total.trainable === 0)
+    throw new UsageError(
+      `${c.method}: with these options it has nothing to train. ${REMEDY[c.method] ?? 'Give it others, or take another method'}`,
+    );
   console.error(`method   ${c.method}: ${total.trainable.toLocaleString('en-US')} trainable numbers`);
   const run = await runOf(job, model, c, {
     engine,
@@ -102,13 +113,16 @@ function methodOf(c: TrainConfig): (() => Transform) | null {
     const given = Object.fromEntries(Object.entries(own.data).filter(([, v]) => v !== undefined));
     return () => qlora({ seed, ...given });
   }
+  const program = programs.find((p) => p.name === c.method);
+  if (program !== undefined)
+    throw new UsageError(`method: ${c.method} is a program of several stages (${program.says}), not one training: see ${program.file}`);
   const listed = methods.find((m) => m.name === c.method);
   if (listed === undefined)
     throw new UsageError(
       `method: there is no ${c.method}. Nearest: ${nearest(
         c.method,
         methods.map((m) => m.name),
-      ).join(', ')}. All: tinypeft methods`,
+      ).join(', ')}. All: tinypeft methods, the first table`,
     );
   try {
     const made = listed.configured({ seed, ...options });

@@ -42,6 +42,11 @@ describe.concurrent('tinypeft', () => {
     expect(err).toMatch(/inspect {4}what is in a checkpoint/);
   });
 
+  test('nobody reads its output: it ends, and says nothing', async () => {
+    const { code, err } = await tinypeft(root, ['train', '--schema'], () => {}, { unread: true });
+    expect([code, err]).toEqual([0, '']);
+  });
+
   test('bad data: exit 1 and every line', async () => {
     await writeFile(join(root, 'bad.jsonl'), '{"prompt":"a","completion":"b"}\nnope\n{"prompt":"a"}\n');
     const { code, err } = await tinypeft(root, ['train', '--model', 'model', '--data', 'bad.jsonl', '--out', 'never']);

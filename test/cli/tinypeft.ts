@@ -21,10 +21,12 @@ export function tinypeft(
   cwd: string,
   args: readonly string[],
   meanwhile: (err: string, child: ChildProcess) => void = () => {},
+  { unread = false } = {},
 ): Promise<Ended> {
   return new Promise((done) => {
     const child = spawn(process.execPath, [PROGRAM, ...args], { cwd, env: { ...process.env, TINYPEFT_ENGINE: 'float64' } });
     const said = { out: '', err: '' };
+    if (unread) child.stdout.destroy();
     child.stdout.on('data', (d: Buffer) => {
       said.out += d.toString();
     });
