@@ -102,6 +102,7 @@ function attach<K extends Kind, C, T extends Tensors, S, P>(
   const application: Application = {
     method: m.name,
     config: c,
+    defaults: m.defaults,
     control:
       m.control === undefined
         ? null

@@ -21,8 +21,13 @@ import { freeze } from '../../nn/freeze.ts';
 import { textClassifier } from '../../nn/heads.ts';
 import type { Model } from '../../nn/layer.ts';
 import { newLinear } from '../../nn/linear.ts';
+import { adapterDrop } from '../../peft/additive/adapterDrop.ts';
+import { ssfLinear, ssfNorm } from '../../peft/additive/ssf.ts';
 import { methods } from '../../peft/all.ts';
+import { embedAndNorm } from '../../peft/hybrid/longlora.ts';
+import { noahPrompt } from '../../peft/hybrid/noah.ts';
 import type { AnyMade } from '../../peft/listed.ts';
+import { packed as packedWeights } from '../../peft/reparameterized/packed.ts';
 import { UsageError } from '../usage.ts';
 import { oneOf, type Packing } from './flags.ts';
 import { packed, packingFor } from './packing.ts';
@@ -163,11 +168,14 @@ function namesOf({ config, checkpoint }: Opened): readonly string[] | null {
 }
 
 /** Every method that an adapter of our own format may name. */
-export const CONFIGURABLES: readonly AnyMade[] = methods.flatMap((m) => m.configurable ?? []);
+export const CONFIGURABLES: readonly AnyMade[] = [
+  ...methods.flatMap((m) => m.configurable ?? []),
+  ...[adapterDrop, ssfLinear, ssfNorm, packedWeights, embedAndNorm, noahPrompt], // parts of compositions that are not in the list themselves
+];
 
 export async function withAdapter(model: Model, folder: string, engine: Engine): Promise<Model> {
   if ((await adapterKind(folder)) === 'peft') return (await loadPeft(model, folder, { engine, warn: (m) => console.error(m) })).model;
-  return loadAdapter(model, folder, CONFIGURABLES);
+  return loadAdapter(model, folder, CONFIGURABLES, { engine });
 }
 
 /** The engine of --engine and --mode; says which, and why, on the error output. */
