@@ -21,7 +21,7 @@ import { unfreeze } from '../../nn/freeze.ts';
 import type { Model } from '../../nn/layer.ts';
 import { methods } from '../../peft/all.ts';
 import { programs } from '../../peft/lists/programs.ts';
-import type { Transform } from '../../peft/method.ts';
+import type { Env, Transform } from '../../peft/method.ts';
 import { qlora } from '../../peft/reparameterized/qlora.ts';
 import { report } from '../../peft/report.ts';
 import { UsageError } from '../usage.ts';
@@ -151,7 +151,23 @@ async function prepared(
   const headed = job.headed(packed(model, c.quantize), rng(c.seed).split('head'));
   if (method === null) return unfreeze(headed, () => true);
   const transform = method();
-  return (await transform.prepare(headed, { engine, batches: calibration.batches, loss: calibration.loss, seed: c.seed }))(headed);
+  const looked = { at: false };
+  const env: Env = {
+    engine,
+    get batches() {
+      looked.at = true;
+      return calibration.batches;
+    },
+    loss: calibration.loss,
+    seed: c.seed,
+  };
+  const ready = await transform.prepare(headed, env);
+  const theirs = transform.parts.length === 1 && PEFT_FORMATS.some((f) => f.method === transform.parts[0]!.method.name);
+  if (looked.at && (c.format === 'own' || !theirs))
+    console.error(
+      `adapter  ${c.method} looks at data before it attaches, and files of this library's own do not hold what it found: tinypeft will not open this adapter again, only a program can (loadAdapter onto the attached model)`,
+    );
+  return ready(headed);
 }
 
 /** The share kept aside, drawn by the seed; of one record of prose, its end. */

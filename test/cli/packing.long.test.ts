@@ -59,3 +59,42 @@ describe.each([
     expect((await measured('--model', at('model'), '--adapter', at(`${out}-other`))).loss).toBeCloseTo(after, 5);
   });
 });
+
+/** Methods whose own files say little of themselves: parts of compositions, ways to pack, what is prepared from weights. */
+describe.each([
+  ['adapterDrop', 'none'],
+  ['ssf', 'none'],
+  ['noah', 'none'],
+  ['adamss', 'int4'],
+  ['frod', 'none'],
+  ['loftq', 'none'],
+  ['lqLora', 'none', 'rank=4'],
+  ['sparseMask', 'int4'],
+  ['olora', 'int4'],
+  ['dvora', 'int8'],
+])('%s on %s', (method, packing, ...options) => {
+  test('what train wrote as our own opens again and is what was trained', async () => {
+    const more = options.flatMap((o) => ['--option', o!]);
+    const after = await trained(method, '--method', method, '--quantize', packing, '--format', 'own', ...more);
+    expect((await measured('--model', at('model'), '--adapter', at(`${method}/adapter`))).loss).toBeCloseTo(after, 5);
+  });
+});
+
+test.each(['fishMask', 'corda'])('%s as our own: said before training that it will not open again', async (method) => {
+  const on = [
+    '--model',
+    at('model'),
+    '--data',
+    at('pairs.jsonl'),
+    '--steps',
+    '1',
+    '--method',
+    method,
+    '--format',
+    'own',
+    '--out',
+    at(method),
+  ];
+  expect((await called(train, on)).err).toMatch(`${method} looks at data before it attaches`);
+  await expect(measured('--model', at('model'), '--adapter', at(`${method}/adapter`))).rejects.toThrow(`${method} cannot be attached`);
+});
