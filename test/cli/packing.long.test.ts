@@ -98,3 +98,17 @@ test.each(['fishMask', 'corda'])('%s as our own: said before training that it wi
   expect((await called(train, on)).err).toMatch(`${method} looks at data before it attaches`);
   await expect(measured('--model', at('model'), '--adapter', at(`${method}/adapter`))).rejects.toThrow(`${method} cannot be attached`);
 });
+
+/** Their files count or place numbers by the shape of the weight, or hold the table of words itself: of the packed codes it is another. */
+test.each([
+  ['oft', 'int4'],
+  ['supertuning', 'int4'],
+  ['supra', 'nf4'],
+  ['loraEmbedding', 'none'], // of the two-byte numbers that the checkpoint has
+])("%s on %s: Hugging Face PEFT's files open again and are what was trained", async (method, packing) => {
+  const after = await trained(`p-${method}`, '--method', method, '--quantize', packing, '--format', 'peft');
+  const model = ['--model', at('model'), '--adapter', at(`p-${method}/adapter`)];
+  expect((await measured(...model)).loss).toBeCloseTo(after, 5);
+  await called(mergeCommand, [...model, '--out', at(`p-${method}-merged`)]);
+  expect((await measured('--model', at(`p-${method}-merged`))).loss).toBeCloseTo(after, 5);
+});
