@@ -37,6 +37,9 @@ const STATE = 'state.safetensors';
 const QLORA_PACKING = 'nf4-double';
 const QLORA = z.strictObject({ rank: z.int().min(1), alpha: z.number().positive(), dropout: z.number().min(0).max(0.99) }).partial();
 
+/** Methods that files of Hugging Face PEFT hold, alone or beside another (the LoRA of Supra, that of embeddings). */
+const IN_PEFT: ReadonlySet<string> = new Set(PEFT_FORMATS.flatMap((f) => [f, ...(f.beside ?? [])]).map((f) => f.method));
+
 /** What to do with methods that train nothing unless told to. */
 const REMEDY: Readonly<Record<string, string>> = {
   arrow:
@@ -128,7 +131,7 @@ function methodOf(c: TrainConfig): (() => Transform) | null {
     const made = listed.configured({ seed, ...options });
     if (c.format === 'peft') {
       const names = made.parts.map((p) => p.method.name);
-      if (names.length !== 1 || !PEFT_FORMATS.some((f) => f.method === names[0]))
+      if (names.some((name) => !IN_PEFT.has(name)))
         throw new RangeError(
           `format: Hugging Face PEFT has no file for ${c.method}; leave format out, and it is written as tinypeft's own`,
         );
@@ -162,7 +165,7 @@ async function prepared(
     seed: c.seed,
   };
   const ready = await transform.prepare(headed, env);
-  const theirs = transform.parts.length === 1 && PEFT_FORMATS.some((f) => f.method === transform.parts[0]!.method.name);
+  const theirs = transform.parts.every(({ method: m }) => IN_PEFT.has(m.name));
   if (looked.at && (c.format === 'own' || !theirs))
     console.error(
       `adapter  ${c.method} looks at data before it attaches, and files of this library's own do not hold what it found: tinypeft will not open this adapter again, only a program can (loadAdapter onto the attached model)`,
