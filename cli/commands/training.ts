@@ -8,7 +8,7 @@ import { columns } from '../../core/columns.ts';
 import type { Engine } from '../../core/engine.ts';
 import { nearest } from '../../core/nearest.ts';
 import { rng } from '../../core/rng.ts';
-import { isJsonObject, parseJson } from '../../io/adapterJson.ts';
+import { applied, isJsonObject, parseJson } from '../../io/adapterJson.ts';
 import { saveAdapter } from '../../io/adapters.ts';
 import { curves, writeFigure } from '../../io/figure.ts';
 import { writeAtomic } from '../../io/files.ts';
@@ -164,13 +164,14 @@ async function prepared(
     loss: calibration.loss,
     seed: c.seed,
   };
-  const ready = await transform.prepare(headed, env);
+  const attached = (await transform.prepare(headed, env))(headed);
   const theirs = transform.parts.every(({ method: m }) => IN_PEFT.has(m.name));
-  if (looked.at && (c.format === 'own' || !theirs))
+  const untellable = c.quantize !== 'none' && applied(attached).replaced.size > 0; // a start taken out of packed weights is no file of PEFT
+  if (looked.at && (c.format === 'own' || !theirs || untellable))
     console.error(
       `adapter  ${c.method} looks at data before it attaches, and files of this library's own do not hold what it found: tinypeft will not open this adapter again, only a program can (loadAdapter onto the attached model)`,
     );
-  return ready(headed);
+  return attached;
 }
 
 /** The share kept aside, drawn by the seed; of one record of prose, its end. */
