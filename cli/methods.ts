@@ -7,6 +7,7 @@ import { composing } from './methodComposes.ts';
 import { details } from './methodDetails.ts';
 import { keeps, programRow, programTable, type Row, referenceModel, rowOf, table } from './methodRows.ts';
 import { programDetails } from './programDocs.ts';
+import { quietWhenUnread } from './unread.ts';
 
 const help = `npm run methods -- [show NAME] [--family NAME] [--place KIND] [--mergeable] [--max-params N] [--json]
 npm run methods -- --train [--steps N] [--seeds N] [--only A,B] [--quick] [--resume] [--docs]
@@ -132,6 +133,7 @@ async function main(): Promise<void> {
   console.log(v.json ? JSON.stringify([...kept, ...shown.map(programRow)], null, 2) : `${table(kept)}${programTable(shown)}`);
 }
 
+quietWhenUnread();
 try {
   await main();
 } catch (e) {

@@ -1,5 +1,6 @@
 // `tinypeft COMMAND`: finds the command and says how its errors end.
 import { nearest } from '../core/nearest.ts';
+import { quietWhenUnread } from './unread.ts';
 import { UsageError } from './usage.ts';
 
 const COMMANDS: Readonly<
@@ -54,6 +55,7 @@ async function main([name, ...args]: readonly string[]): Promise<void> {
   await (await command.run())(args);
 }
 
+quietWhenUnread();
 try {
   await main(process.argv.slice(2));
 } catch (e) {

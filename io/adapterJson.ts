@@ -65,13 +65,15 @@ function stack(l: Field | undefined): Application[] {
 }
 
 export function describe(model: Model, roles: ReadonlyMap<string, Role>): Description {
-  const applications = inOrder(model).map(({ application: { method, config }, sites }): AppliedMethod => {
+  const applications = inOrder(model).map(({ application: { method, config, defaults = {} }, sites }): AppliedMethod => {
     const options = Object.entries(config ?? {}).filter(([k, v]) => k !== 'where' && v !== undefined);
     const json = options.flatMap(([k, v]) => {
       const j = asJson(v);
       return j === undefined ? [] : [[k, j] as const];
     });
-    return { method, config: Object.fromEntries(json), omitted: options.flatMap(([k, v]) => (asJson(v) === undefined ? [k] : [])), sites };
+    const usual = defaults as Readonly<Record<string, unknown>>; // a way to pack (Scheme) is no JSON, but the default is known to whoever loads
+    const omitted = options.flatMap(([k, v]) => (asJson(v) === undefined && v !== usual[k] ? [k] : []));
+    return { method, config: Object.fromEntries(json), omitted, sites };
   });
   return description(FORMAT_VERSION, applications, roles);
 }

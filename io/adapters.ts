@@ -1,6 +1,7 @@
 // Adapters on disk: what methods brought to a model, in one safetensors file whose metadata says how to attach it again.
 import { mkdir } from 'node:fs/promises';
 import { join as joinPath } from 'node:path';
+import type { Engine } from '../core/engine.ts';
 import { same, show, size } from '../core/shape.ts';
 import { leaf, type Param, paramOf, stateOf, type Tensor, param as trainableLeaf } from '../core/tensor.ts';
 import type { Model } from '../nn/layer.ts';
@@ -89,12 +90,18 @@ export async function readDescription(folder: string): Promise<Description> {
  * A model with a saved adapter's values. With `methods`, `model` is the bare frozen network and the file's methods are attached
  * again, each of which must be in the list (nothing else runs). Without, `model` must already carry the same attachments; this
  * is the way for methods that need `prepare`. Names, shapes and types are all checked first: the error says what differs.
+ * With an `engine` they are prepared first: methods that read weights can so be attached to packed ones too.
  * A finished adapter (a flattened prefix) loads onto its unfinished attachment. The model given is not changed.
  */
-export async function loadAdapter(model: Model, folder: string, methods?: readonly AnyMade[]): Promise<Model> {
+export async function loadAdapter(
+  model: Model,
+  folder: string,
+  methods?: readonly AnyMade[],
+  { engine }: { readonly engine?: Engine } = {},
+): Promise<Model> {
   await using file = await openSafetensors(joinPath(folder, ADAPTER_FILE));
   const description = parseDescription(file.metadata.get('tinypeft'), file.path);
-  const attached = methods === undefined ? model : reattached(model, description, methods, file);
+  const attached = methods === undefined ? model : await reattached(model, description, methods, file, engine);
   const names = [...file.entries.keys()];
   const finished = finish(attached);
   const target = [attached, finished].find((m) => sameNames(contents(m), names)) ?? attached;
@@ -138,13 +145,28 @@ const sameNames = ({ stored, base }: Contents, names: readonly string[]): boolea
 /** How many times the numbers of its file a method may bring: a prefix is saved without the network that made it, which is the most. */
 const MOST = 4096;
 
-function reattached(model: Model, { applications }: Description, methods: readonly AnyMade[], file: TensorFile): Model {
+async function reattached(
+  model: Model,
+  { applications }: Description,
+  methods: readonly AnyMade[],
+  file: TensorFile,
+  engine: Engine | undefined,
+): Promise<Model> {
   const numbers = [...file.entries.values()].reduce((n, e) => n + size(e.shape), 0);
-  return applications.reduce((m, a) => reattach(m, a, methods, numbers, file.path), model);
+  let now = model;
+  for (const a of applications) now = await reattach(now, a, methods, numbers, file.path, engine);
+  return now;
 }
 
 /** One application of the file attached again, at exactly the sites it had. */
-function reattach(model: Model, a: AppliedMethod, methods: readonly AnyMade[], numbers: number, file: string): Model {
+async function reattach(
+  model: Model,
+  a: AppliedMethod,
+  methods: readonly AnyMade[],
+  numbers: number,
+  file: string,
+  engine: Engine | undefined,
+): Promise<Model> {
   const made = methods.find((m) => m.method.name === a.method);
   if (made === undefined)
     throw new Error(
@@ -178,7 +200,7 @@ function reattach(model: Model, a: AppliedMethod, methods: readonly AnyMade[], n
       if (!(Math.min(train, stored) >= 0 && Math.max(train, stored) <= MOST * (numbers + 1)))
         throw new RangeError(`they ask for ${Math.max(train, stored)} numbers, and the file has ${numbers}`);
     }
-    return transform(model);
+    return (engine === undefined ? transform : await transform.prepare(model, { engine }))(model);
   } catch (e) {
     throw new Error(`loadAdapter: ${file}: ${a.method} cannot be attached with the options in the file: ${(e as Error).message}`, {
       cause: e,

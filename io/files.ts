@@ -1,6 +1,6 @@
 // Files on disk: read a safetensors file tensor by tensor, and replace a file so that a crash leaves the old one or the new one.
 import { randomBytes } from 'node:crypto';
-import { access, type FileHandle, open, rename, rm } from 'node:fs/promises';
+import { access, type FileHandle, open, rename, rm, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import type { Data } from '../core/tensor.ts';
 import { decodeNumbers, NumberError } from './numbers.ts';
@@ -17,6 +17,7 @@ export interface TensorFile extends Header, AsyncDisposable {
 
 /** Opens a safetensors file and checks its header; tensors are read when asked for. Throws a SafetensorsError on a malformed file. */
 export async function openSafetensors(path: string): Promise<TensorFile> {
+  await mustBeFile(path);
   const handle = await open(path, 'r');
   try {
     const { size } = await handle.stat();
@@ -152,6 +153,17 @@ function explained(e: unknown, path: string, written: number): Error {
   const remedy = REMEDY[code];
   if (remedy === undefined) return e instanceof Error ? e : new Error(String(e));
   return new Error(`cannot write ${path} (${code} after ${written} bytes): ${remedy}. What was there before is unchanged`, { cause: e });
+}
+
+/**
+ * Refuses what is there and no file: a folder, whose error would not name it, or a pipe, which would be waited for without end. What is not
+ * there is left to whoever opens it.
+ */
+export async function mustBeFile(path: string): Promise<void> {
+  const found = await stat(path).catch(() => null);
+  if (found === null || found.isFile()) return;
+  const what = found.isDirectory() ? 'a folder' : found.isFIFO() ? 'a pipe' : found.isSocket() ? 'a socket' : 'a device';
+  throw new Error(`${path}: is ${what}, not a file; put the file itself there`);
 }
 
 /** Whether a file or folder is there and may be seen. */

@@ -1,6 +1,6 @@
 // GGUF files on disk: the header checked when the file is opened, tensors read when they are asked for.
 import { open } from 'node:fs/promises';
-import { readAt, some } from './files.ts';
+import { mustBeFile, readAt, some } from './files.ts';
 import { decodeBlocks } from './ggufBlocks.ts';
 import { type GgufEntry, GgufError, type GgufHeader, readGgufHeader } from './ggufHeader.ts';
 
@@ -17,6 +17,7 @@ export interface GgufFile extends GgufHeader, AsyncDisposable {
 
 /** Opens a GGUF file and checks its header. Throws a GgufError on a malformed file. */
 export async function openGguf(path: string): Promise<GgufFile> {
+  await mustBeFile(path);
   const handle = await open(path, 'r');
   const cut = (at: number, missing: number): Error =>
     new GgufError(path, at, `the file ended ${missing} bytes early: it was cut while it was read`);

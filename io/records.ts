@@ -1,7 +1,7 @@
 // Training texts from a file: JSON lines, CSV, TSV or plain text, every record of one kind, errors by line.
 import { readFile } from 'node:fs/promises';
 import { extname } from 'node:path';
-import { CsvError, type Info, parse } from 'csv-parse/sync';
+import { tableRows } from './csv.ts';
 
 export interface Message {
   readonly role: string;
@@ -28,10 +28,24 @@ const ROLES = ['system', 'user', 'assistant', 'tool'];
  * them) or `.txt`, `.md` (one record of prose). Throws with every bad line (of many, the first ten), and where kinds are mixed.
  */
 export async function readRecords(path: string): Promise<readonly TextRecord[]> {
-  const content = await readFile(path, 'utf8').catch((e: NodeJS.ErrnoException) => {
+  const bytes = await readFile(path).catch((e: NodeJS.ErrnoException) => {
+    if (e.code === 'EISDIR') throw new Error(`${path}: is a folder; name a file of texts`);
     throw e.code === 'ENOENT' ? new Error(`${path}: no such file`) : e;
   });
-  return parseRecords(content, path);
+  return parseRecords(textOf(bytes, path), path);
+}
+
+/** Bytes as UTF-8, without the mark that some editors put in front. Throws with the first byte that begins no character. */
+function textOf(bytes: Uint8Array, path: string): string {
+  const text = new TextDecoder().decode(bytes);
+  const again = new TextEncoder().encode(bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf ? `\ufeff${text}` : text);
+  let at = bytes.findIndex((b, k) => b !== again[k]);
+  if (at < 0) return text;
+  while ((again[at]! & 0xc0) === 0x80) at--; // in what stands for a byte that is none: its first
+  const utf16 = (bytes[0] === 0xff && bytes[1] === 0xfe) || (bytes[0] === 0xfe && bytes[1] === 0xff);
+  throw new Error(
+    `${path}: is not UTF-8: byte ${at} (0x${bytes[at]!.toString(16).padStart(2, '0')}) begins no character${utf16 ? '; it looks like UTF-16' : ''}. Save the file as UTF-8, or convert it: iconv -f ${utf16 ? 'UTF-16' : 'WINDOWS-1252'} -t UTF-8`,
+  );
 }
 
 export function parseRecords(content: string, path: string): readonly TextRecord[] {
@@ -42,7 +56,7 @@ export function parseRecords(content: string, path: string): readonly TextRecord
       return checked(path, jsonLines(content));
     case '.csv':
     case '.tsv':
-      return checked(path, csvRows(content, path, ending === '.csv' ? ',' : '\t'));
+      return checked(path, tableOf(content, ending === '.csv' ? ',' : '\t'));
     case '.txt':
     case '.md': {
       if (content.trim() === '') throw new Error(`${path}: is empty`);
@@ -53,35 +67,25 @@ export function parseRecords(content: string, path: string): readonly TextRecord
   }
 }
 
-type Row = { readonly line: number; readonly value: unknown };
+type Row = { readonly line: number; readonly value: unknown; readonly wrong?: string };
 function jsonLines(content: string): Row[] {
   return content.split('\n').flatMap((text, k) => {
     if (text.trim() === '') return [];
     try {
       return [{ line: k + 1, value: JSON.parse(text) as unknown }];
     } catch {
-      return [{ line: k + 1, value: undefined }];
+      return [{ line: k + 1, value: undefined, wrong: 'is not JSON' }];
     }
   });
 }
-function csvRows(content: string, path: string, delimiter: string): Row[] {
-  try {
-    const rows = parse(content, { columns: true, delimiter, info: true, bom: true, skip_empty_lines: true, relax_column_count: false }) as {
-      readonly record: Readonly<Record<string, string>>;
-      readonly info: Info;
-    }[];
-    return rows.map(({ record, info }) => ({ line: info.lines, value: record }));
-  } catch (e) {
-    if (!(e instanceof CsvError)) throw e;
-    throw new Error(`${path}: ${e.message}`, { cause: e });
-  }
-}
+const tableOf = (content: string, delimiter: ',' | '\t'): Row[] =>
+  tableRows(content, delimiter).map(({ line, record, wrong }) => ({ line, value: record, ...(record === null ? { wrong } : {}) }));
 
 function checked(path: string, rows: readonly Row[]): readonly TextRecord[] {
   const wrong: string[] = [];
   const found: TextRecord[] = [];
-  for (const { line, value } of rows) {
-    const record = recordOf(value);
+  for (const { line, value, wrong: fault } of rows) {
+    const record = fault ?? recordOf(value);
     if (typeof record === 'string') wrong.push(`line ${line}: ${record}`);
     else if (found.length > 0 && found[0]!.kind !== record.kind)
       wrong.push(`line ${line}: is ${FORMS[record.kind]}, earlier lines are ${FORMS[found[0]!.kind]}; a file holds one kind`);
@@ -97,7 +101,6 @@ function checked(path: string, rows: readonly Row[]): readonly TextRecord[] {
 
 /** The record in a value, or what is wrong with it. Fields that no kind has are ignored. */
 function recordOf(value: unknown): TextRecord | string {
-  if (value === undefined) return 'is not JSON';
   if (typeof value !== 'object' || value === null || Array.isArray(value)) return 'is not an object';
   const { text, label, prompt, completion, messages } = value as { readonly [key: string]: unknown };
   if (messages !== undefined) return chatOf(messages);

@@ -44,6 +44,8 @@ export interface Attached {
 export interface Application {
   readonly method: string;
   readonly config: unknown;
+  /** The method's own options, which need not be written down where nobody chose others. */
+  readonly defaults?: object;
   /** Decides between steps for all its places together, given the tensors it brought to each. */
   readonly control: ((at: readonly { readonly path: string; readonly own: Fields }[]) => Controller) | null;
 }

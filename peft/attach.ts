@@ -19,7 +19,7 @@ import { layers, substitute, tensors } from '../nn/tree.ts';
 import { replaceable } from './check.ts';
 import type { AnyMethod, Brought, Env, Method, Options, Tensors, Transform } from './method.ts';
 import { checkOptions, type Taking } from './options.ts';
-import { atHand, bare, matches, pick, type Site, type Where } from './site.ts';
+import { atHand, bare, matches, orFused, pick, type Site, type Where } from './site.ts';
 
 export interface Configurable<C> {
   (options?: Options<C>): Transform;
@@ -34,7 +34,7 @@ export function defineMethod<K extends Kind, C, T extends Tensors, S = null, P =
   const configured = (options: Options<C> = {}): Transform => {
     checkOptions(m.name, m.defaults, method.takes ?? {}, options);
     const { seed = 0, ...own } = options;
-    const c = { ...m.defaults, ...own } as C & { where: Where };
+    const c = { ...m.defaults, where: orFused(m.defaults.where), ...own } as C & { where: Where };
     const needs = m.prepare !== undefined && (m.prepareIf?.(c) ?? true);
     const transform = (given: P | undefined, weights: ReadonlyMap<string, Data>): Transform =>
       Object.assign(
@@ -106,6 +106,7 @@ function attach<K extends Kind, C, T extends Tensors, S, P>(
   const application: Application = {
     method: m.name,
     config: c,
+    defaults: m.defaults,
     control:
       m.control === undefined
         ? null

@@ -9,7 +9,7 @@ import type { Context } from '../nn/context.ts';
 import { type AnyLayer, BASE, type Fields, isLayer, type Kind, type Layer, type Model, ofKind, type Weights } from '../nn/layer.ts';
 import { layers } from '../nn/tree.ts';
 
-/** Which sites: names (`'q'`, `'attn.q'`, a whole path), a regular expression over paths, or a function of the path. */
+/** Which sites: names (`'q'`, `'attn.q'`, a whole path, `'q|qkv'` for either), a regular expression over paths, or a function of the path. */
 export type Where = string | readonly string[] | RegExp | ((path: string) => boolean);
 /** The kinds of value that it is (options.ts). */
 export const PLACES = [String, Array, Object] as const;
@@ -128,7 +128,12 @@ export function sitesOf<K extends Kind>(model: Model, kind: K): Site<K>[] {
 const numbers = (f: Fields): Record<string, number> =>
   Object.fromEntries(Object.entries(f).filter((e): e is [string, number] => typeof e[1] === 'number'));
 
-const named = (name: string, path: string): boolean => path === name || path.endsWith(`.${name}`);
+const named = (name: string, path: string): boolean => name.split('|').some((n) => path === n || path.endsWith(`.${n}`));
+/** A method's own choice in every network: for q, k or v also the one layer that computes all three, as in GPT-2. q.weight → q.weight|qkv.weight */
+export function orFused<W extends Where>(where: W): W | string | readonly string[] {
+  const either = (name: string): string => name.replace(/^[qkv](\..*)?$/, (own, part = '') => `${own}|qkv${part}`);
+  return typeof where === 'string' ? either(where) : Array.isArray(where) ? (where as readonly string[]).map(either) : where;
+}
 export function matches(where: Where, path: string): boolean {
   if (typeof where === 'string') return named(where, path);
   if (typeof where === 'function') return where(path);
@@ -153,7 +158,7 @@ function choose<K extends Kind>(all: readonly Site<K>[], kind: K, where: Where, 
     throw new ShapeError(nothing(method, kind, name, paths) + (otherwise === '' ? '' : ` ${otherwise}`));
   };
   const names = typeof where === 'string' ? [where] : Array.isArray(where) ? (where as readonly string[]) : [];
-  for (const name of names) if (!paths.some((p) => named(name, p))) refuse(name);
+  for (const name of names) if (!paths.some((p) => named(name, p))) refuse(name.split('|')[0]!);
   const hit = all.filter((s) => matches(where, s.path));
   return hit.length === 0 ? refuse(String(where)) : hit;
 }

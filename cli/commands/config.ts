@@ -18,7 +18,7 @@ export const TrainSchema = z
     data: text.describe('.jsonl, .csv, .tsv, .txt or .md'),
     evalData: text.nullable().default(null).describe('texts to measure on; without them, a share of the data is kept aside'),
     held: z.number().min(0).max(0.5).default(0.1).describe('share of the data kept aside where evalData is null'),
-    method: text.default('lora').describe('a name of tinypeft methods, or qlora; full trains everything'),
+    method: text.default('lora').describe('a name in the first table of tinypeft methods, or qlora; full trains everything'),
     options: z.record(z.string(), z.json()).default({}).describe('the method’s own options: {"rank": 16, "where": ["q", "v"]}'),
     quantize: z.enum(PACKINGS).default('none').describe('how the frozen base is packed'),
     dtype: z.enum(['float32', 'keep']).default('keep').describe('half-precision weights: widened, or kept in two bytes until used'),
@@ -32,7 +32,11 @@ export const TrainSchema = z
     warmup: z.number().min(0).max(0.9).default(0.05).describe('share of the steps in which the learning rate rises'),
     weightDecay: z.number().min(0).default(0.01).describe('share of a weight taken away a step, times the learning rate'),
     clip: positive.nullable().default(1).describe('largest norm of the gradients'),
-    optimizer: z.enum(['adamw', 'adamw8bit', 'sgd']).default('adamw').describe('sgd with momentum 0.9'),
+    optimizer: z
+      .enum(['adamw', 'adamw8bit', 'paged', 'paged8bit', 'sgd'])
+      .default('adamw')
+      .describe('AdamW, its states in eight bits, or in pages that go to disk; sgd with momentum 0.9'),
+    budget: count.default(16).describe('MiB of optimizer states in memory, for paged and paged8bit'),
     chunk: count.default(256).describe('positions whose logits are held at once (language models)'),
     evaluate: count.nullable().default(null).describe('steps between two measurements; a tenth of the training when null'),
     save: count.default(100).describe('steps between two saved states'),
@@ -47,6 +51,9 @@ export type TrainConfig = Omit<z.output<typeof TrainSchema>, '$schema'>;
 
 export const trainJsonSchema = (): object => z.toJSONSchema(TrainSchema, { io: 'input' });
 
+/** What `qlora` trains with where nothing else is said: the numbers of qloraRecipe (peft/reparameterized/qloraRecipe.ts). */
+const QLORA = { optimizer: 'paged', clip: 0.3, schedule: 'constant', warmup: 0, weightDecay: 0 } as const;
+
 /** evalData → eval-data */
 const dashed = (key: string): string => key.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`);
 const fields = Object.entries(TrainSchema.shape).filter(([key]) => key !== '$schema' && key !== 'options');
@@ -56,6 +63,7 @@ export const TRAIN_HELP = `tinypeft train --model DIR|REPO|FILE.gguf --data FILE
 Fine-tunes a model with a PEFT method: a language model on prose, prompts with completions or conversations, a classifier where the data have
 labels. Ctrl-C saves the state; --resume goes on bit for bit. Flags come before what the file says.
 Full fine-tuning (--method full) and methods that Hugging Face PEFT lacks are written in this library's own format.
+--method qlora trains as its paper does: --optimizer paged --clip ${QLORA.clip} --schedule ${QLORA.schedule} --warmup ${QLORA.warmup} --weight-decay ${QLORA.weightDecay}, unless told otherwise.
 
 ${fields
   .map(([key, schema]) => {
@@ -116,7 +124,9 @@ export async function readTrainCall(args: readonly string[]): Promise<TrainCall 
   });
   const before = file.options ?? {};
   const options = isRecord(before) ? { ...before, ...Object.fromEntries(own) } : before; // what is no object is refused below
-  return { config: checked({ ...file, ...flags, options }, values.config ?? 'the command line'), resume: values.resume, json: values.json };
+  const said = { ...file, ...flags, options };
+  const recipe = 'method' in said && said.method === 'qlora' ? QLORA : {};
+  return { config: checked({ ...recipe, ...said }, values.config ?? 'the command line'), resume: values.resume, json: values.json };
 }
 
 /** Every value checked; throws with the name of each that is wrong. */

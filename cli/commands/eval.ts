@@ -13,7 +13,7 @@ Of a language model: the loss for each token that counts (completions, what the 
 tinypeft train made: the share of texts it gets right.
 
   --adapter DIR   an adapter of tinypeft or of Hugging Face PEFT
-  --quantize NAME packs the base as in training: ${PACKINGS.join(', ')} (none)
+  --quantize NAME packs the base: ${PACKINGS.join(', ')} (as the adapter was trained)
   --rows N        texts in a batch (8)
   --longest N     tokens of a text at most (256)
   --json          the result as one JSON object
@@ -38,7 +38,7 @@ export async function evaluateCommand(args: readonly string[]): Promise<void> {
   const source = needed(v.model, 'model', 'a folder, a repository or a .gguf file');
   const records = await readRecords(needed(v.data, 'data', 'a file of texts'));
   const how = { rows: wholeFrom(v.rows, 'rows', 1), longest: wholeFrom(v.longest, 'longest', 2), seed: 0, epochs: 1, steps: 1, chunk: 256 };
-  const packing = oneOf(v.quantize, 'quantize', PACKINGS) ?? 'none';
+  const packing = oneOf(v.quantize, 'quantize', PACKINGS);
   await using engine = await engineFor(v);
   const labelled = records[0]!.kind === 'label';
   const opened = reader(await openAdapted(source, v.adapter, engine, packing), source);

@@ -8,7 +8,7 @@ import { engineFor, openAdapted, reader } from './open.ts';
 const HELP = `tinypeft generate --model DIR|REPO|FILE.gguf "a prompt" [options]
 
   --adapter DIR     an adapter of tinypeft or of Hugging Face PEFT
-  --quantize NAME   packs the base as in training: ${PACKINGS.join(', ')} (none)
+  --quantize NAME   packs the base: ${PACKINGS.join(', ')} (as the adapter was trained)
   --chat            the prompt is what a user says; the model's own template is put around it
   --system TEXT     with --chat: what comes before it
   --tokens N        new tokens at most (64)
@@ -50,7 +50,7 @@ export async function generateCommand(args: readonly string[]): Promise<void> {
     ...(v['top-p'] === undefined ? {} : { topP: numberFrom(v['top-p'], 'top-p', 0) }),
   };
   const seed = wholeFrom(v.seed, 'seed', 0);
-  const packing = oneOf(v.quantize, 'quantize', PACKINGS) ?? 'none';
+  const packing = oneOf(v.quantize, 'quantize', PACKINGS);
   if (v.system !== undefined && !v.chat) throw new UsageError('--system goes with --chat');
   await using engine = await engineFor(v);
   const { model, tokenizer, chat, config, labels } = reader(await openAdapted(source, v.adapter, engine, packing), source);

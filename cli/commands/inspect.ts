@@ -8,14 +8,14 @@ import { show, size } from '../../core/shape.ts';
 import { ADAPTER_FILE, readDescription } from '../../io/adapters.ts';
 import { readCheckpointConfig } from '../../io/checkpoints/folder.ts';
 import { openWeights } from '../../io/checkpoints/weights.ts';
-import { openSafetensors } from '../../io/files.ts';
+import { exists, mustBeFile, openSafetensors } from '../../io/files.ts';
 import { openGguf } from '../../io/gguf.ts';
-import { WEIGHTS_FILE } from '../../io/peft/adapter.ts';
+import { PICKLE_FILE } from '../../io/peft/adapter.ts';
 import type { Common, ConfigFile } from '../../io/peft/config.ts';
 import { expertFolders } from '../../io/peft/experts.ts';
 import type { AnyFormat } from '../../io/peft/format.ts';
 import { PEFT_FORMATS } from '../../io/peft/formats.ts';
-import { readConfig, understood } from '../../io/peft/load.ts';
+import { readConfig, understood, weightsPath } from '../../io/peft/load.ts';
 import { layers } from '../../nn/tree.ts';
 import { UsageError } from '../usage.ts';
 import { HELP_FLAG, parsed } from './flags.ts';
@@ -66,8 +66,10 @@ export async function inspectCommand(args: readonly string[]): Promise<void> {
 async function aboutOf(path: string, model: string | undefined): Promise<About> {
   const found = await stat(path).catch(() => null);
   if (found === null) throw new UsageError(`${path}: no such file or folder`);
+  if (!found.isDirectory()) await mustBeFile(path);
   if (found.isFile()) return path.endsWith('.gguf') ? gguf(path) : safetensors(path);
   const kind = await adapterKind(path).catch(() => null);
+  if (kind === null && (await exists(join(path, PICKLE_FILE)))) await weightsPath(path); // says what to do with it
   if (kind === null) return checkpoint(path);
   const about = kind === 'peft' ? await peft(path) : await own(path);
   return model === undefined ? about : { ...about, sites: await sites(path, model) };
@@ -105,7 +107,7 @@ async function checkpoint(folder: string): Promise<About> {
 async function peft(folder: string): Promise<About> {
   const file = await readConfig(folder);
   const { format, config, warnings } = understood(file, PEFT_FORMATS);
-  const { tensors } = await safetensors(join(dirname(file.file), WEIGHTS_FILE));
+  const { tensors } = await safetensors(await weightsPath(dirname(file.file)));
   const set = Object.entries(file.fields).filter(([, value]) => value !== null && value !== false);
   return {
     what: `adapter of Hugging Face PEFT, ${file.peftType}: here ${format.method}`,

@@ -22,15 +22,16 @@ import { freeze } from '../../nn/freeze.ts';
 import { textClassifier } from '../../nn/heads.ts';
 import type { Model } from '../../nn/layer.ts';
 import { newLinear } from '../../nn/linear.ts';
+import { adapterDrop } from '../../peft/additive/adapterDrop.ts';
+import { ssfLinear, ssfNorm } from '../../peft/additive/ssf.ts';
 import { methods } from '../../peft/all.ts';
+import { embedAndNorm } from '../../peft/hybrid/longlora.ts';
+import { noahPrompt } from '../../peft/hybrid/noah.ts';
 import type { AnyMade } from '../../peft/listed.ts';
-import { int2, int4 } from '../../quant/affine.ts';
-import { doubleQuant } from '../../quant/doubleQuant.ts';
-import { int8 } from '../../quant/int8.ts';
-import { fp4, nf4 } from '../../quant/nf4.ts';
-import { inBlocks, quantize, type Scheme } from '../../quant/quantize.ts';
+import { packed as packedWeights } from '../../peft/reparameterized/packed.ts';
 import { UsageError } from '../usage.ts';
 import { oneOf, type Packing } from './flags.ts';
+import { packed, packingFor } from './packing.ts';
 
 export interface Opened {
   readonly model: Model; // frozen
@@ -41,18 +42,6 @@ export interface Opened {
   /** The checkpoint it is from, for saving one like it; null for GGUF. */
   readonly checkpoint: Checkpoint | null;
 }
-const SCHEMES: Readonly<Record<Exclude<Packing, 'none'>, () => Scheme>> = {
-  nf4: () => nf4(),
-  'nf4-double': () => nf4({ scales: doubleQuant() }),
-  fp4: () => fp4(),
-  int8: () => int8(),
-  int4: () => int4(),
-  int2: () => int2(),
-};
-
-/** The matrices of the blocks packed. */
-export const packed = (model: Model, how: Packing): Model => (how === 'none' ? model : quantize(model, inBlocks, SCHEMES[how]()));
-
 /** A model with its tokenizer. */
 export async function openModel(source: string, dtype: 'float32' | 'keep' = 'float32'): Promise<Opened> {
   if (source.endsWith('.gguf')) {
@@ -92,7 +81,18 @@ export function reader<T extends Opened>(opened: T, source: string): T & Reader 
   const { tokenizer } = opened;
   if (tokenizer === null)
     throw new UsageError(`${source}: has no tokenizer.json, which is needed to read texts; put the model's own there`);
-  return { ...opened, tokenizer };
+  return { ...opened, tokenizer: ofModel(tokenizer, opened.config.sizes.vocabulary, source) };
+}
+/** The tokenizer, refused where it answers an id that the model has no row for: then it is another model's. */
+function ofModel(tokenizer: TextTokenizer, vocabulary: number, source: string): TextTokenizer {
+  const known = (ids: Int32Array): Int32Array => {
+    const strange = ids.find((id) => id >= vocabulary);
+    if (strange === undefined) return ids;
+    throw new UsageError(
+      `${source}: its tokenizer and its weights are of different models: ${JSON.stringify(tokenizer.decode([strange], true))} is token ${strange}, and the model has ${vocabulary} (vocab_size in config.json). Put the model's own tokenizer.json there`,
+    );
+  };
+  return { ...tokenizer, encode: (text) => known(tokenizer.encode(text)), plain: (text) => known(tokenizer.plain(text)) };
 }
 
 export type AdapterKind = 'peft' | 'own';
@@ -136,23 +136,29 @@ export function withHead(model: Model, config: CheckpointConfig, classes: number
 export interface Adapted extends Opened {
   /** The classes of a classifier: of the adapter that tinypeft train made, or of the checkpoint itself. */
   readonly labels: readonly string[] | null;
+  /** What the base was packed in for it. */
+  readonly packing: Packing;
 }
-/** A model with an adapter on it (and beneath the adapter of a classifier the head that it fills), or as it is where none is named. */
+/**
+ * A model with an adapter on it (and beneath the adapter of a classifier the head that it fills), or as it is where none is named. The base is
+ * packed as it was when the adapter was trained, unless `asked` says otherwise.
+ */
 export async function openAdapted(
   source: string,
   adapter: string | undefined,
   engine: Engine,
-  packing: Packing = 'none',
+  asked: Packing | null = null,
 ): Promise<Adapted> {
   const kind = adapter === undefined ? null : await adapterKind(adapter); // before the model is read
+  const packing = await packingFor(adapter, asked);
   // An adapter of our own format is attached without preparing, and then some methods need the weights as numbers.
   const opened = await openModel(source, packing === 'none' && kind !== 'own' ? 'keep' : 'float32');
   const base = packed(opened.model, packing);
   const own = namesOf(opened);
-  if (adapter === undefined) return { ...opened, model: base, labels: own };
+  if (adapter === undefined) return { ...opened, model: base, labels: own, packing };
   const labels = await labelsOf(adapter);
   const headed = labels === null ? base : freeze(withHead(base, opened.config, labels.length, rng(0)));
-  return { ...opened, model: await withAdapter(headed, adapter, engine), labels: labels ?? own };
+  return { ...opened, model: await withAdapter(headed, adapter, engine), labels: labels ?? own, packing };
 }
 
 /** Names of the classes of a checkpoint that is a classifier of texts itself; null for any other. */
@@ -164,11 +170,14 @@ function namesOf({ config, checkpoint }: Opened): readonly string[] | null {
 }
 
 /** Every method that an adapter of our own format may name. */
-export const CONFIGURABLES: readonly AnyMade[] = methods.flatMap((m) => m.configurable ?? []);
+export const CONFIGURABLES: readonly AnyMade[] = [
+  ...methods.flatMap((m) => m.configurable ?? []),
+  ...[adapterDrop, ssfLinear, ssfNorm, packedWeights, embedAndNorm, noahPrompt], // parts of compositions that are not in the list themselves
+];
 
 export async function withAdapter(model: Model, folder: string, engine: Engine): Promise<Model> {
   if ((await adapterKind(folder)) === 'peft') return (await loadPeft(model, folder, { engine, warn: (m) => console.error(m) })).model;
-  return loadAdapter(model, folder, CONFIGURABLES);
+  return loadAdapter(model, folder, CONFIGURABLES, { engine });
 }
 
 /** The engine of --engine and --mode; says which, and why, on the error output. */

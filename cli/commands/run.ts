@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import type { Engine } from '../../core/engine.ts';
 import { breathe } from '../../io/interrupt.ts';
+import { pageFolder } from '../../io/pageFolder.ts';
 import type { ProgressView } from '../../io/progress.ts';
 import { type Extra, readState, saveState } from '../../io/state.ts';
 import type { Model } from '../../nn/layer.ts';
@@ -10,6 +11,7 @@ import { adamw8bit } from '../../optim/adamw8bit.ts';
 import { clipByNorm } from '../../optim/clip.ts';
 import { fit, type Portion } from '../../optim/fit.ts';
 import type { Optimizer } from '../../optim/optimizer.ts';
+import { paged } from '../../optim/paged.ts';
 import { constant, cosine, linear, type Schedule, warmup } from '../../optim/schedule.ts';
 import { sgd } from '../../optim/sgd.ts';
 import { type Batch, type Fed, trainer } from '../../optim/trainer.ts';
@@ -47,9 +49,14 @@ interface Kept {
   readonly measured: [step: number, value: number][];
 }
 
+/** Pages lie in the folder of the run: where the system's folder for temporary files is in memory, nothing would be saved there. */
+const inPages = (optimizer: Optimizer, c: TrainConfig): Optimizer =>
+  paged(optimizer, { budget: c.budget * 2 ** 20, spill: pageFolder(c.out) });
 const OPTIMIZERS: Readonly<Record<TrainConfig['optimizer'], (c: TrainConfig) => Optimizer>> = {
   adamw: ({ lr, weightDecay }) => adamw({ lr, weightDecay }),
   adamw8bit: ({ lr, weightDecay }) => adamw8bit({ lr, weightDecay }),
+  paged: (c) => inPages(adamw({ lr: c.lr, weightDecay: c.weightDecay }), c),
+  paged8bit: (c) => inPages(adamw8bit({ lr: c.lr, weightDecay: c.weightDecay }), c),
   sgd: ({ lr, weightDecay }) => sgd({ lr, weightDecay, momentum: 0.9 }),
 };
 const SCHEDULES: Readonly<Record<TrainConfig['schedule'], () => Schedule>> = { linear, cosine, constant };

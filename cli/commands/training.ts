@@ -8,7 +8,7 @@ import { columns } from '../../core/columns.ts';
 import type { Engine } from '../../core/engine.ts';
 import { nearest } from '../../core/nearest.ts';
 import { rng } from '../../core/rng.ts';
-import { isJsonObject, parseJson } from '../../io/adapterJson.ts';
+import { applied, isJsonObject, parseJson } from '../../io/adapterJson.ts';
 import { saveAdapter } from '../../io/adapters.ts';
 import { curves, writeFigure } from '../../io/figure.ts';
 import { writeAtomic } from '../../io/files.ts';
@@ -20,18 +20,31 @@ import { readRecords, type TextRecord } from '../../io/records.ts';
 import { unfreeze } from '../../nn/freeze.ts';
 import type { Model } from '../../nn/layer.ts';
 import { methods } from '../../peft/all.ts';
-import type { Transform } from '../../peft/method.ts';
+import { programs } from '../../peft/lists/programs.ts';
+import type { Env, Transform } from '../../peft/method.ts';
 import { qlora } from '../../peft/reparameterized/qlora.ts';
 import { report } from '../../peft/report.ts';
 import { UsageError } from '../usage.ts';
 import type { TrainCall, TrainConfig } from './config.ts';
-import { engineFor, LABELS_FILE, type Opened, openModel, packed, reader } from './open.ts';
+import { engineFor, LABELS_FILE, type Opened, openModel, reader } from './open.ts';
+import { packed, writePacking } from './packing.ts';
 import { type Run, runOf } from './run.ts';
 import { classification, type Job, language, type Texts } from './task.ts';
 
 const CONFIG = 'train.json';
 const STATE = 'state.safetensors';
+/** What `qlora` packs its base in. */
+const QLORA_PACKING = 'nf4-double';
 const QLORA = z.strictObject({ rank: z.int().min(1), alpha: z.number().positive(), dropout: z.number().min(0).max(0.99) }).partial();
+
+/** Methods that files of Hugging Face PEFT hold, alone or beside another (the LoRA of Supra, that of embeddings). */
+const IN_PEFT: ReadonlySet<string> = new Set(PEFT_FORMATS.flatMap((f) => [f, ...(f.beside ?? [])]).map((f) => f.method));
+
+/** What to do with methods that train nothing unless told to. */
+const REMEDY: Readonly<Record<string, string>> = {
+  arrow:
+    'It chooses between LoRAs that are trained already: combine them with arrowOf (peft/reparameterized/arrowOf.ts), or give the folder of such a mixture as --adapter to tinypeft eval or generate. To train experts from the start: --option trainExperts=true',
+};
 
 /** `args` are said again where a run was interrupted. */
 export async function training({ config: c, resume, json }: TrainCall, args: readonly string[]): Promise<void> {
@@ -50,6 +63,10 @@ export async function training({ config: c, resume, json }: TrainCall, args: rea
   console.error(`data     ${job.described}`);
   const model = await prepared(job, opened, transform, c, engine, job.calibration);
   const { total } = report(model);
+  if (total.trainable === 0)
+    throw new UsageError(
+      `${c.method}: with these options it has nothing to train. ${REMEDY[c.method] ?? 'Give it others, or take another method'}`,
+    );
   console.error(`method   ${c.method}: ${total.trainable.toLocaleString('en-US')} trainable numbers`);
   const run = await runOf(job, model, c, {
     engine,
@@ -99,13 +116,16 @@ function methodOf(c: TrainConfig): (() => Transform) | null {
     const given = Object.fromEntries(Object.entries(own.data).filter(([, v]) => v !== undefined));
     return () => qlora({ seed, ...given });
   }
+  const program = programs.find((p) => p.name === c.method);
+  if (program !== undefined)
+    throw new UsageError(`method: ${c.method} is a program of several stages (${program.says}), not one training: see ${program.file}`);
   const listed = methods.find((m) => m.name === c.method);
   if (listed === undefined)
     throw new UsageError(
       `method: there is no ${c.method}. Nearest: ${nearest(
         c.method,
         methods.map((m) => m.name),
-      ).join(', ')}. All: tinypeft methods`,
+      ).join(', ')}. All: tinypeft methods, the first table`,
     );
   try {
     const made = listed.configured({ seed, ...options });
@@ -115,7 +135,7 @@ function methodOf(c: TrainConfig): (() => Transform) | null {
         throw new RangeError(
           `format: a folder of Hugging Face PEFT has ${c.method} over LoRAs that were trained before, and here it begins with experts drawn at random; leave format out`,
         );
-      if (names.length !== 1 || !PEFT_FORMATS.some((f) => f.method === names[0]))
+      if (names.some((name) => !IN_PEFT.has(name)))
         throw new RangeError(
           `format: Hugging Face PEFT has no file for ${c.method}; leave format out, and it is written as tinypeft's own`,
         );
@@ -141,7 +161,24 @@ async function prepared(
   const headed = job.headed(packed(model, c.quantize), rng(c.seed).split('head'));
   if (method === null) return unfreeze(headed, () => true);
   const transform = method();
-  return (await transform.prepare(headed, { engine, batches: calibration.batches, loss: calibration.loss, seed: c.seed }))(headed);
+  const looked = { at: false };
+  const env: Env = {
+    engine,
+    get batches() {
+      looked.at = true;
+      return calibration.batches;
+    },
+    loss: calibration.loss,
+    seed: c.seed,
+  };
+  const attached = (await transform.prepare(headed, env))(headed);
+  const theirs = transform.parts.every(({ method: m }) => IN_PEFT.has(m.name));
+  const untellable = c.quantize !== 'none' && applied(attached).replaced.size > 0; // a start taken out of packed weights is no file of PEFT
+  if (looked.at && (c.format === 'own' || !theirs || untellable))
+    console.error(
+      `adapter  ${c.method} looks at data before it attaches, and files of this library's own do not hold what it found: tinypeft will not open this adapter again, only a program can (loadAdapter onto the attached model)`,
+    );
+  return attached;
 }
 
 /** The share kept aside, drawn by the seed; of one record of prose, its end. */
@@ -160,7 +197,7 @@ function split(records: readonly TextRecord[], measured: readonly TextRecord[] |
 }
 
 /** What may differ in a resumed run: it changes no number. */
-const FREE: ReadonlySet<string> = new Set(['save', 'format']);
+const FREE: ReadonlySet<string> = new Set(['save', 'format', 'budget']);
 
 /** Writes down the configuration, or compares it with that of the run to go on with. */
 async function begin(c: TrainConfig, resume: boolean): Promise<void> {
@@ -210,6 +247,7 @@ async function write(run: Run, job: Job, c: TrainConfig, engine: Engine): Promis
   );
   const saved = await replaced(folder, async (fresh) => {
     const answer = await save(run.model, fresh, c, engine, job);
+    await writePacking(fresh, c.method === 'qlora' ? QLORA_PACKING : c.quantize);
     if (job.labels !== null) await writeAtomic(join(fresh, LABELS_FILE), [new TextEncoder().encode(`${JSON.stringify(job.labels)}\n`)]);
     return answer;
   });

@@ -2,6 +2,7 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Model } from '../../nn/layer.ts';
+import { mustBeFile } from '../files.ts';
 import { parseConfig } from './architectures.ts';
 import { type CheckpointConfig, isDecoder, type JsonObject } from './config.ts';
 import { skeleton } from './skeleton.ts';
@@ -10,6 +11,7 @@ import { filled, type Kept, openWeights } from './weights.ts';
 /** The text of a file of a model folder; says what a model folder holds where there is none. */
 export async function fileOf(folder: string, name: string): Promise<string> {
   const path = join(folder, name);
+  await mustBeFile(path);
   try {
     return await readFile(path, 'utf8');
   } catch (e) {

@@ -9,7 +9,7 @@ import { substitute } from '../../nn/tree.ts';
 import { halfWeight } from '../../quant/half.ts';
 import { isJsonObject, parseJson } from '../adapterJson.ts';
 import { fourBitNames, fourBitParts, readFourBit } from '../bitsandbytes.ts';
-import { openSafetensors, some, type TensorFile } from '../files.ts';
+import { mustBeFile, openSafetensors, some, type TensorFile } from '../files.ts';
 import type { Entry } from '../safetensors.ts';
 import { type CheckpointConfig, isDecoder } from './config.ts';
 import { type Slot, type Slots, slotsOf, transposed } from './slots.ts';
@@ -63,6 +63,7 @@ export async function openWeights(folder: string): Promise<Weights> {
 
 async function openShards(folder: string): Promise<Weights> {
   const path = join(folder, INDEX);
+  await mustBeFile(path);
   const index = parseIndex(await readFile(path, 'utf8'), path);
   const files = new Map<string, TensorFile>();
   const close = async (): Promise<void> => {

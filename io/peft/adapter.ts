@@ -2,7 +2,7 @@
 import { show } from '../../core/shape.ts';
 import { type Param, paramOf, type Tensor } from '../../core/tensor.ts';
 import { numberOf } from '../../nn/backbone.ts';
-import { type AnyLayer, type Field, isLayer, type Model } from '../../nn/layer.ts';
+import { type AnyLayer, type Field, isLayer, type Model, ofKind } from '../../nn/layer.ts';
 import { layers, tensors } from '../../nn/tree.ts';
 import { bare } from '../../peft/site.ts';
 import type { Json } from '../adapterJson.ts';
@@ -145,7 +145,6 @@ export const where = ({ on }: AnyFormat): string =>
 /** [out, in] of a linear layer's weight. */
 export function weightShape({ layer }: Pick<Place, 'layer'>): readonly [number, number] {
   const w = bare(layer).fields.weight;
-  const value = isLayer(w) ? [...tensors(bare(w))][0] : undefined;
-  if (value === undefined) throw new Error('a linear layer without a weight');
-  return value.tensor.shape as readonly [number, number];
+  if (!isLayer(w)) throw new Error('a linear layer without a weight');
+  return ofKind(bare(w), 'weight')().shape as readonly [number, number]; // of what it unpacks to, where it is packed
 }

@@ -1,12 +1,12 @@
 // What an adapter file replaces in the network itself: heads and other modules saved whole, trained biases, embeddings.
 import { same } from '../../core/shape.ts';
-import { leaf, param, paramOf } from '../../core/tensor.ts';
-import { type AnyLayer, isLayer, type Model } from '../../nn/layer.ts';
+import { leaf, param, paramOf, type Tensor } from '../../core/tensor.ts';
+import { type AnyLayer, isLayer, type Model, ofKind } from '../../nn/layer.ts';
 import { weight } from '../../nn/linear.ts';
 import { rewrite } from '../../nn/tree.ts';
 import { bare } from '../../peft/site.ts';
 import type { Names, Place } from '../names.ts';
-import { headShares, PARTS, ROOT, shapes, type tableOf } from './adapter.ts';
+import { headShares, PARTS, ROOT, shapes } from './adapter.ts';
 import type { Common } from './config.ts';
 import type { Table } from './format.ts';
 import { savedWhole } from './targets.ts';
@@ -83,10 +83,8 @@ export function replaceBase(model: Model, names: Names, c: Common, file: Tensors
     }),
   };
 }
-const oldTensor = (l: AnyLayer) => {
-  const value = bare(l).fields.value;
-  return typeof value === 'object' && value !== null && 'source' in value ? (value as Parameters<typeof tableOf>[0]) : null;
-};
+/** The tensor that a weight layer answers: its numbers, or a recipe where it is packed. */
+const oldTensor = (l: AnyLayer): Tensor | null => (l.kind === 'weight' ? ofKind(bare(l), 'weight')() : null);
 
 /** One key for both sides of a tied pair whose numbers in the file are equal. */
 function tiedTo(names: Names, path: string, part: string, found: ReadonlyMap<string, Partial<Record<string, Table>>>): string | null {

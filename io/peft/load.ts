@@ -8,7 +8,7 @@ import type { Model } from '../../nn/layer.ts';
 import { layers, mapTensors } from '../../nn/tree.ts';
 import type { Transform } from '../../peft/method.ts';
 import { sitesOf as sitesIn } from '../../peft/site.ts';
-import { exists, openSafetensors, some, type TensorFile } from '../files.ts';
+import { exists, mustBeFile, openSafetensors, some, type TensorFile } from '../files.ts';
 import { type Architecture, type Names, namesOf, type Place } from '../names.ts';
 import {
   CONFIG_FILE,
@@ -65,6 +65,7 @@ export async function readConfig(folder: string): Promise<ConfigFile> {
   const [plain, router] = [join(folder, CONFIG_FILE), join(folder, ROUTER, CONFIG_FILE)];
   const file = !(await exists(plain)) && (await exists(router)) ? router : plain;
   let text: string;
+  await mustBeFile(file);
   try {
     text = await readFile(file, 'utf8');
   } catch (e) {
@@ -73,9 +74,10 @@ export async function readConfig(folder: string): Promise<ConfigFile> {
   }
   return parseConfig(text, file);
 }
-async function weightsIn(folder: string): Promise<TensorFile> {
+/** The file of an adapter's tensors; where there is none, what is there instead and what to do. */
+export async function weightsPath(folder: string): Promise<string> {
   const path = join(folder, WEIGHTS_FILE);
-  if (await exists(path)) return openSafetensors(path);
+  if (await exists(path)) return path;
   if (await exists(join(folder, PICKLE_FILE)))
     throw new Error(
       `${join(folder, PICKLE_FILE)}: is a pickle, which can run any program when it is opened, so it is not read here. Convert it where you trust it: PeftModel.from_pretrained(base, folder).save_pretrained(folder) writes ${WEIGHTS_FILE}`,
@@ -92,7 +94,7 @@ async function weightsIn(folder: string): Promise<TensorFile> {
 export async function loadPeft(model: Model, folder: string, options: LoadOptions = {}): Promise<LoadedPeft> {
   const { formats = PEFT_FORMATS, architecture, engine, warn = (m) => console.warn(m) } = options;
   const file = await readConfig(folder);
-  await using weights = await weightsIn(dirname(file.file));
+  await using weights: TensorFile = await openSafetensors(await weightsPath(dirname(file.file)));
   const { format: alone, config, warnings } = understood(file, formats);
   const names = namesOf(model, architecture);
   const experts = await expertsFor(alone, config, model, folder, options, file, names);

@@ -2,10 +2,11 @@
 import { mkdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Engine } from '../../core/engine.ts';
+import { halvesAtHand } from '../../core/halves.ts';
 import { same } from '../../core/shape.ts';
 import { paramOf } from '../../core/tensor.ts';
 import { realize } from '../../nn/freeze.ts';
-import { type AnyLayer, isLayer, type Model } from '../../nn/layer.ts';
+import { type AnyLayer, isLayer, type Model, ofKind } from '../../nn/layer.ts';
 import { layers, tensors } from '../../nn/tree.ts';
 import { asLora } from '../../peft/reparameterized/pissa.ts';
 import { bare } from '../../peft/site.ts';
@@ -243,8 +244,10 @@ function baseOf(names: Names, found: readonly Found[], task: Task, like: PeftFil
   return { tables, modules, biases };
 }
 function table(p: Place, l: AnyLayer, part: string): Table {
-  const own = tableOf([...tensors(bare(l))][0]!.tensor);
-  if (own === null) throw new Error(`savePeft: ${p.path}.${part} is a recipe; await realize(model, engine) first`);
+  const w = ofKind(bare(l), 'weight')(); // of halves, the numbers and not the codes
+  const halves = halvesAtHand(w);
+  const own = halves === null ? tableOf(w) : { data: halves, shape: w.shape };
+  if (own === null) throw new Error(`savePeft: ${p.path}.${part} is a recipe, or packed; await realize(unpacked(model), engine) first`);
   return p.turned && part === 'weight' ? turnedTable(own) : own;
 }
 /** What the library calls embeddings: where one of them is among the targets, tables of words that are adapted go along whole. */

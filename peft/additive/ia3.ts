@@ -24,7 +24,7 @@ function sizeAt(site: Site<'linear'>, c: Ia3Config): number {
 const factors = (l: Tensor, out: number): Tensor => (l.shape[0] === out ? l : concat([full([out - l.shape[0]!], 1), l], 0));
 
 /**
- * In a network with a fused projection (`fusedQkv`) name it instead of k and v: `where: ['qkv', 'down']`.
+ * A fused projection (`fusedQkv`) stands in for k and v, of which l is as long as the two.
  * l starts at 1 and is not decayed: decay would pull towards 0, which is not where the base is. With rotary positions k is rescaled
  * before it is rotated. Count: d_k + d_v + f for each block.
  */

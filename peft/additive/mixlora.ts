@@ -4,7 +4,7 @@
 import { hybrid } from '../combine.ts';
 import type { Transform } from '../method.ts';
 import { lora } from '../reparameterized/lora.ts';
-import type { Where } from '../site.ts';
+import { orFused, type Where } from '../site.ts';
 import type { MixloraConfig } from './mixloraExpert.ts';
 import { mixloraExperts } from './mixloraExperts.ts';
 
@@ -13,7 +13,7 @@ import { mixloraExperts } from './mixloraExperts.ts';
  * Count: per block E·Σ r(in + out) over the feed-forward layers, E·d, and r(in + out) at each attention layer.
  */
 export const mixlora = ({
-  attention = ['q', 'k', 'v', 'o'],
+  attention = orFused(['q', 'k', 'v', 'o']),
   ...c
 }: Partial<MixloraConfig> & { readonly attention?: Where; readonly seed?: number } = {}): Transform => {
   const { rank = 16, alpha = 32, dropout = 0, seed = 0 } = c;

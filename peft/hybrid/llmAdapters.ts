@@ -8,6 +8,7 @@ import { prefixTuning } from '../additive/prefixTuning.ts';
 import { hybrid } from '../combine.ts';
 import type { Transform } from '../method.ts';
 import { lora } from '../reparameterized/lora.ts';
+import { orFused } from '../site.ts';
 
 export type Placement = 'prefix' | 'series' | 'parallel' | 'lora';
 export interface LlmAdaptersConfig {
@@ -30,7 +31,7 @@ export function llmAdapters(placement: Placement, options: Partial<LlmAdaptersCo
     prefix: () => prefixTuning({ length, bottleneck: null, seed }),
     series: () => houlsby({ bottleneck, init: 'zero', where: 'mlp', seed }),
     parallel: () => parallelAdapter({ bottleneck, scale: 1, where: 'mlp', seed }),
-    lora: () => lora({ rank, alpha, dropout, where: ['q', 'k', 'v', 'up', 'down'], seed }),
+    lora: () => lora({ rank, alpha, dropout, where: orFused(['q', 'k', 'v', 'up', 'down']), seed }),
   };
   if (!Object.hasOwn(placements, placement))
     throw new RangeError(

@@ -50,7 +50,7 @@ export function noah(
   const each = (sizes: readonly number[], make: (size: number, at: (rest: string) => RegExp) => Transform): Transform[] =>
     sizes.flatMap((size, block) => (size === 0 ? [] : [make(size, (rest) => new RegExp(`blocks\\.${block}\\.${rest}$`))]));
   const parts = [
-    ...each(config.lora, (rank, at) => lora({ rank, alpha: rank, where: at('attn\\.(q|k|v)'), seed })),
+    ...each(config.lora, (rank, at) => lora({ rank, alpha: rank, where: at('attn\\.(q|k|v|qkv)'), seed })),
     ...each(config.adapter, (bottleneck, at) => houlsby({ bottleneck, activation, where: at('mlp'), seed })),
     ...each(config.prompt, (length, at) => noahPrompt({ length, where: at('attn\\.attend'), seed })),
   ];

@@ -17,7 +17,7 @@ export type Strategy = (typeof STRATEGIES)[number];
 export interface S4Group {
   readonly blocks: readonly number[];
   readonly adapter: number; // bottleneck m
-  readonly lora: number; // rank, on q and v, with α = rank
+  readonly lora: number; // rank, on q and v (where they are one layer, on that), with α = rank
   readonly prefix: number; // length p
   readonly bitfit: boolean;
 }
@@ -29,7 +29,7 @@ export function s4(groups: readonly S4Group[], seed = 0): Transform {
     's4',
     ...groups.flatMap(({ blocks, ...g }, k) => [
       ...(g.bitfit ? [bitfit({ where: at(blocks, '.*bias') })] : []),
-      ...(g.lora > 0 ? [lora({ rank: g.lora, alpha: g.lora, where: at(blocks, 'attn\\.(q|v)'), seed: seed + k })] : []),
+      ...(g.lora > 0 ? [lora({ rank: g.lora, alpha: g.lora, where: at(blocks, 'attn\\.(q|v|qkv)'), seed: seed + k })] : []),
       ...(g.adapter > 0 ? [pfeiffer({ bottleneck: g.adapter, where: at(blocks, 'mlp'), seed: seed + k })] : []),
       ...(g.prefix > 0 ? [prefixTuning({ length: g.prefix, bottleneck: null, attend: at(blocks, 'attn\\.attend'), seed: seed + k })] : []),
     ]),

@@ -7,7 +7,7 @@ import { lora, type UpdateConfig } from '../reparameterized/lora.ts';
 import { type SupertuningConfig, supertuning } from '../selective/supertuning.ts';
 
 export interface SupraConfig extends SupertuningConfig, Pick<UpdateConfig, 'rank' | 'alpha' | 'dropout'> {
-  readonly where: readonly string[]; // names of linear layers
+  readonly where: readonly string[]; // names of linear layers; LoRA's own choice where it is not given
   readonly seed: number;
 }
 
@@ -18,11 +18,11 @@ export const supra = ({
   rank = 8,
   alpha = 2 * rank,
   dropout = 0,
-  where = ['q', 'v'],
+  where,
   seed = 0,
 }: Partial<SupraConfig> = {}): Transform =>
   hybrid(
     'supra',
-    supertuning({ sparsity, select, where: where.map((name) => `${name}.weight`), seed }),
-    lora({ rank, alpha, dropout, where, seed }),
+    supertuning({ sparsity, select, ...(where && { where: where.map((name) => `${name}.weight`) }), seed }),
+    lora({ rank, alpha, dropout, ...(where && { where }), seed }),
   );

@@ -4,7 +4,7 @@ import { between } from '../check.ts';
 import type { Env } from '../method.ts';
 import { observe } from '../observe.ts';
 import { afterRows, type Principal, steady } from '../pca.ts';
-import { pick, type Site, type Where } from '../site.ts';
+import { orFused, pick, type Site, type Where } from '../site.ts';
 
 /** Principal directions of every site's input, at most `most`, over batches until they are steady. */
 export async function principals(
@@ -48,7 +48,12 @@ const real = (rows: Float64Array, into: number): Float64Array => {
 export async function evaRanks(
   model: Model,
   env: Env,
-  { rank = 8, rho = 2, tau = 0.99, where = ['q', 'v'] as Where }: { rank?: number; rho?: number; tau?: number; where?: Where } = {},
+  {
+    rank = 8,
+    rho = 2,
+    tau = 0.99,
+    where = orFused(['q', 'v'] as Where),
+  }: { rank?: number; rho?: number; tau?: number; where?: Where } = {},
 ): Promise<{ readonly ranks: Readonly<Record<string, number>>; readonly where: readonly string[] }> {
   between('evaRanks', 'rho', rho, 1, Number.MAX_VALUE);
   const sites = pick(model, 'linear', where, 'eva');

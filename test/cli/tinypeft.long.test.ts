@@ -141,10 +141,24 @@ describe('a language model', () => {
       'nf4',
     );
     const on = ['--model', 'model', '--data', 'pairs.jsonl', '--adapter', 'q/adapter'];
-    expect(await loss(...on, '--quantize', 'nf4-double')).not.toBe(await loss(...on));
+    expect(await loss(...on, '--quantize', 'nf4-double')).toBe(await loss(...on)); // it is what the adapter says itself
+    expect(await loss(...on, '--quantize', 'none')).not.toBe(await loss(...on));
     expect(await refused(2, 'train', '--model', 'model', '--data', 'pairs.jsonl', '--method', 'qlora', '--option', 'where=q')).toMatch(
       /--quantize nf4-double/,
     );
+  });
+
+  test('states in pages: the adapter of the optimizer without them, byte for byte, and no page is left', async () => {
+    const on = ['--model', 'model', '--data', 'pairs.jsonl', '--method', 'qlora', '--option', 'rank=4'];
+    for (const [plain, pages] of [
+      ['adamw', 'paged'],
+      ['adamw8bit', 'paged8bit'],
+    ] as const) {
+      await train(...on, '--optimizer', plain, '--out', plain);
+      await train(...on, ...(pages === 'paged' ? [] : ['--optimizer', pages]), '--budget', '1', '--out', pages);
+      expect(await adapterBytes(pages)).toEqual(await adapterBytes(plain));
+      expect((await readdir(join(root, pages))).sort()).toEqual(['adapter', 'curve.svg', 'train.json']);
+    }
   });
 
   test('full fine-tuning: ours, and a checkpoint by merge', async () => {

@@ -3,6 +3,7 @@ import { readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { readTrainCall, type TrainCall } from '../../cli/commands/config.ts';
+import { qloraRecipe } from '../../peft/reparameterized/qloraRecipe.ts';
 import { lastLine, tinypeft, workplace } from './tinypeft.ts';
 
 let root = '';
@@ -41,6 +42,11 @@ describe.concurrent('tinypeft', () => {
     expect(err).toMatch(/inspect {4}what is in a checkpoint/);
   });
 
+  test('nobody reads its output: it ends, and says nothing', async () => {
+    const { code, err } = await tinypeft(root, ['train', '--schema'], () => {}, { unread: true });
+    expect([code, err]).toEqual([0, '']);
+  });
+
   test('bad data: exit 1 and every line', async () => {
     await writeFile(join(root, 'bad.jsonl'), '{"prompt":"a","completion":"b"}\nnope\n{"prompt":"a"}\n');
     const { code, err } = await tinypeft(root, ['train', '--model', 'model', '--data', 'bad.jsonl', '--out', 'never']);
@@ -71,11 +77,28 @@ describe('the configuration of a training', () => {
     expect([resume, json]).toEqual([true, true]);
   });
 
+  test('qlora trains as its paper does, unless told otherwise', async () => {
+    const { optimizer, schedule } = qloraRecipe({ spill: () => Promise.reject(new Error('no page is written here')) });
+    const { config } = await call('--method', 'qlora');
+    expect(config).toMatchObject({ optimizer: 'paged', budget: 16, clip: 0.3, schedule: 'constant', warmup: 0, lr: 2e-4, weightDecay: 0 });
+    expect(optimizer.config).toMatchObject({ lr: config.lr, weightDecay: config.weightDecay });
+    expect(schedule({ step: 9, total: 10 })).toBe(1);
+    const own = ['--optimizer', 'adamw', '--clip', 'null', '--schedule', 'linear'];
+    expect((await call('--method', 'qlora', ...own)).config).toMatchObject({
+      optimizer: 'adamw',
+      clip: null,
+      schedule: 'linear',
+      warmup: 0,
+    });
+    expect((await call()).config).toMatchObject({ optimizer: 'adamw', clip: 1, schedule: 'linear', weightDecay: 0.01 });
+  });
+
   const wrong: readonly (readonly [args: readonly string[], says: RegExp])[] = [
     [['--modle', 'x'], /there is no --modle. Nearest: .*--model.*\nAll flags: tinypeft train --help/],
     [['--rows', '0'], /rows: Too small/],
     [['--rows', 'many'], /rows: Invalid input/],
     [['--rows', '007'], /rows: Invalid input/],
+    [['--budget', '0.5'], /budget: Invalid input/],
     [['--engine', 'cuda'], /engine: Invalid option.*simd/],
     [['--option', 'rank'], /--option rank: must be name=value/],
     [['--option', '__proto__=1'], /no method has such an option/],

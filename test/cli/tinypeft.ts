@@ -4,6 +4,7 @@ import { copyFile, mkdir, mkdtemp, readFile, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { vi } from 'vitest';
 
 const at = (path: string): string => fileURLToPath(new URL(`../../${path}`, import.meta.url));
 const PROGRAM = at('cli/tinypeft.mjs');
@@ -20,10 +21,12 @@ export function tinypeft(
   cwd: string,
   args: readonly string[],
   meanwhile: (err: string, child: ChildProcess) => void = () => {},
+  { unread = false } = {},
 ): Promise<Ended> {
   return new Promise((done) => {
     const child = spawn(process.execPath, [PROGRAM, ...args], { cwd, env: { ...process.env, TINYPEFT_ENGINE: 'float64' } });
     const said = { out: '', err: '' };
+    if (unread) child.stdout.destroy();
     child.stdout.on('data', (d: Buffer) => {
       said.out += d.toString();
     });
@@ -70,3 +73,21 @@ export async function workplace(): Promise<string> {
 /** The JSON object on the last line. */
 export const lastLine = (out: string): Readonly<Record<string, unknown>> =>
   JSON.parse(out.trim().split('\n').at(-1)!) as Readonly<Record<string, unknown>>;
+
+type Command = (args: readonly string[]) => Promise<void>;
+/** A command inside this process, which is quicker: what it said. Engine float64; one at a time, for it listens to the console. */
+export async function called(command: Command, args: readonly string[]): Promise<{ readonly out: string; readonly err: string }> {
+  const [out, err]: [string[], string[]] = [[], []];
+  const spies = [
+    vi.spyOn(console, 'log').mockImplementation((line: string) => void out.push(line)),
+    vi.spyOn(console, 'error').mockImplementation((line: string) => void err.push(line)),
+    vi.spyOn(process.stderr, 'write').mockImplementation(() => true), // the progress bar
+    vi.spyOn(process.stdout, 'write').mockImplementation(() => true), // tokens as they come
+  ];
+  try {
+    await command([...args, '--engine', 'float64']);
+  } finally {
+    for (const s of spies) s.mockRestore();
+  }
+  return { out: out.join('\n'), err: err.join('\n') };
+}

@@ -266,10 +266,13 @@ describe('what does not fit is refused, with the difference', () => {
 
   test('options that are not JSON are named, and the attached model still loads', async () => {
     const shaped = like('shaped', { f: (n: number) => n });
-    const model = moved(shaped()(base), 1);
+    const other = { f: (n: number) => 2 * n };
+    const model = moved(shaped(other)(base), 1);
     const path = await saved('shaped', model);
     await expect(loadAdapter(base, path, [shaped])).rejects.toThrow('the options f of shaped could not be written as JSON');
-    expect(bits(await loadAdapter(shaped()(base), path))).toEqual(bits(model));
+    expect(bits(await loadAdapter(shaped(other)(base), path))).toEqual(bits(model));
+    const usual = moved(shaped()(base), 2); // but the default is known without the file
+    expect(bits(await loadAdapter(base, await saved('usual', usual), [shaped]))).toEqual(bits(usual));
   });
 
   test('nothing to save; no adapter; another file', async () => {

@@ -1,7 +1,16 @@
 // Training texts from files: every kind comes back as it was written, and every bad line is named by its number and its fault.
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import fc from 'fast-check';
-import { describe, expect, test } from 'vitest';
-import { parseRecords, type TextRecord } from '../../io/records.ts';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { parseRecords, readRecords, type TextRecord } from '../../io/records.ts';
+
+let folder = '';
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'tinypeft-records-'));
+});
+afterAll(() => rm(folder, { recursive: true }));
 
 const word = fc.string({ unit: 'grapheme', minLength: 1, maxLength: 12 }).filter((s) => s.trim() !== '');
 const message = fc.record({ role: fc.constantFrom('system', 'user', 'assistant', 'tool'), content: fc.string({ unit: 'grapheme' }) });
@@ -44,6 +53,32 @@ describe('what is written is read', () => {
   });
 });
 
+test('bytes that are no UTF-8 are refused with the place of the first one; a mark in front is no text', () =>
+  fc.assert(
+    fc.asyncProperty(
+      fc.string({ unit: 'grapheme' }),
+      fc.constantFrom([0xe9], [0xff], [0xef, 0xbf], [0xc3, 0x28], [0xed, 0xa0, 0x80]),
+      async (s, bad) => {
+        const before = Buffer.from(`a${s}`);
+        const path = join(folder, 'f.txt');
+        await writeFile(path, Buffer.concat([before, Buffer.from(bad), Buffer.from(' and more')]));
+        const at = new RegExp(`f.txt: is not UTF-8: byte ${before.length} \\(0x${bad[0]!.toString(16)}\\) begins no character.*iconv`);
+        await expect(readRecords(path)).rejects.toThrow(at);
+        await writeFile(path, Buffer.concat([Buffer.from([0xef, 0xbb, 0xbf]), before]));
+        expect(await readRecords(path)).toEqual([{ kind: 'text', text: `a${s}` }]);
+      },
+    ),
+    { numRuns: 40 },
+  ));
+test('UTF-16, a folder, nothing', async () => {
+  await writeFile(join(folder, 'f.csv'), Buffer.from('\ufefftext\na', 'utf16le'));
+  await expect(readRecords(join(folder, 'f.csv'))).rejects.toThrow(
+    /byte 0 \(0xff\) begins no character; it looks like UTF-16\. .*iconv -f UTF-16/,
+  );
+  await expect(readRecords(folder)).rejects.toThrow(/is a folder; name a file of texts/);
+  await expect(readRecords(join(folder, 'no.txt'))).rejects.toThrow(/no.txt: no such file/);
+});
+
 describe('what is wrong is named by line', () => {
   const said = (content: string, path: string): string => {
     try {
@@ -66,8 +101,17 @@ describe('what is wrong is named by line', () => {
     ['{"messages":[{"role":"bot","content":"a"}]}', 'f.jsonl', /line 1: message 0: role must be one of system, user, assistant, tool/],
     ['{"messages":[{"role":"user","content":1}]}', 'f.jsonl', /line 1: message 0: content must be a text/],
     ['{"messages":[{"role":"user","content":"a"}]}', 'f.jsonl', /line 1: no message is the assistant/],
-    ['text,label\na,b\nc', 'f.csv', /f.csv: .*line 3/],
-    ['text,label\n"a,b', 'f.csv', /f.csv: .*/],
+    ['text,label\na,b\nc', 'f.csv', /f.csv: one line is no record\n {2}line 3: has 1 field, the header has 2 \(text, label\)/],
+    ['text,label\n"a,b\n\nc,d\n', 'f.csv', /one line is no record\n {2}line 2: a quote is never closed in "\\"a,b"/],
+    [
+      'text,label\n"a"b,c\nd,e,f\n',
+      'f.csv',
+      /line 2: a quoted field goes on behind the quote that closes it.* in "\\"a\\"b,c"\n {2}line 3: has 3 fields/,
+    ],
+    ['text,label\r\n"a\r\nb",c\r\nd\r\n', 'f.csv', /one line is no record\n {2}line 4: has 1 field/],
+    ['text\tlabel\nsay "a"\tb\n', 'f.tsv', /line 2: a quote stands inside a field.* in "say \\"a\\"\\tb"/],
+    ['text,text\na,b\nc', 'f.csv', /one line is no record\n {2}line 1: the header names "text" twice/],
+    ['"text,label\na,b', 'f.csv', /one line is no record\n {2}line 1: a quote is never closed in "\\"text,label"/],
     ['', 'f.jsonl', /there is no record in it/],
     ['text,label\n', 'f.csv', /there is no record in it/],
     [' \n', 'f.txt', /f.txt: is empty/],
@@ -76,6 +120,27 @@ describe('what is wrong is named by line', () => {
   ];
   for (const [content, path, what] of cases)
     test(`${path}: ${JSON.stringify(content).slice(0, 60)}`, () => expect(said(content, path)).toMatch(what));
+
+  test('of a table, every bad line and no other, whatever surrounds it', () => {
+    const wordy = word.map((w) => `w${w}`); // a comma first would end what an open quote before it began: a table like any other
+    const good = fc.tuple(wordy, wordy).map((fields) => ({ text: fields.map(quoted).join(','), bad: false }));
+    const faults = fc.constantFrom('a', 'a,b,c', '"a"b,c', 'say "a",b', '"a,b'); // the last swallows what follows, up to the next quote
+    const bad = faults.map((text) => ({ text, bad: true }));
+    const lines = fc.array(fc.oneof(good, bad, fc.constant({ text: '', bad: false })), { minLength: 1, maxLength: 9 });
+    fc.assert(
+      fc.property(lines, fc.constantFrom('\n', '\r\n'), (all, end) => {
+        const expected: number[] = [];
+        let line = 2;
+        for (const l of all) {
+          if (l.bad) expected.push(line);
+          line += 1 + (l.text.match(/\r\n|\r|\n/g)?.length ?? 0);
+        }
+        const text = said(['text,label', ...all.map((l) => l.text)].join(end), 'f.csv');
+        expect([...text.matchAll(/^ {2}line (\d+):/gm)].map((m) => Number(m[1]))).toEqual(expected);
+      }),
+      { numRuns: 300 },
+    );
+  });
 
   test('of many, the first ten, and how many more', () => {
     const text = said(Array.from({ length: 25 }, () => '0').join('\n'), 'f.jsonl');

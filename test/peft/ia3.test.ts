@@ -96,7 +96,8 @@ test('a fused projection: only keys and values as in the paper, queries too on r
   const l = (await own(engine, model, `${at}.ia3`)).l![0]!;
   const expected = scaled(await before!, (_, j) => (j < WIDTH ? 1 : l[j - WIDTH]!));
   expect(apart((await after!).flat(), expected.flat())).toBeLessThan(1e-13);
-  expect(() => ia3()(base)).toThrow(
+  expect(trained(ia3()(base))).toBe(trained(ia3({ where: ['qkv', 'down'] })(base)));
+  expect(() => ia3({ where: ['k', 'v', 'down'] })(base)).toThrow(
     /where 'k' matches no linear .*Where queries, keys and values are one layer, write where: \['qkv', 'down'\]/s,
   );
 });
