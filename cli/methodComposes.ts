@@ -54,7 +54,8 @@ export function composing(): (m: Listed) => Promise<Composable> {
     for (const { merges, stays } of grounds) {
       const over = [await attaches(m, stays), await attaches(m, merges)];
       if (over.includes(null)) continue; // no place for it in this network
-      return over[0] ? 'any' : over[1] ? 'mergeable' : 'none';
+      // over layers with a method, and not over weights with one: it replaces the weight itself (PEQA)
+      return over[1] ? (over[0] ? 'any' : 'mergeable') : 'none';
     }
     throw new Error(`${m.name}: neither a small GPT-2 nor a small LLaMA has a place for it, so what it composes with is unknown`);
   };
