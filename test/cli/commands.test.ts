@@ -19,7 +19,9 @@ describe.concurrent('npm run methods', () => {
     const plain = (text: string): string => text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
     const cell = (text: string): string => plain(text.length > 20 ? `${text.slice(0, 19).trimEnd()}…` : text);
     for (const m of methods)
-      expect(out).toMatch(new RegExp(`^${[m.name, m.family, m.at.join(', '), m.paper.replace('https://', '')].map(cell).join(' +')} `, 'm'));
+      expect(out).toMatch(
+        new RegExp(`^${[m.name, m.family, m.at.join(', '), m.paper.replace('https://', '')].map(cell).join(' +')} `, 'm'),
+      );
     expect(out).toMatch(/^lora +reparameterized +linear +arXiv:2106\.09685 +.* +8,192 +8,192 +yes +yes +close$/m); // 2 layers × 2 × 8·(128 + 128)
     expect(out).toContain(`${methods.length} methods`);
   });
