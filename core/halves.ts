@@ -3,7 +3,7 @@
 // A number is base[e] + mantissa·step[e], e its sign and exponent bits: both exact in float32, subnormal numbers included.
 import { packedParts } from './ops/unpack.ts';
 import { size } from './shape.ts';
-import type { Tensor } from './tensor.ts';
+import type { Data, Tensor } from './tensor.ts';
 
 export type Half = 'f16' | 'bf16';
 export const bitsOf = { f16: { exponent: 5, mantissa: 10 }, bf16: { exponent: 8, mantissa: 7 } } as const;
@@ -31,13 +31,21 @@ export function fromHalf(bits: number, format: Half): number {
   return t[e]! + (bits & (2 ** mantissa - 1)) * t[t.length / 2 + e]!;
 }
 
-/** The numbers of a frozen matrix of halves, on the host and exactly; null for any other tensor. */
-export function halvesAtHand(t: Tensor): Float32Array | null {
+/** Where a frozen matrix of halves has its bytes; null for any other tensor. */
+function halvesOf(t: Tensor): { readonly bytes: Data; readonly from: number; readonly format: Half } | null {
   const { packing, parts } = packedParts(t) ?? {};
   const codes = parts?.codes?.source;
   if ((packing?.form !== 'f16' && packing?.form !== 'bf16') || codes?.kind !== 'leaf') return null;
-  const [bytes, from] = [codes.data, packing.from * packing.shape[1]];
+  return { bytes: codes.data, from: 2 * packing.from * packing.shape[1], format: packing.form };
+}
+export const isHalves = (t: Tensor): boolean => halvesOf(t) !== null;
+
+/** The numbers of a frozen matrix of halves, on the host and exactly; null for any other tensor. */
+export function halvesAtHand(t: Tensor): Float32Array | null {
+  const halves = halvesOf(t);
+  if (halves === null) return null;
+  const { bytes, from, format } = halves;
   const numbers = new Float32Array(size(t.shape));
-  for (let k = 0, i = 2 * from; k < numbers.length; k++, i += 2) numbers[k] = fromHalf(bytes[i]! | (bytes[i + 1]! << 8), packing.form);
+  for (let k = 0, i = from; k < numbers.length; k++, i += 2) numbers[k] = fromHalf(bytes[i]! | (bytes[i + 1]! << 8), format);
   return numbers;
 }

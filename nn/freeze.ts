@@ -3,6 +3,7 @@ import type { Engine } from '../core/engine.ts';
 import type { Numbers } from '../core/plan.ts';
 import { type Data, leaf, type Param, param, paramOf, stateOf, type Tensor } from '../core/tensor.ts';
 import type { Field } from './layer.ts';
+import { isPacked } from './linear.ts';
 import { layers, mapTensors, tensors } from './tree.ts';
 
 /** Every parameter becomes a frozen leaf holding the value it starts from. Tied tensors stay tied. */
@@ -26,8 +27,7 @@ export function unfreeze<T extends Field>(tree: T, where: (path: string) => bool
   for (const { layer } of layers(tree))
     if (layer.attached !== null) for (const { tensor } of tensors(layer.fields[layer.attached.field] ?? null)) fixed.add(tensor);
   const packed = new Map<Tensor, string>();
-  for (const { path, layer: l } of layers(tree))
-    if (l.kind === 'weight' && l.attached === null && !('value' in l.fields)) for (const { tensor } of tensors(l)) packed.set(tensor, path);
+  for (const { path, layer: l } of layers(tree)) if (isPacked(l)) for (const { tensor } of tensors(l)) packed.set(tensor, path);
   const made = new Map<Tensor, Tensor>();
   const paths = new Set<string>();
   let trained = 0; // tensors that match and are trained already

@@ -1,10 +1,12 @@
 // A weight shown as a layer of its own (so that masks can attach to it), and the linear layer y = x·Wᵀ + b.
 import type { Rng } from '../core/rng.ts';
 import { param, type Tensor } from '../core/tensor.ts';
-import { type Layer, layer } from './layer.ts';
+import { type AnyLayer, type Layer, layer } from './layer.ts';
 
 /** A tensor as a layer: what it answers is the value in use, methods on it included. */
 export const weight = (value: Tensor): Layer<'weight'> => layer('weight', { value }, (f) => () => f.value);
+/** Whether a layer is a weight that stands for its numbers by others: codes and scales, or halves. */
+export const isPacked = (l: AnyLayer): l is AnyLayer<'weight'> => l.kind === 'weight' && l.attached === null && !('value' in l.fields);
 
 /** y = x·Wᵀ + b; weight [out, in], as in PyTorch. */
 export const linear = (w: Tensor, b: Tensor | null = null): Layer<'linear'> =>

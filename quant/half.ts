@@ -6,7 +6,7 @@ import { within } from '../core/scope.ts';
 import { type Shape, ShapeError, show, size } from '../core/shape.ts';
 import { type Data, leaf } from '../core/tensor.ts';
 import { type Field, type Layer, layer } from '../nn/layer.ts';
-import { weight } from '../nn/linear.ts';
+import { isPacked, weight } from '../nn/linear.ts';
 import { substitute } from '../nn/tree.ts';
 import type { Scheme } from './quantize.ts';
 
@@ -53,7 +53,7 @@ export function halfWeight(bytes: Uint8Array, shape: Shape, format: Half): Layer
 /** The same tree with every matrix of halves as float32: twice the bytes, the same numbers. Tied weights stay tied. */
 export const widened = <T extends Field>(tree: T): T =>
   substitute(tree, 'weight', (l, path) => {
-    if (l.attached !== null || 'value' in l.fields) return null;
+    if (!isPacked(l)) return null;
     const w = within({ path }, l);
     const numbers = halvesAtHand(w);
     return numbers === null ? null : weight(leaf(numbers, w.shape));

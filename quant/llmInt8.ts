@@ -9,6 +9,7 @@ import { maxOver } from '../core/ops/reduce.ts';
 import type { Shape } from '../core/shape.ts';
 import type { Data, Tensor } from '../core/tensor.ts';
 import { type AnyLayer, BASE, type Field, isLayer, layer, ofKind } from '../nn/layer.ts';
+import { isPacked } from '../nn/linear.ts';
 import { join, layers, substitute } from '../nn/tree.ts';
 import { int8 } from './int8.ts';
 import { quantize, type Scheme, type WeightChoice } from './quantize.ts';
@@ -43,7 +44,7 @@ const byOutput: Scheme = {
   round: (data: Data, shape: Shape) => int8({ block: shape.at(-1)! }).round(data, shape),
 };
 
-const isPlain = (w: AnyLayer): boolean => (w.attached === null ? 'value' in w.fields : isPlain(ofKind(w.fields[BASE], 'weight')));
+const isPlain = (w: AnyLayer): boolean => (w.attached === null ? !isPacked(w) : isPlain(ofKind(w.fields[BASE], 'weight')));
 
 /**
  * A model whose linear layers have their weights in int8 where `where` holds for the path of the weight, and round their inputs as above.

@@ -1,10 +1,10 @@
 // Quantisation as a transform of models: frozen weights replaced by packed ones, which are unpacked where they are used.
-import { halvesAtHand } from '../core/halves.ts';
+import { halvesAtHand, isHalves } from '../core/halves.ts';
 import { within } from '../core/scope.ts';
 import type { Shape } from '../core/shape.ts';
 import type { Data } from '../core/tensor.ts';
 import { type AnyLayer, type Field, type Layer, ofKind } from '../nn/layer.ts';
-import { weight } from '../nn/linear.ts';
+import { isPacked, weight } from '../nn/linear.ts';
 import { layers, rewrite, substitute, tensors } from '../nn/tree.ts';
 
 /** A way to pack a weight. */
@@ -36,17 +36,15 @@ export function quantize<T extends Field>(model: T, where: WeightChoice, scheme:
     const refuse = (what: string): never => {
       throw new Error(`quantize: ${path} ${what}`);
     };
-    const value = l.fields.value;
     const w = within({ path }, l);
-    const halves = l.attached === null ? halvesAtHand(w) : null;
-    if (l.attached === null && !('value' in l.fields) && halves === null) return where(path) ? refuse('is packed already') : null;
+    if (isPacked(l) && !isHalves(w)) return where(path) ? refuse('is packed already') : null;
     if (w.shape.length !== 2) return null;
     matrices.push(path);
     if (!where(path)) return null;
     if (l.attached !== null) return refuse(`has ${l.attached.method} attached to the weight itself; quantise first, then attach`);
     const s = w.source;
     if (s.kind === 'state') return refuse('is trainable; freeze(model) first, and attach methods that train other tensors');
-    const numbers = halves ?? (s.kind === 'leaf' && w === value ? s.data : null);
+    const numbers = s.kind === 'leaf' && w === l.fields.value ? s.data : halvesAtHand(w);
     if (numbers === null) return refuse('is a recipe, not numbers; await realize(model, engine) first');
     const p = done.get(l) ?? scheme.pack(numbers, w.shape);
     done.set(l, p);
@@ -62,13 +60,10 @@ export function quantize<T extends Field>(model: T, where: WeightChoice, scheme:
 
 /** Packed weights as recipes of plain ones; `await realize(unpacked(model), engine)` turns them into numbers. */
 export const unpacked = <T extends Field>(model: T): T =>
-  rewrite(model, (l, path) =>
-    l.kind === 'weight' && l.attached === null && !('value' in l.fields) ? weight(within({ path }, ofKind(l, 'weight'))) : null,
-  );
+  rewrite(model, (l, path) => (isPacked(l) ? weight(within({ path }, ofKind(l, 'weight'))) : null));
 
 /** Paths of packed weights. */
-export const packedPaths = (model: Field): string[] =>
-  [...layers(model)].filter(({ layer: l }) => l.kind === 'weight' && l.attached === null && !('value' in l.fields)).map(({ path }) => path);
+export const packedPaths = (model: Field): string[] => [...layers(model)].filter(({ layer: l }) => isPacked(l)).map(({ path }) => path);
 
 /** Bytes of the numbers a tree holds on the host, each array once. */
 export function residentBytes(tree: Field): number {

@@ -43,7 +43,7 @@ export interface Opened {
   readonly checkpoint: Checkpoint | null;
 }
 /** A model with its tokenizer. */
-export async function openModel(source: string, dtype: 'float32' | 'keep' = 'float32'): Promise<Opened> {
+export async function openModel(source: string, dtype: 'float32' | 'keep'): Promise<Opened> {
   if (source.endsWith('.gguf')) {
     await using file = await openGguf(source);
     const { model, architecture, config } = await readGgufModel(file, { dtype });
@@ -151,8 +151,9 @@ export async function openAdapted(
 ): Promise<Adapted> {
   const kind = adapter === undefined ? null : await adapterKind(adapter); // before the model is read
   const packing = await packingFor(adapter, asked);
-  // An adapter of our own format is attached without preparing, and then some methods need the weights as numbers.
-  const opened = await openModel(source, packing === 'none' && kind !== 'own' ? 'keep' : 'float32');
+  // An adapter of our own may be whole weights (full fine-tuning), which go where numbers are; and what a GGUF file has packed is not packed otherwise.
+  const numbers = kind === 'own' || (packing !== 'none' && source.endsWith('.gguf'));
+  const opened = await openModel(source, numbers ? 'float32' : 'keep');
   const base = packed(opened.model, packing);
   const own = namesOf(opened);
   if (adapter === undefined) return { ...opened, model: base, labels: own, packing };

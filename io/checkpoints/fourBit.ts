@@ -2,7 +2,7 @@
 import { within } from '../../core/scope.ts';
 import { input, type Tensor } from '../../core/tensor.ts';
 import type { AnyLayer, Layer, Model } from '../../nn/layer.ts';
-import { weight } from '../../nn/linear.ts';
+import { isPacked, weight } from '../../nn/linear.ts';
 import { substitute } from '../../nn/tree.ts';
 import { type FourBitKind, fourBitKind, fourBitTensors } from '../bitsandbytes.ts';
 import type { Writable } from '../safetensors.ts';
@@ -32,7 +32,7 @@ export function setAside(model: Model): SetAside {
   const places = new Map<AnyLayer, Layer<'weight'>>(); // a weight in two places stays one
   let first: { readonly path: string; readonly kind: FourBitKind } | null = null;
   const whole = substitute(model, 'weight', (l, path) => {
-    if (l.attached !== null || 'value' in l.fields) return null;
+    if (!isPacked(l)) return null;
     const done = places.get(l);
     if (done !== undefined) return done;
     const { shape } = within({ path }, l);

@@ -2,8 +2,9 @@
 //   y = x·deq(q(W))ᵀ + b
 // As QLoRA does it (Dettmers et al. 2023, arXiv 2305.14314, §3). Unlike `quantize`, which it equals number for number, it can come off again: the old
 // weights stay reachable, so it saves no memory by itself. Where the network has been packed by `quantize` before, it does nothing.
-import { halvesAtHand } from '../../core/halves.ts';
+import { isHalves } from '../../core/halves.ts';
 import { type AnyLayer, isLayer } from '../../nn/layer.ts';
+import { isPacked } from '../../nn/linear.ts';
 import { doubleQuant } from '../../quant/doubleQuant.ts';
 import { nf4 } from '../../quant/nf4.ts';
 import { inBlocks, type Scheme } from '../../quant/quantize.ts';
@@ -16,8 +17,7 @@ export interface PackedConfig {
 }
 function packedBefore(site: Site<'linear'>): boolean {
   const { attached, fields } = site.layer as AnyLayer;
-  const plain = attached !== null || !isLayer(fields.weight) || fields.weight.attached !== null || 'value' in fields.weight.fields;
-  return !plain && halvesAtHand(site.weight()) === null;
+  return attached === null && isLayer(fields.weight) && isPacked(fields.weight) && !isHalves(site.weight());
 }
 
 /** All linear layers of the blocks. Count: none trained, and none stored besides what is packed. */

@@ -1,29 +1,14 @@
 // The same for more methods, packings and files (packing.test.ts).
-import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { convertCommand } from '../../cli/commands/convert.ts';
-import { evaluateCommand } from '../../cli/commands/eval.ts';
 import { mergeCommand } from '../../cli/commands/merge.ts';
 import { packingOf } from '../../cli/commands/packing.ts';
 import { train } from '../../cli/commands/train.ts';
-import { called, lastLine, workplace } from './tinypeft.ts';
+import { at, inWorkplace, measured, trained } from './packedBases.ts';
+import { called } from './tinypeft.ts';
 
-let root = '';
-beforeAll(async () => {
-  root = await workplace();
-});
-afterAll(() => rm(root, { recursive: true }));
-const at = (name: string): string => join(root, name);
-const trained = async (out: string, ...flags: string[]): Promise<number> => {
-  const on = ['--model', at('model'), '--data', at('pairs.jsonl'), '--eval-data', at('pairs.jsonl')];
-  const { out: said } = await called(train, [...on, '--steps', '3', '--lr', '0.02', '--json', '--out', at(out), ...flags]);
-  return lastLine(said).after as number;
-};
-const measured = async (...flags: string[]): Promise<{ readonly loss: number; readonly err: string }> => {
-  const { out, err } = await called(evaluateCommand, ['--data', at('pairs.jsonl'), '--json', ...flags]);
-  return { loss: lastLine(out).loss as number, err };
-};
+inWorkplace();
 
 describe.each([
   ['lora', 'int4', 'peft', []],

@@ -1,29 +1,13 @@
 // An adapter trained on a packed base: whoever opens it packs the base the same way, and merged it computes what was trained.
-import { readdir, readFile, rm, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
-import { afterAll, beforeAll, expect, test } from 'vitest';
-import { evaluateCommand } from '../../cli/commands/eval.ts';
+import { readdir, readFile, writeFile } from 'node:fs/promises';
+import { expect, test } from 'vitest';
 import { generateCommand } from '../../cli/commands/generate.ts';
 import { mergeCommand } from '../../cli/commands/merge.ts';
 import { packingOf } from '../../cli/commands/packing.ts';
-import { train } from '../../cli/commands/train.ts';
-import { called, lastLine, workplace } from './tinypeft.ts';
+import { at, inWorkplace, measured, trained } from './packedBases.ts';
+import { called } from './tinypeft.ts';
 
-let root = '';
-beforeAll(async () => {
-  root = await workplace();
-});
-afterAll(() => rm(root, { recursive: true }));
-const at = (name: string): string => join(root, name);
-const trained = async (out: string, ...flags: string[]): Promise<number> => {
-  const on = ['--model', at('model'), '--data', at('pairs.jsonl'), '--eval-data', at('pairs.jsonl')];
-  const { out: said } = await called(train, [...on, '--steps', '3', '--lr', '0.02', '--json', '--out', at(out), ...flags]);
-  return lastLine(said).after as number;
-};
-const measured = async (...flags: string[]): Promise<{ readonly loss: number; readonly err: string }> => {
-  const { out, err } = await called(evaluateCommand, ['--data', at('pairs.jsonl'), '--json', ...flags]);
-  return { loss: lastLine(out).loss as number, err };
-};
+inWorkplace();
 
 test('QA-LoRA on int4: eval and merge go on from what was trained', async () => {
   const after = await trained('a', '--method', 'qaLora', '--option', 'group=16', '--quantize', 'int4');
