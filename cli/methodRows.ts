@@ -71,13 +71,15 @@ export interface Filter {
   readonly mergeable?: boolean | undefined;
   readonly maxParams?: number | undefined;
 }
+/** What can be told before a row is made, for which the method is attached to small networks. */
+export const fits =
+  (f: Filter) =>
+  ({ family, at }: Pick<Listed, 'family' | 'at'>): boolean =>
+    (f.family === undefined || family === f.family) && (f.place === undefined || at.some((kind) => kind === f.place));
 export const keeps =
   (f: Filter) =>
   (r: Row): boolean =>
-    (f.family === undefined || r.family === f.family) &&
-    (f.place === undefined || r.place.includes(f.place)) &&
-    (f.mergeable !== true || r.mergeable) &&
-    (f.maxParams === undefined || (r.count.trained !== null && r.count.trained <= f.maxParams));
+    (f.mergeable !== true || r.mergeable) && (f.maxParams === undefined || (r.count.trained !== null && r.count.trained <= f.maxParams));
 
 export const number = (n: number | null): string => (n === null ? '—' : n.toLocaleString('en-US'));
 /** Text of at most `width` characters; what is longer ends in an ellipsis. */

@@ -5,7 +5,7 @@ import { methods } from '../peft/all.ts';
 import { programs } from '../peft/lists/programs.ts';
 import { composing } from './methodComposes.ts';
 import { details } from './methodDetails.ts';
-import { keeps, programRow, programTable, type Row, referenceModel, rowOf, table } from './methodRows.ts';
+import { fits, keeps, programRow, programTable, type Row, referenceModel, rowOf, table } from './methodRows.ts';
 import { programDetails } from './programDocs.ts';
 import { quietWhenUnread } from './unread.ts';
 
@@ -127,7 +127,7 @@ async function main(): Promise<void> {
     return console.log(v.json ? JSON.stringify(await rowOf(m, model, composing()), null, 2) : await details(m, model));
   }
   const [composes, rows]: [ReturnType<typeof composing>, Row[]] = [composing(), []];
-  for (const m of methods) rows.push(await rowOf(m, model, composes));
+  for (const m of methods.filter(fits(filter))) rows.push(await rowOf(m, model, composes));
   const kept = rows.filter(keeps(filter));
   const shown = Object.values(filter).every((f) => f === undefined || f === false) ? programs : [];
   console.log(v.json ? JSON.stringify([...kept, ...shown.map(programRow)], null, 2) : `${table(kept)}${programTable(shown)}`);

@@ -7,7 +7,7 @@ import { composing } from '../../cli/methodComposes.ts';
 import { equationsOf, placeOf } from '../../cli/methodDetails.ts';
 import { index, ingredients, page } from '../../cli/methodDocs.ts';
 import { notes, reported } from '../../cli/methodNotes.ts';
-import { keeps, type Row, referenceModel, rowOf, table } from '../../cli/methodRows.ts';
+import { fits, keeps, type Row, referenceModel, rowOf, table } from '../../cli/methodRows.ts';
 import { docstringOf, formulaOf, headerOf } from '../../cli/methodSource.ts';
 import { formatTrained, type Outcome, pageName, readTrained, trainedFigure, trainedPage } from '../../cli/methodTrained.ts';
 import { rng } from '../../core/rng.ts';
@@ -70,7 +70,7 @@ describe('records', () => {
     expect(names).toEqual(rows.filter((r) => r.mergeable && r.count.trained! <= 2000 && r.place.includes('linear')).map((r) => r.name));
     expect(names).toContain('vera');
     expect(names).not.toContain('lora');
-    expect(rows.filter(keeps({ place: 'trunk', family: 'hybrid' })).map((r) => r.name)).toContain('mam');
+    expect(methods.filter(fits({ place: 'trunk', family: 'hybrid' })).map((m) => m.name)).toContain('mam');
     expect(rows.filter(keeps({})).length).toBe(rows.length);
   });
   it('are refused where the question is wrong', async () => {
