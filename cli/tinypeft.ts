@@ -29,10 +29,7 @@ const COMMANDS: Readonly<
   },
   methods: {
     says: 'all methods: families, places, papers, counts (as npm run methods)',
-    run: async () => async () => {
-      process.argv.splice(2, 1);
-      await import('./methods.ts');
-    },
+    run: async () => (await import('./commands/methods.ts')).methodsCommand,
   },
 };
 

@@ -1,4 +1,4 @@
-// npm run methods and npm run laws as a user meets them: answers, refusals, exit codes.
+// npm run methods (and tinypeft methods) and npm run laws as a user meets them: answers, refusals, exit codes.
 import { execFile } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
@@ -12,7 +12,7 @@ const run = (program: string, ...args: string[]): Promise<{ code: number; out: s
     );
   });
 
-describe.concurrent('npm run methods', () => {
+describe.concurrent('npm run methods, tinypeft methods', () => {
   it('lists every method with its family, place, paper and counts', async () => {
     const { code, out } = await run('methods');
     expect(code).toBe(0);
@@ -39,7 +39,7 @@ describe.concurrent('npm run methods', () => {
   it('refuses what it does not know', async () => {
     const [name, family, option] = await Promise.all([
       run('methods', 'show', 'lorra'),
-      run('methods', '--family', 'addtive'),
+      run('tinypeft', 'methods', '--family', 'addtive'),
       run('methods', '--jason'),
     ]);
     expect(name).toMatchObject({ code: 2, out: '', err: expect.stringMatching(/no method lorra\. Nearest: lora/) as string });

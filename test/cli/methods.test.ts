@@ -1,8 +1,8 @@
 // npm run methods: filters, records, one method in detail, the pages' text, and the pieces of the comparison table.
-import { execFile } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
+import { methodsCommand } from '../../cli/commands/methods.ts';
 import { composing } from '../../cli/methodComposes.ts';
 import { equationsOf, placeOf } from '../../cli/methodDetails.ts';
 import { index, ingredients, page } from '../../cli/methodDocs.ts';
@@ -10,17 +10,16 @@ import { notes, reported } from '../../cli/methodNotes.ts';
 import { fits, keeps, type Row, referenceModel, rowOf, table } from '../../cli/methodRows.ts';
 import { docstringOf, formulaOf, headerOf } from '../../cli/methodSource.ts';
 import { formatTrained, type Outcome, pageName, readTrained, trainedFigure, trainedPage } from '../../cli/methodTrained.ts';
+import { UsageError } from '../../cli/usage.ts';
 import { rng } from '../../core/rng.ts';
 import { methods } from '../../peft/all.ts';
 import { programs } from '../../peft/lists/programs.ts';
+import { said } from './tinypeft.ts';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
-const run = (...args: string[]): Promise<{ code: number; out: string; err: string }> =>
-  new Promise((resolve) => {
-    execFile(process.execPath, ['--import', 'tsx', 'cli/methods.ts', ...args], { cwd: root }, (e, out, err) =>
-      resolve({ code: typeof e?.code === 'number' ? e.code : 0, out, err }),
-    );
-  });
+/** As a child process, with its exit codes: commands.test.ts. */
+const run = (...args: string[]): Promise<{ readonly out: string; readonly err: string }> => said(methodsCommand, args);
+const refused = (...args: string[]) => expect(run(...args)).rejects;
 const model = referenceModel();
 const composes = composing();
 const rows: Row[] = [];
@@ -74,20 +73,10 @@ describe('records', () => {
     expect(rows.filter(keeps({})).length).toBe(rows.length);
   });
   it('are refused where the question is wrong', async () => {
-    const [size, place, steps, only] = await Promise.all([
-      run('--max-params', 'few'),
-      run('--place', 'head'),
-      run('--steps', '3'),
-      run('--train', '--only', 'lora,dorra'),
-    ]);
-    expect(size).toMatchObject({
-      code: 2,
-      out: '',
-      err: expect.stringContaining('--max-params few: expected a whole number from 0') as string,
-    });
-    expect(place).toMatchObject({ code: 2, err: expect.stringMatching(/no place head; there are .*linear/) as string });
-    expect(steps).toMatchObject({ code: 2, err: expect.stringContaining('are for --train') as string });
-    expect(only).toMatchObject({ code: 2, err: expect.stringMatching(/no method dorra\. Nearest: dora/) as string });
+    await refused('--max-params', 'few').toThrow(new UsageError('--max-params few: expected a whole number from 0'));
+    await refused('--place', 'head').toThrow(/no place head; there are .*linear/);
+    await refused('--steps', '3').toThrow('are for --train');
+    await refused('--train', '--only', 'lora,dorra').toThrow(/no method dorra\. Nearest: dora/);
   });
 });
 

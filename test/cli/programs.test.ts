@@ -1,8 +1,8 @@
 // Programs for people: a note, a page and a row for each, judges that exist, and `show`.
-import { execFile } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { expect, it } from 'vitest';
+import { methodsCommand } from '../../cli/commands/methods.ts';
 import { link } from '../../cli/methodDetails.ts';
 import { withTable } from '../../cli/methodDocs.ts';
 import { reported } from '../../cli/methodNotes.ts';
@@ -12,16 +12,11 @@ import { programNotes } from '../../cli/notes/programs.ts';
 import { programDetails, programIndex, programPage, testsOf } from '../../cli/programDocs.ts';
 import { methods } from '../../peft/all.ts';
 import { programs } from '../../peft/lists/programs.ts';
+import { said } from './tinypeft.ts';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const read = (path: string): string => readFileSync(`${root}/${path}`, 'utf8');
 const advice = 'run `npm run methods -- --docs` and commit docs/';
-const run = (...args: string[]): Promise<{ code: number; out: string; err: string }> =>
-  new Promise((resolve) => {
-    execFile(process.execPath, ['--import', 'tsx', ...args], { cwd: root }, (e, out, err) =>
-      resolve({ code: typeof e?.code === 'number' ? e.code : 0, out, err }),
-    );
-  });
 
 it('every program has a note, in which each result names where it was read, and nothing else has one', () => {
   expect(Object.keys(programNotes)).toEqual(programs.map((p) => p.name));
@@ -108,13 +103,8 @@ it('show prints the facts of each', () => {
 });
 
 it('show knows programs by name; what is unknown is told the nearest of all; --train refuses them', async () => {
-  const [shown, near, train] = await Promise.all([
-    run('cli/tinypeft.ts', 'methods', 'show', 'mera'), // runs cli/methods.ts
-    run('cli/methods.ts', 'show', 'merra'),
-    run('cli/methods.ts', '--train', '--only', 'lora,mera'),
-  ]);
   const mera = programs.find((p) => p.name === 'mera')!;
-  expect(shown).toEqual({ code: 0, out: `${programDetails(mera)}\n`, err: '' });
-  expect(near).toMatchObject({ code: 2, out: '', err: expect.stringMatching(/no method merra\. Nearest: .*mera/) as string });
-  expect(train).toMatchObject({ code: 2, err: expect.stringMatching(/mera is a program/) as string });
+  expect(await said(methodsCommand, ['show', 'mera'])).toEqual({ out: programDetails(mera), err: '' });
+  await expect(said(methodsCommand, ['show', 'merra'])).rejects.toThrow(/no method merra\. Nearest: .*mera/);
+  await expect(said(methodsCommand, ['--train', '--only', 'lora,mera'])).rejects.toThrow(/mera is a program/);
 });

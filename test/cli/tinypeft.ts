@@ -75,8 +75,8 @@ export const lastLine = (out: string): Readonly<Record<string, unknown>> =>
   JSON.parse(out.trim().split('\n').at(-1)!) as Readonly<Record<string, unknown>>;
 
 type Command = (args: readonly string[]) => Promise<void>;
-/** A command inside this process, which is quicker: what it said. Engine float64; one at a time, for it listens to the console. */
-export async function called(command: Command, args: readonly string[]): Promise<{ readonly out: string; readonly err: string }> {
+/** A command inside this process, which is quicker: what it said. One at a time, for it listens to the console. */
+export async function said(command: Command, args: readonly string[]): Promise<{ readonly out: string; readonly err: string }> {
   const [out, err]: [string[], string[]] = [[], []];
   const spies = [
     vi.spyOn(console, 'log').mockImplementation((line: string) => void out.push(line)),
@@ -85,9 +85,11 @@ export async function called(command: Command, args: readonly string[]): Promise
     vi.spyOn(process.stdout, 'write').mockImplementation(() => true), // tokens as they come
   ];
   try {
-    await command([...args, '--engine', 'float64']);
+    await command(args);
   } finally {
     for (const s of spies) s.mockRestore();
   }
   return { out: out.join('\n'), err: err.join('\n') };
 }
+/** The same on engine float64. */
+export const called: typeof said = (command, args) => said(command, [...args, '--engine', 'float64']);
