@@ -122,7 +122,10 @@ async function complete(path: string, { choice }: Settings): Promise<void> {
 async function tune(path: string, name: 'lora' | 'qlora', s: Settings): Promise<Told> {
   await using file = await openGguf(path);
   // LoRA: every weight in float32. QLoRA: the blocks' matrices in NF4 as they are read, the table of words in the file's own eight bits.
-  const how = name === 'lora' ? {} : { dtype: 'keep' as const, quantize: { where: inBlocks, scheme: nf4({ scales: doubleQuant() }) } };
+  const how =
+    name === 'lora'
+      ? { dtype: 'float32' as const }
+      : { dtype: 'keep' as const, quantize: { where: inBlocks, scheme: nf4({ scales: doubleQuant() }) } };
   await using engine = await openEngine(s.choice);
   const { model: base } = await readGgufModel(file, { ...how, engine });
   const words = ggufTokenizer(file.metadata, Number.POSITIVE_INFINITY, path);

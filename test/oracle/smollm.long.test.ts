@@ -38,7 +38,7 @@ describe.skipIf(found.missing !== '')(title, () => {
   beforeAll(async () => {
     file = await openGguf(found.path);
     tokenizer = ggufTokenizer(file.metadata, 8192, found.path);
-    ({ model } = await readGgufModel(file));
+    ({ model } = await readGgufModel(file, { dtype: 'float32' }));
     return () => file.close();
   });
 
