@@ -27,8 +27,8 @@ export interface OpenOptions extends HubOptions {
 const TOKENIZER = ['tokenizer.json', 'tokenizer_config.json', 'chat_template.jinja', 'generation_config.json'];
 
 /**
- * The pretrained network in a folder, or in a repository of the Hugging Face hub (`org/name`, or `gpt2` from before there were organisations; a folder of that name comes first). Files
- * of a repository are fetched into the cache that Hugging Face's own library uses; the configuration first, so that what cannot be
+ * The pretrained network in a folder, or in a repository of the Hugging Face hub (`org/name`, or `gpt2` from before there were organisations; a
+ * folder of that name comes first). Files of a repository are fetched into the cache that Hugging Face's own library uses; the configuration first, so that what cannot be
  * loaded is refused before its weights are fetched. Every field and tensor is checked; errors say what to do.
  */
 export async function openCheckpoint(

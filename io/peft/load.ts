@@ -88,8 +88,9 @@ export async function weightsPath(folder: string): Promise<string> {
 /**
  * A frozen model with an adapter of Hugging Face PEFT attached: `adapter_config.json` and `adapter_model.safetensors` in `folder`. Halves are
  * widened to float32. What the file replaces in the network itself (modules_to_save, biases, embeddings) is replaced; the model given is not
- * changed. X-LoRA and Arrow are read with their experts, from folders beneath this one or those named in `adapters`. Warns about fields it does not know. Throws when a field has a wrong type, when a variant is asked for that does not exist here, when
- * nothing matches, and when tensors are missing, left over or misshapen.
+ * changed. X-LoRA and Arrow are read with their experts, from folders beneath this one or those named in `adapters`. Warns about fields it does
+ * not know. Throws when a field has a wrong type, when a variant is asked for that does not exist here, when nothing matches, and when tensors are
+ * missing, left over or misshapen.
  */
 export async function loadPeft(model: Model, folder: string, options: LoadOptions = {}): Promise<LoadedPeft> {
   const { formats = PEFT_FORMATS, architecture, engine, warn = (m) => console.warn(m) } = options;

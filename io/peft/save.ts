@@ -67,8 +67,9 @@ const TAKEN_OUT = ['pissa', 'olora', 'corda', 'loraGa'] as const;
  * Writes the one method that is attached to a model as Hugging Face PEFT would, and whatever is trainable in the network itself: heads and other
  * modules whole (modules_to_save), biases beside an adapted weight (bias). The folder is made when missing. An adapter of the same configuration
  * that is there is replaced wholly or not at all, whenever the process is killed; one of another is refused. X-LoRA and Arrow come with their experts,
- * each in a folder beneath this one; killed before the last of these is written, there is no configuration. PiSSA, OLoRA, CorDA and LoRA-GA become a LoRA of twice the rank that needs no changed base. Throws when the method has no
- * file there, or two methods are attached, with what to do instead.
+ * each in a folder beneath this one; killed before the last of these is written, there is no configuration. PiSSA, OLoRA, CorDA and LoRA-GA
+ * become a LoRA of twice the rank that needs no changed base. Throws when the method has no file there, or two methods are attached, with what to
+ * do instead.
  */
 export async function savePeft(model: Model, folder: string, options: SaveOptions = {}): Promise<SavedPeft> {
   const files = await filesOf(model, folder, options);
