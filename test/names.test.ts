@@ -21,10 +21,10 @@ it('PEFT has 44 types, and no list loses a name unseen', () => {
   expect(huggingFace.filter(([theirs]) => /^[A-Z0-9_]+$/.test(theirs)).length).toBe(44);
   expect([huggingFace, adapterHub, survey].map((list) => list.length)).toEqual([65, 23, 96]);
 });
-it('a method is on one screen: 80 lines at most, half of all 60 or fewer', () => {
+it('a method is on one screen: 20 to 80 lines, half of all 60 or fewer', () => {
   const files = [...methods, ...programs].map((m) => m.file).filter((file) => file.startsWith('peft/'));
   const lines = new Map(files.map((file) => [file, readFileSync(file, 'utf8').split('\n').length - 1]));
-  expect([...lines].filter(([, n]) => n > 80)).toEqual([]);
+  expect([...lines].filter(([, n]) => n < 20 || n > 80)).toEqual([]);
   const sorted = [...lines.values()].sort((a, b) => a - b);
   expect(sorted[Math.floor(sorted.length / 2)]).toBeLessThanOrEqual(60);
 });

@@ -4,7 +4,11 @@
 import { defineMethod } from '../attach.ts';
 import { change, type Dense, dense } from './dense.ts';
 
-/** Embeddings of a new language are trained besides (`unfreeze`). Count: 4d² + 4d for each block of a network with biases. */
+/**
+ * A method that trains weights holds the change δ and not the weight (dense.ts): it starts at 0, so that a fresh attachment is the base; it
+ * comes off by leaving δ out, on disk it is δ, and merged it is W + δ. As many numbers as full fine-tuning of these layers, and as much memory.
+ * Embeddings of a new language are trained besides (`unfreeze`). Count: 4d² + 4d for each block of a network with biases.
+ */
 export const attentionOnly = defineMethod<'weight', object, Dense>({
   name: 'attentionOnly',
   family: 'selective',
